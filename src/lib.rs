@@ -1,0 +1,54 @@
+//! A WebSocket server engine on threads, with no async runtime.
+//!
+//! Event-loop threads (mio, so epoll on Linux) own the sockets; whole messages travel over channels
+//! to a pool of worker threads, where your code runs as plain blocking Rust.
+//!
+//! ```no_run
+//! use framemill::{Message, Peer, Server};
+//!
+//! fn main() -> framemill::Result<()> {
+//!     Server::bind("127.0.0.1:9001")?.run(|peer: &Peer, message: Message| peer.send(message))
+//! }
+//! ```
+//!
+//! - [`Server`] is the builder, with all limits in one table; [`ServerHandle`] the running server.
+//! - [`Handler`] is what you implement when a closure is too little: per-connection sessions,
+//!   authentication, subprotocols, plain HTTP on the same port.
+//! - [`Peer`] is a connection that any thread may send to.
+//!
+//! # Threads
+//!
+//! | thread | number | does |
+//! |---|---|---|
+//! | `framemill-loop-N` | [`Server::loops`] | reads, parses, queues, writes; never runs your code unless `workers(0)` |
+//! | `framemill-worker-N` | [`Server::workers`] | calls your [`Handler`]; for one connection one call at a time, in order |
+
+#![cfg_attr(docsrs, feature(doc_auto_cfg))]
+
+mod addr;
+mod config;
+mod error;
+mod http;
+mod id;
+mod link;
+mod message;
+mod net;
+mod peer;
+mod proto;
+mod reactor;
+mod server;
+mod worker;
+
+pub use self::addr::RemoteAddr;
+pub use self::config::{MessageRate, Origin, OverRate, Overflow};
+pub use self::error::{Error, Result, SendError, Sent};
+pub use self::http::{Request, Response};
+pub use self::id::PeerId;
+pub use self::link::LatestKey;
+pub use self::message::{
+    Bytes, CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Message, Utf8Bytes,
+};
+pub use self::net::Listen;
+pub use self::peer::Peer;
+pub use self::server::{Accept, Event, Handler, Server, ServerHandle};
+pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};

@@ -1,0 +1,34 @@
+//! What a loop tells the handler of a connection, in order: one opening or one plain request first,
+//! `Closed` last.
+
+use crate::http::Request;
+use crate::message::{CloseCause, CloseCode, CloseReason, Message};
+use crate::proto::handshake::Upgrade;
+
+/// One entry of an inbox.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// An opening handshake that is right so far; the handler decides.
+    Open(Box<Opening>),
+    /// A request that is not for a WebSocket.
+    Http(Box<Request>),
+    /// A whole text or binary message.
+    Message(Message),
+    /// The outbound queue has drained after it was congested.
+    Writable,
+    /// Close the connection, now that all that came before has been handled.
+    GoAway {
+        code: CloseCode,
+        text: &'static str,
+        cause: CloseCause,
+    },
+    /// The connection is over.
+    Closed(Box<CloseReason>),
+}
+
+/// A request for a WebSocket, and what the answer needs.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) request: Request,
+    pub(crate) upgrade: Upgrade,
+}

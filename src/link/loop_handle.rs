@@ -1,0 +1,303 @@
+//! How other threads reach a loop: a channel of [`Command`]s, and a wake-up that costs a system call
+//! only when the loop sleeps.
+//!
+//! A loop is in one of three states:
+//!
+//! - *awake*: it looks at its channel before it sleeps, so nobody need wake it;
+//! - *asleep*: whoever puts something in wakes it, once;
+//! - *napping*: it gave work to the workers a moment ago and sleeps for a millisecond at most.
+//!   Anybody wakes it, but a worker in the middle of its batch holds its wake-ups back until the
+//!   batch is done, so that all replies are written in one turn. If a handler takes longer than the
+//!   nap, the loop looks by itself, and then falls asleep for good: replies are late by at most one
+//!   nap, and a handler that goes on blocking delays nothing that it has sent.
+//!
+//! No wake-up is lost: the putter puts in and then reads the state; the loop sets the state and then
+//! looks at the channel; all of it sequentially consistent, so one of them sees the other.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use super::outbox::{LatestKey, Segment};
+use super::{Link, Shared};
+use crate::addr::RemoteAddr;
+use crate::config::Config;
+use crate::id::{Key, PeerId};
+use crate::message::Message;
+use crate::net::Stream;
+
+/// What a loop can be asked to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Something is in the outbox. At most one per connection is on its way.
+    Flush(Key),
+    /// The handler has caught up: read on.
+    Resume(Key),
+    /// The handler accepted: the connection is a WebSocket once this head is written.
+    Accept(Key, Vec<u8>),
+    /// The handler answered with a plain response: write it and close.
+    Respond(Key, Vec<u8>),
+    /// The handler has seen the end: write what is left and close.
+    Finished(Key),
+    /// A socket that another loop accepted.
+    Adopt(Stream, RemoteAddr),
+    /// See [`LoopHandle::ordered`].
+    Send {
+        link: Arc<Link>,
+        message: Message,
+        key: Option<LatestKey>,
+    },
+    /// One message for every open connection of the loop.
+    Broadcast(Segment, Permit),
+    /// Close all connections and end the loop, by this time at the latest.
+    Shutdown(Instant),
+}
+
+/// Broadcasts that may be on their way to a loop. Whoever broadcasts faster than the loop writes
+/// waits for it, so that the channel holds no more than this many frames.
+const BROADCASTS: usize = 256;
+
+/// The place of one broadcast among [`BROADCASTS`], given back when it has been carried out.
+#[derive(Debug)]
+pub(crate) struct Permit(bool);
+
+/// A loop, seen from other threads.
+#[derive(Debug)]
+pub(crate) struct LoopHandle {
+    pub(crate) index: usize,
+    pub(crate) shared: Arc<Shared>,
+    /// The same as `shared.config`, one step nearer.
+    pub(crate) config: Arc<Config>,
+    commands: Sender<Command>,
+    permits: Sender<()>,
+    waker: mio::Waker,
+    state: AtomicU8,
+    /// Ordered commands put in, and carried out: `applied <= issued`.
+    issued: AtomicU64,
+    applied: AtomicU64,
+}
+
+/// The loop's end of its channel.
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    pub(crate) commands: Receiver<Command>,
+    permits: Receiver<()>,
+}
+
+impl Inlet {
+    /// A broadcast has been carried out.
+    pub(crate) fn give_back(&self, permit: Permit) {
+        if permit.0 {
+            let _ = self.permits.try_recv();
+        }
+    }
+}
+
+const AWAKE: u8 = 0;
+const NAPPING: u8 = 1;
+const ASLEEP: u8 = 2;
+
+/// What a thread is to the loops: nothing, a loop itself, or a worker in a batch.
+struct Thread {
+    /// Address of the `LoopHandle` of the loop that this thread is; 0 for others.
+    own_loop: Cell<usize>,
+    /// Commands of the loop to itself.
+    own_commands: RefCell<Vec<Command>>,
+    /// The connection whose handler runs inline right now; it is flushed afterwards anyway.
+    inline: Cell<Option<PeerId>>,
+    /// This thread is a worker: it holds back wake-ups of napping loops.
+    defers: Cell<bool>,
+    deferred: RefCell<Vec<Arc<LoopHandle>>>,
+}
+
+thread_local! {
+    static THREAD: Thread = const {
+        Thread {
+            own_loop: Cell::new(0),
+            own_commands: RefCell::new(Vec::new()),
+            inline: Cell::new(None),
+            defers: Cell::new(false),
+            deferred: RefCell::new(Vec::new()),
+        }
+    };
+}
+
+/// From now on this thread holds back wake-ups of napping loops, until [`wake_deferred`].
+pub(crate) fn defer_wakes() {
+    THREAD.with(|thread| thread.defers.set(true));
+}
+
+/// Sends off the wake-ups that were held back.
+pub(crate) fn wake_deferred() {
+    THREAD.with(|thread| {
+        for handle in thread.deferred.borrow_mut().drain(..) {
+            handle.wake_now();
+        }
+    });
+}
+
+/// Marks the connection whose handler this loop runs inline, for as long as it lives.
+pub(crate) struct Inline(());
+
+impl Inline {
+    pub(crate) fn run(id: PeerId) -> Self {
+        THREAD.with(|thread| thread.inline.set(Some(id)));
+        Self(())
+    }
+}
+
+impl Drop for Inline {
+    fn drop(&mut self) {
+        THREAD.with(|thread| thread.inline.set(None));
+    }
+}
+
+impl LoopHandle {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>, waker: mio::Waker) -> (Arc<Self>, Inlet) {
+        let (commands, receiver) = unbounded();
+        let (permits, returned) = bounded(BROADCASTS);
+        let config = Arc::new(shared.config.clone());
+        let handle = Self {
+            index,
+            shared,
+            config,
+            commands,
+            permits,
+            waker,
+            state: AtomicU8::new(AWAKE),
+            issued: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+        };
+        let inlet = Inlet {
+            commands: receiver,
+            permits: returned,
+        };
+        (Arc::new(handle), inlet)
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+
+    // ---- for everybody ----
+
+    /// Asks the loop. What one thread asks is carried out in the order of its calls.
+    pub(crate) fn command(self: &Arc<Self>, command: Command) {
+        let command = THREAD.with(|thread| {
+            if thread.own_loop.get() == self.address() {
+                thread.own_commands.borrow_mut().push(command);
+                return None;
+            }
+            Some(command)
+        });
+        if let Some(command) = command {
+            // Fails only when the loop has ended, and all its connections with it.
+            let _ = self.commands.send(command);
+            self.wake();
+        }
+    }
+
+    /// Asks the loop to look at an outbox.
+    #[inline]
+    pub(crate) fn request_flush(self: &Arc<Self>, id: PeerId) {
+        if THREAD.with(|thread| thread.inline.get()) != Some(id) {
+            self.command(Command::Flush(id.key()));
+        }
+    }
+
+    fn wake(self: &Arc<Self>) {
+        match self.state.load(Ordering::SeqCst) {
+            AWAKE => {}
+            NAPPING => THREAD.with(|thread| {
+                if !thread.defers.get() {
+                    return self.wake_now();
+                }
+                let mut deferred = thread.deferred.borrow_mut();
+                if !deferred.iter().any(|other| Arc::ptr_eq(other, self)) {
+                    deferred.push(self.clone());
+                }
+            }),
+            _ => self.wake_now(),
+        }
+    }
+
+    fn wake_now(&self) {
+        if self.state.swap(AWAKE, Ordering::SeqCst) == AWAKE {
+            return;
+        }
+        if let Err(error) = self.waker.wake() {
+            log::error!("loop {}: cannot be woken: {error}", self.index);
+        }
+    }
+
+    // ---- commands that a direct send must not overtake ----
+
+    /// Puts in a command that writes to outboxes when it is carried out. Until then, direct writes
+    /// from any thread go through the channel as well, so that what one thread sends and
+    /// broadcasts arrives in the order of its calls.
+    pub(crate) fn ordered(self: &Arc<Self>, command: Command) {
+        self.issued.fetch_add(1, Ordering::SeqCst);
+        self.command(command);
+    }
+
+    /// Whether ordered commands are on their way.
+    #[inline]
+    pub(crate) fn has_ordered(&self) -> bool {
+        self.applied.load(Ordering::Acquire) != self.issued.load(Ordering::Acquire)
+    }
+
+    /// Sends one message to every open connection of the loop, after everything that this thread
+    /// sent before. Waits while too many broadcasts are on their way, unless this thread is a loop
+    /// itself: two loops that wait for each other would wait for ever.
+    pub(crate) fn broadcast(self: &Arc<Self>, frame: Segment) {
+        let permit = if THREAD.with(|thread| thread.own_loop.get() != 0) {
+            self.permits.try_send(()).is_ok()
+        } else {
+            // Held-back wake-ups may be what the loop needs to make room.
+            wake_deferred();
+            self.permits.send(()).is_ok()
+        };
+        self.ordered(Command::Broadcast(frame, Permit(permit)));
+    }
+
+    /// The loop has carried out one.
+    pub(crate) fn ordered_applied(&self) {
+        self.applied.fetch_add(1, Ordering::Release);
+    }
+
+    // ---- for the loop itself ----
+
+    /// Tells the thread that it is this loop.
+    pub(crate) fn run_here(&self) {
+        THREAD.with(|thread| thread.own_loop.set(self.address()));
+    }
+
+    /// Moves the commands that the loop gave itself to the end of `into`.
+    pub(crate) fn take_own(&self, into: &mut Vec<Command>) {
+        THREAD.with(|thread| into.append(&mut thread.own_commands.borrow_mut()));
+    }
+
+    pub(crate) fn has_own(&self) -> bool {
+        THREAD.with(|thread| !thread.own_commands.borrow().is_empty())
+    }
+
+    /// Declares that the loop is about to sleep. `false`: there is something to do first.
+    pub(crate) fn fall_asleep(&self, nap: bool) -> bool {
+        let state = if nap { NAPPING } else { ASLEEP };
+        self.state.store(state, Ordering::SeqCst);
+        if self.commands.is_empty() {
+            return true;
+        }
+        self.state.store(AWAKE, Ordering::SeqCst);
+        false
+    }
+
+    /// Declares that the loop is awake.
+    pub(crate) fn awake(&self) {
+        // Relaxed is enough: a putter that still sees an older state wakes once too often.
+        self.state.store(AWAKE, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,211 @@
+//! What the loop, the workers and the handles of one connection share: a [`Link`].
+//!
+//! | direction | where it waits | who puts in | who takes out |
+//! |---|---|---|---|
+//! | to the handler | the inbox, a [`Mailbox`] of [`Event`]s | the loop | one worker at a time |
+//! | to the peer | the [`Outbox`] | any thread | the loop |
+//!
+//! Both have their own lock, held for moments, never one inside the other and never while user
+//! code runs. The session's lock is the third: whoever runs the mailbox holds it while running, and
+//! takes the other two inside it. These are all locks of a connection.
+//!
+//! A connection that is silent holds no buffers here at all.
+
+mod event;
+mod inflow;
+mod loop_handle;
+mod outbox;
+mod shared;
+mod spare;
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::addr::RemoteAddr;
+use crate::error::{SendError, Sent};
+use crate::id::PeerId;
+use crate::message::{CloseCause, CloseCode, Message};
+use crate::worker::Mailbox;
+
+pub(crate) use event::{Event, Opening};
+pub(crate) use inflow::{Inflow, Load};
+pub(crate) use loop_handle::{Command, Inlet, Inline, LoopHandle, defer_wakes, wake_deferred};
+pub use outbox::LatestKey;
+pub(crate) use outbox::{Outbox, Segment};
+pub(crate) use shared::Shared;
+pub(crate) use spare::give as give_spare;
+
+/// The state of one connection that more than one thread sees.
+pub(crate) struct Link {
+    pub(crate) id: PeerId,
+    pub(crate) handle: Arc<LoopHandle>,
+    outbox: Mutex<Outbox>,
+    inbox: Mutex<Mailbox<Event>>,
+    pub(crate) inflow: Inflow,
+    /// More than half of the outbound limit is queued: what this peer sends waits until it has read
+    /// what it was sent. So a reply always finds room, however much a peer asks for at once.
+    congested: AtomicBool,
+    latency_us: AtomicU32,
+    /// The user's session, type-erased so that a `Peer` needs no type parameter.
+    pub(crate) session: Mutex<Option<Box<dyn Any + Send>>>,
+    pub(crate) subprotocol: OnceLock<Box<str>>,
+    pub(crate) remote: RemoteAddr,
+}
+
+/// A panic while a lock is held would be a bug of ours, not a reason to stop serving others: the
+/// data are plain counters and queues.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Link {
+    pub(crate) fn new(id: PeerId, remote: RemoteAddr, handle: Arc<LoopHandle>) -> Self {
+        Self {
+            id,
+            handle,
+            outbox: Mutex::default(),
+            inbox: Mutex::default(),
+            inflow: Inflow::default(),
+            congested: AtomicBool::new(false),
+            latency_us: AtomicU32::new(u32::MAX),
+            session: Mutex::new(None),
+            subprotocol: OnceLock::new(),
+            remote,
+        }
+    }
+
+    pub(crate) fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        lock(&self.outbox)
+    }
+
+    // ---- sending, from any thread ----
+
+    /// Queues `message`; with a `key`, in place of an unsent one of the same key.
+    pub(crate) fn send(
+        self: &Arc<Self>,
+        message: Message,
+        key: Option<LatestKey>,
+    ) -> Result<Sent, SendError> {
+        if self.handle.has_ordered() {
+            // An earlier broadcast of this thread may still be on its way to the loop.
+            return self.send_ordered(message, key);
+        }
+        let config = &self.handle.config;
+        let mut outbox = self.outbox();
+        let result = outbox.push(message, key, config);
+        let status = self.note_level(&outbox);
+        let flush = outbox.request_flush();
+        drop(outbox);
+        if flush {
+            self.handle.request_flush(self.id);
+        }
+        result.map(|()| status)
+    }
+
+    /// The same, behind all that was put into the loop's channel so far.
+    #[cold]
+    fn send_ordered(
+        self: &Arc<Self>,
+        message: Message,
+        key: Option<LatestKey>,
+    ) -> Result<Sent, SendError> {
+        let mut outbox = self.outbox();
+        let result = outbox.reserve(&message, &self.handle.config);
+        let status = self.note_level(&outbox);
+        let flush = outbox.request_flush();
+        drop(outbox);
+        if flush {
+            self.handle.request_flush(self.id);
+        }
+        match result {
+            Ok(()) => {
+                let link = self.clone();
+                self.handle.ordered(Command::Send { link, message, key });
+                Ok(status)
+            }
+            Err(refused) => Err(refused(message)),
+        }
+    }
+
+    /// Queues a frame that was encoded for many; the loop, which calls this, flushes.
+    pub(crate) fn send_shared(&self, frame: &Segment) {
+        let mut outbox = self.outbox();
+        outbox.push_shared(frame, &self.handle.config);
+        let _ = self.note_level(&outbox);
+    }
+
+    fn note_level(&self, outbox: &Outbox) -> Sent {
+        if outbox.queued() > self.handle.config.outbound_bytes / 2 {
+            self.congested.store(true, Ordering::SeqCst);
+        }
+        if outbox.is_stalled() {
+            Sent::Congested
+        } else {
+            Sent::Queued
+        }
+    }
+
+    /// Begins the closing handshake. `false` if it had begun before.
+    pub(crate) fn close(&self, code: CloseCode, text: &str, cause: CloseCause) -> bool {
+        let mut outbox = self.outbox();
+        let begun = outbox.close(code, text, cause);
+        let flush = outbox.request_flush();
+        drop(outbox);
+        if flush {
+            self.handle.request_flush(self.id);
+        }
+        begun
+    }
+
+    // ---- receiving ----
+
+    /// Adds a batch for the handler. `true`: the caller makes it run.
+    pub(crate) fn deliver(&self, batch: &mut VecDeque<Event>) -> bool {
+        lock(&self.inbox).push(batch)
+    }
+
+    pub(crate) fn take_inbox(&self) -> VecDeque<Event> {
+        lock(&self.inbox).take()
+    }
+
+    /// Ends a run; `true`: more has come.
+    pub(crate) fn finish_run(&self) -> bool {
+        lock(&self.inbox).finish()
+    }
+
+    /// Ends a run because the peer is congested; `rest` is run later. `true`: it can run at once.
+    pub(crate) fn park(&self, rest: VecDeque<Event>) -> bool {
+        lock(&self.inbox).park(rest);
+        // The loop may have drained the queue before it could see a parked mailbox.
+        !self.is_congested() && lock(&self.inbox).unpark()
+    }
+
+    /// The loop drained the queue. `true`: the mailbox was parked and runs again.
+    pub(crate) fn decongest(&self) -> bool {
+        self.congested.store(false, Ordering::SeqCst);
+        lock(&self.inbox).unpark()
+    }
+
+    pub(crate) fn is_congested(&self) -> bool {
+        self.congested.load(Ordering::SeqCst)
+    }
+
+    // ---- facts ----
+
+    /// The last measured round trip in microseconds, `u32::MAX` before the first.
+    pub(crate) fn latency_us(&self) -> u32 {
+        self.latency_us.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_latency_us(&self, us: u32) {
+        self.latency_us.store(us, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Link({})", self.id)
+    }
+}

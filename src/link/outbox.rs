@@ -1,0 +1,540 @@
+//! What waits to be sent to one peer, and the policy when it is too much.
+//!
+//! Frames are encoded here, by the thread that sends, straight into the buffer that the loop will
+//! write. Small messages become one run of bytes; a large payload is kept by reference and written
+//! from where it is. The loop takes the front, writes it, and says how much the kernel took.
+//!
+//! Messages that may be dropped or replaced while they wait (`Overflow::DropOldest`, `send_latest`)
+//! are kept one by one.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+
+use crate::config::{Config, Overflow};
+use crate::error::SendError;
+use crate::message::{Bytes, CloseCause, CloseCode, Message, Utf8Bytes};
+use crate::proto::{MAX_HEADER, Opcode, encode, encode_header, may_travel, truncate_reason};
+
+use super::spare;
+
+/// From this payload size on, a reference is cheaper than a copy: below it, copying costs less
+/// than one more element in a vectored write.
+const BY_REFERENCE: usize = 4096;
+
+/// The bytes that a loop takes at a time from the messages that are kept one by one. What is taken
+/// can be neither dropped nor replaced any more.
+const TAKE: usize = 256 << 10;
+
+/// What `send_latest` tells messages apart by: a number or a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LatestKey {
+    /// A number, such as the id of an entity. Costs nothing to make.
+    Number(u64),
+    /// A name, such as a ticker symbol.
+    Name(Box<str>),
+}
+
+macro_rules! latest_key_from {
+    ($($number:ty),*) => {$(
+        impl From<$number> for LatestKey {
+            fn from(number: $number) -> Self {
+                Self::Number(number.into())
+            }
+        }
+    )*};
+}
+latest_key_from!(u8, u16, u32, u64);
+
+impl From<&str> for LatestKey {
+    fn from(name: &str) -> Self {
+        Self::Name(name.into())
+    }
+}
+
+impl From<String> for LatestKey {
+    fn from(name: String) -> Self {
+        Self::Name(name.into())
+    }
+}
+
+/// A part of the queue: whole frames, always.
+#[derive(Clone, Debug)]
+pub(crate) enum Segment {
+    /// Several small frames; stays.
+    Small(Vec<u8>),
+    /// One data frame, which may be dropped or replaced if the policy says so.
+    Whole {
+        header: [u8; MAX_HEADER],
+        header_len: u8,
+        payload: Bytes,
+    },
+}
+
+impl Segment {
+    fn whole(opcode: Opcode, payload: Bytes) -> Self {
+        let mut header = [0; MAX_HEADER];
+        let header_len = encode_header(opcode, payload.len(), None, &mut header) as u8;
+        Self::Whole {
+            header,
+            header_len,
+            payload,
+        }
+    }
+
+    /// Encodes a data message once, for many connections. `None` if it isn't one.
+    pub(crate) fn encode(message: &Message) -> Option<Self> {
+        let (opcode, payload) = match message {
+            Message::Text(text) => (Opcode::Text, Bytes::from(text.clone())),
+            Message::Binary(payload) => (Opcode::Binary, payload.clone()),
+            _ => return None,
+        };
+        if payload.len() >= BY_REFERENCE {
+            return Some(Self::whole(opcode, payload));
+        }
+        let mut frame = Vec::with_capacity(payload.len() + MAX_HEADER);
+        encode(opcode, &payload, None, &mut frame);
+        Some(Self::Small(frame))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        let (head, tail) = self.parts();
+        head.len() + tail.len()
+    }
+
+    /// The bytes, in two runs.
+    pub(crate) fn parts(&self) -> (&[u8], &[u8]) {
+        match self {
+            Self::Small(bytes) => (bytes, &[]),
+            Self::Whole {
+                header,
+                header_len,
+                payload,
+            } => (&header[..*header_len as usize], payload),
+        }
+    }
+}
+
+/// The messages that are kept one by one, behind those in `Outbox::buf`.
+#[derive(Debug, Default)]
+struct Queue {
+    segments: VecDeque<(Segment, Option<LatestKey>)>,
+    /// Sequence number of the first segment; it grows by one with each that leaves in front.
+    base: u64,
+    /// Sequence number of the unsent message of each key: `base <= n < base + segments.len()`.
+    latest: HashMap<LatestKey, u64>,
+}
+
+/// How and why this side closes.
+#[derive(Clone, Debug)]
+pub(crate) struct Goodbye {
+    pub(crate) code: CloseCode,
+    pub(crate) text: Utf8Bytes,
+    pub(crate) cause: CloseCause,
+    /// Size of the close frame.
+    size: usize,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// Whole frames, to be sent before `queue`. Given away when the loop takes it: an idle
+    /// connection holds no buffer.
+    buf: Vec<u8>,
+    queue: Option<Box<Queue>>,
+    /// Bytes accepted and not yet taken by the kernel:
+    /// `buf` + `queue` + what the loop has taken + what is reserved.
+    queued: usize,
+    goodbye: Option<Box<Goodbye>>,
+    /// No more frames: a close frame is queued, or the connection is gone.
+    sealed: bool,
+    /// The loop knows that there is something to write.
+    flush_requested: bool,
+    /// The kernel took less than it was offered.
+    stalled: bool,
+}
+
+impl Outbox {
+    // ---- for senders ----
+
+    /// Queues one message.
+    pub(crate) fn push(
+        &mut self,
+        message: Message,
+        key: Option<LatestKey>,
+        config: &Config,
+    ) -> Result<(), SendError> {
+        if self.sealed {
+            return Err(SendError::Closed(message));
+        }
+        let (opcode, len) = match &message {
+            Message::Text(text) => (Opcode::Text, text.len()),
+            Message::Binary(payload) => (Opcode::Binary, payload.len()),
+            _ => return self.push_control(message),
+        };
+        let size = frame_len(len);
+        let replaced = key.as_ref().map_or(0, |key| self.waiting(key));
+        // A message that takes the place of a larger one needs no room.
+        if size > replaced {
+            match self.make_room(size - replaced, config) {
+                Room::Made => {}
+                Room::Full => return Err(SendError::Full(message)),
+                Room::Closed => return Err(SendError::Closed(message)),
+            }
+        }
+        self.queued += size;
+        self.append(opcode, message, key, config.overflow);
+        Ok(())
+    }
+
+    /// Counts a message that will be queued by [`push_reserved`](Self::push_reserved), or tells how
+    /// it is refused.
+    pub(crate) fn reserve(
+        &mut self,
+        message: &Message,
+        config: &Config,
+    ) -> Result<(), fn(Message) -> SendError> {
+        if self.sealed {
+            return Err(SendError::Closed);
+        }
+        if !(message.is_text() || message.is_binary()) {
+            return Ok(());
+        }
+        let size = frame_len(message.len());
+        match self.make_room(size, config) {
+            Room::Made => {}
+            Room::Full => return Err(SendError::Full),
+            Room::Closed => return Err(SendError::Closed),
+        }
+        self.queued += size;
+        Ok(())
+    }
+
+    /// Queues what was counted before.
+    pub(crate) fn push_reserved(
+        &mut self,
+        message: Message,
+        key: Option<LatestKey>,
+        config: &Config,
+    ) {
+        let opcode = match &message {
+            Message::Text(_) => Opcode::Text,
+            Message::Binary(_) => Opcode::Binary,
+            _ => return drop(self.push_control(message)),
+        };
+        if self.sealed {
+            // Accepted before the close and not sent after it: it stays counted, as undelivered.
+            return;
+        }
+        self.append(opcode, message, key, config.overflow);
+    }
+
+    /// Queues a frame that was encoded for many. `false`: it was refused.
+    pub(crate) fn push_shared(&mut self, frame: &Segment, config: &Config) -> bool {
+        if self.sealed || !matches!(self.make_room(frame.len(), config), Room::Made) {
+            return false;
+        }
+        self.queued += frame.len();
+        match frame {
+            Segment::Small(bytes) if config.overflow != Overflow::DropOldest => {
+                self.small().extend_from_slice(bytes);
+            }
+            Segment::Small(bytes) => {
+                // Kept as one that may be dropped: all of its bytes as payload.
+                let frame = Segment::Whole {
+                    header: [0; MAX_HEADER],
+                    header_len: 0,
+                    payload: Bytes::copy_from_slice(bytes),
+                };
+                self.queue().push(frame, None);
+            }
+            Segment::Whole { .. } => {
+                self.queue().push(frame.clone(), None);
+            }
+        }
+        true
+    }
+
+    fn push_control(&mut self, message: Message) -> Result<(), SendError> {
+        match message {
+            Message::Ping(payload) if payload.len() <= 125 => self.control(Opcode::Ping, &payload),
+            Message::Pong(payload) if payload.len() <= 125 => self.control(Opcode::Pong, &payload),
+            Message::Close(None) => {
+                self.close(CloseCode::Normal, "", CloseCause::Handshake);
+            }
+            Message::Close(Some(ref frame)) if may_travel(frame.code) => {
+                self.close(frame.code, &frame.reason, CloseCause::Handshake);
+            }
+            message => return Err(SendError::Invalid(message)),
+        }
+        Ok(())
+    }
+
+    /// Queues a control frame; they are exempt from the limit. The caller bounds their number.
+    pub(crate) fn control(&mut self, opcode: Opcode, payload: &[u8]) {
+        if self.sealed {
+            return;
+        }
+        let buf = self.small();
+        let before = buf.len();
+        encode(opcode, payload, None, buf);
+        self.queued += buf.len() - before;
+    }
+
+    /// Queues a close frame behind everything else and refuses what comes after it. `false` if that
+    /// was done before.
+    pub(crate) fn close(&mut self, code: CloseCode, text: &str, cause: CloseCause) -> bool {
+        if self.sealed {
+            return false;
+        }
+        let text = truncate_reason(text);
+        let mut body = Vec::with_capacity(2 + text.len());
+        // 1005 stands for a close frame without a code.
+        if code != CloseCode::Status {
+            body.extend_from_slice(&u16::from(code).to_be_bytes());
+            body.extend_from_slice(text.as_bytes());
+        }
+        self.control(Opcode::Close, &body);
+        self.sealed = true;
+        self.goodbye = Some(Box::new(Goodbye {
+            code,
+            text: text.into(),
+            cause,
+            size: 2 + body.len(),
+        }));
+        true
+    }
+
+    /// Makes the loop look, if it doesn't know yet. `true`: the caller tells it.
+    pub(crate) fn request_flush(&mut self) -> bool {
+        let something = !self.buf.is_empty() || self.queue.is_some();
+        something && !std::mem::replace(&mut self.flush_requested, true)
+    }
+
+    // ---- facts ----
+
+    /// Bytes from `send` until the kernel took them.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued
+    }
+
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
+    pub(crate) fn goodbye(&self) -> Option<&Goodbye> {
+        self.goodbye.as_deref()
+    }
+
+    /// Bytes of messages that nobody will deliver if the connection ends now.
+    pub(crate) fn undelivered(&self) -> usize {
+        let close_frame = self.goodbye.as_ref().map_or(0, |goodbye| goodbye.size);
+        self.queued.saturating_sub(close_frame)
+    }
+
+    // ---- for the loop ----
+
+    /// Moves the front of the queue to the end of what `head` and then `into` hold. `false`: nothing
+    /// is there.
+    pub(crate) fn take(&mut self, head: &mut Vec<u8>, into: &mut VecDeque<Segment>) -> bool {
+        self.flush_requested = false;
+        let mut taken = self.buf.len();
+        if head.is_empty() {
+            std::mem::swap(head, &mut self.buf);
+        } else if taken > 0 {
+            into.push_back(Segment::Small(std::mem::take(&mut self.buf)));
+        }
+        if let Some(queue) = &mut self.queue {
+            while taken < TAKE {
+                let Some(segment) = queue.pop() else { break };
+                taken += segment.len();
+                into.push_back(segment);
+            }
+            if queue.segments.is_empty() {
+                self.queue = None;
+            }
+        }
+        !head.is_empty() || !into.is_empty()
+    }
+
+    /// The kernel took `bytes`. `true`: the queue had been stalled and is empty now.
+    pub(crate) fn written(&mut self, bytes: usize) -> bool {
+        debug_assert!(bytes <= self.queued);
+        self.queued = self.queued.saturating_sub(bytes);
+        self.queued == 0 && std::mem::take(&mut self.stalled)
+    }
+
+    /// The kernel took less than it was offered.
+    pub(crate) fn stall(&mut self) {
+        self.stalled = true;
+    }
+
+    /// Counts bytes that the loop itself writes: the response to the handshake.
+    pub(crate) fn count(&mut self, bytes: usize) {
+        self.queued += bytes;
+    }
+
+    /// The connection is gone: nothing is accepted any more and nothing kept.
+    pub(crate) fn abandon(&mut self) {
+        self.sealed = true;
+        self.buf = Vec::new();
+        self.queue = None;
+    }
+
+    // ---- inside ----
+
+    /// Makes room for a frame of `size` bytes, as the policy says.
+    fn make_room(&mut self, size: usize, config: &Config) -> Room {
+        let limit = config.outbound_bytes;
+        let too_much = |queued: usize| queued.saturating_add(size) > limit && queued > limit / 2;
+        if !too_much(self.queued) {
+            return Room::Made;
+        }
+        match config.overflow {
+            Overflow::DropNewest => return Room::Full,
+            Overflow::Close => {
+                self.discard();
+                self.close(CloseCode::Again, "too slow", CloseCause::Overflow);
+                return Room::Closed;
+            }
+            Overflow::DropOldest => {}
+        }
+        while too_much(self.queued) {
+            let Some(dropped) = self.drop_oldest() else {
+                return Room::Full;
+            };
+            self.queued -= dropped;
+        }
+        Room::Made
+    }
+
+    fn append(
+        &mut self,
+        opcode: Opcode,
+        message: Message,
+        key: Option<LatestKey>,
+        overflow: Overflow,
+    ) {
+        if message.len() < BY_REFERENCE && key.is_none() && overflow != Overflow::DropOldest {
+            let payload = match &message {
+                Message::Text(text) => text.as_bytes(),
+                Message::Binary(payload) => payload,
+                _ => return,
+            };
+            encode(opcode, payload, None, self.small());
+        } else {
+            let frame = Segment::whole(opcode, message.into_data());
+            let replaced = self.queue().push(frame, key);
+            self.queued -= replaced;
+        }
+    }
+
+    /// Where small frames go: behind everything that is queued.
+    fn small(&mut self) -> &mut Vec<u8> {
+        match &mut self.queue {
+            Some(queue) => queue.small(),
+            None => {
+                if self.buf.capacity() == 0 {
+                    self.buf = spare::take();
+                }
+                &mut self.buf
+            }
+        }
+    }
+
+    fn queue(&mut self) -> &mut Queue {
+        self.queue.get_or_insert_default()
+    }
+
+    /// Size of the unsent message of this key.
+    fn waiting(&self, key: &LatestKey) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.waiting(key))
+    }
+
+    /// Drops the oldest message that may be dropped; gives its size.
+    fn drop_oldest(&mut self) -> Option<usize> {
+        let queue = self.queue.as_deref_mut()?;
+        while let Some(segment) = queue.pop() {
+            match segment {
+                // Control frames: they stay, in front of all that is left.
+                Segment::Small(bytes) => self.buf.extend_from_slice(&bytes),
+                whole => return Some(whole.len()),
+            }
+        }
+        None
+    }
+
+    fn discard(&mut self) {
+        let waiting = self.queue.take().map_or(0, |queue| queue.len());
+        self.queued -= waiting + self.buf.len();
+        self.buf = Vec::new();
+    }
+}
+
+enum Room {
+    Made,
+    Full,
+    Closed,
+}
+
+impl Queue {
+    /// Adds a message at the end, or where the unsent one of the same key is; gives the size of
+    /// that one.
+    fn push(&mut self, segment: Segment, key: Option<LatestKey>) -> usize {
+        if let Some(key) = &key {
+            if let Some(place) = self.place(key) {
+                let old = std::mem::replace(&mut self.segments[place].0, segment);
+                return old.len();
+            }
+            let number = self.base + self.segments.len() as u64;
+            self.latest.insert(key.clone(), number);
+        }
+        self.segments.push_back((segment, key));
+        0
+    }
+
+    fn place(&self, key: &LatestKey) -> Option<usize> {
+        self.latest.get(key).map(|&n| (n - self.base) as usize)
+    }
+
+    fn waiting(&self, key: &LatestKey) -> usize {
+        self.place(key).map_or(0, |n| self.segments[n].0.len())
+    }
+
+    fn pop(&mut self) -> Option<Segment> {
+        let (segment, key) = self.segments.pop_front()?;
+        if let Some(key) = key {
+            self.latest.remove(&key);
+        }
+        self.base += 1;
+        Some(segment)
+    }
+
+    fn small(&mut self) -> &mut Vec<u8> {
+        if !matches!(self.segments.back(), Some((Segment::Small(_), None))) {
+            self.segments.push_back((Segment::Small(Vec::new()), None));
+        }
+        match self.segments.back_mut() {
+            Some((Segment::Small(bytes), _)) => bytes,
+            _ => unreachable!("pushed just above"),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.segments.iter().map(|(segment, _)| segment.len()).sum()
+    }
+}
+
+/// Bytes of a server's frame with `len` bytes of payload.
+fn frame_len(len: usize) -> usize {
+    let header = match len {
+        0..=125 => 2,
+        126..=0xFFFF => 4,
+        _ => 10,
+    };
+    header + len
+}

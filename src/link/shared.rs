@@ -1,0 +1,72 @@
+//! What all loops of a server share: the settings, and who is connected from where.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+
+use super::lock;
+use crate::config::Config;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    /// Connections that are accepted and not yet closed, on all loops.
+    pub(crate) connections: AtomicUsize,
+    /// Connections over a limit that are still being told so; not among `connections`.
+    pub(crate) refusals: AtomicUsize,
+    /// Connections per address; empty unless there is a limit.
+    per_ip: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            config,
+            connections: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
+            per_ip: Mutex::default(),
+        }
+    }
+
+    /// Counts a connection from `ip` in. `false`: there are too many.
+    pub(crate) fn admit_ip(&self, ip: Option<IpAddr>) -> bool {
+        let (Some(ip), true) = (ip, self.counts_ips()) else {
+            return true;
+        };
+        let mut per_ip = lock(&self.per_ip);
+        let count = per_ip.entry(group(ip)).or_default();
+        if *count >= self.config.max_connections_per_ip {
+            return false;
+        }
+        *count += 1;
+        true
+    }
+
+    /// Counts it out.
+    pub(crate) fn discharge_ip(&self, ip: Option<IpAddr>) {
+        let (Some(ip), true) = (ip, self.counts_ips()) else {
+            return;
+        };
+        let mut per_ip = lock(&self.per_ip);
+        if let Some(count) = per_ip.get_mut(&group(ip)) {
+            *count -= 1;
+            if *count == 0 {
+                per_ip.remove(&group(ip));
+            }
+        }
+    }
+
+    fn counts_ips(&self) -> bool {
+        self.config.max_connections_per_ip != usize::MAX
+    }
+}
+
+/// What one address counts as: an IPv6 site usually has a whole /64 to itself.
+fn group(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
+        v4 => v4,
+    }
+}

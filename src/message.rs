@@ -1,0 +1,149 @@
+//! What travels: messages and close codes (tungstenite's own types), and why a connection ended.
+
+use std::fmt;
+
+pub use bytes::Bytes;
+pub use tungstenite::Utf8Bytes;
+pub use tungstenite::protocol::frame::coding::CloseCode;
+pub use tungstenite::protocol::{CloseFrame, Message};
+
+/// Who brought a connection to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Initiator {
+    /// The other side: it sent the first close frame, broke a rule, or went away.
+    Peer,
+    /// This side: a call of [`Peer::close`](crate::Peer::close), a limit, a shutdown.
+    Local,
+}
+
+/// The event that ended a connection, one label for handlers, logs and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseCause {
+    /// Both close frames were exchanged (RFC 6455 §7.1.4: a clean close).
+    Handshake,
+    /// The peer closed its half of the TCP connection without a close frame.
+    Eof,
+    /// The transport failed: reset by the peer, or another I/O error.
+    Transport,
+    /// The peer broke RFC 6455; closed with 1002.
+    Protocol(&'static str),
+    /// A text message or close reason was not UTF-8; closed with 1007.
+    InvalidUtf8,
+    /// A message was longer than the limit; closed with 1009.
+    TooBig,
+    /// The peer sent faster than its allowance; closed with 1008.
+    RateLimit,
+    /// More was queued for the peer than its limit; closed with 1013.
+    Overflow,
+    /// Nothing was heard from the peer, not even the pong that was asked for.
+    NoPong,
+    /// The peer took nothing of what was queued for it, for as long as a ping may stay unanswered.
+    WriteStall,
+    /// The close frame was sent, but the peer did not answer in time.
+    CloseTimeout,
+    /// The connection was dropped before the opening handshake was through.
+    HandshakeTimeout,
+    /// The handler panicked; closed with 1011.
+    Panic,
+    /// The server was shut down; closed with 1001.
+    Shutdown,
+}
+
+impl CloseCause {
+    /// Ends that this side decides on, without a word to the peer.
+    pub(crate) fn is_local(self) -> bool {
+        matches!(
+            self,
+            Self::NoPong
+                | Self::WriteStall
+                | Self::CloseTimeout
+                | Self::HandshakeTimeout
+                | Self::Shutdown
+        )
+    }
+}
+
+impl fmt::Display for CloseCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Handshake => "close handshake",
+            Self::Eof => "end of stream without a close frame",
+            Self::Transport => "transport error",
+            Self::Protocol(why) => return write!(f, "protocol error: {why}"),
+            Self::InvalidUtf8 => "invalid UTF-8",
+            Self::TooBig => "message too big",
+            Self::RateLimit => "message rate over the limit",
+            Self::Overflow => "outbound queue over the limit",
+            Self::NoPong => "no pong",
+            Self::WriteStall => "peer stopped reading",
+            Self::CloseTimeout => "no answer to the close frame",
+            Self::HandshakeTimeout => "opening handshake not completed in time",
+            Self::Panic => "handler panicked",
+            Self::Shutdown => "server shutdown",
+        })
+    }
+}
+
+/// How and why a connection ended: what [`Handler::close`](crate::Handler::close) is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseReason {
+    pub(crate) code: CloseCode,
+    pub(crate) text: Utf8Bytes,
+    pub(crate) initiator: Initiator,
+    pub(crate) cause: CloseCause,
+    pub(crate) clean: bool,
+    pub(crate) undelivered: usize,
+}
+
+impl CloseReason {
+    /// The status code of the first close frame, whoever sent it. [`CloseCode::Status`] (1005)
+    /// if that frame had none, [`CloseCode::Abnormal`] (1006) if there was no close frame at all
+    /// (RFC 6455 §7.1.5).
+    pub fn code(&self) -> CloseCode {
+        self.code
+    }
+
+    /// The text that came with the code, often empty.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Who brought the end about.
+    pub fn initiator(&self) -> Initiator {
+        self.initiator
+    }
+
+    /// What ended the connection.
+    pub fn cause(&self) -> CloseCause {
+        self.cause
+    }
+
+    /// Whether both sides exchanged close frames, whatever the cause.
+    pub fn is_clean(&self) -> bool {
+        self.clean
+    }
+
+    /// Bytes that [`Peer::send`](crate::Peer::send) accepted and the kernel never took: at least
+    /// these did not reach the peer.
+    pub fn undelivered_bytes(&self) -> usize {
+        self.undelivered
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = match self.initiator {
+            Initiator::Peer => "peer",
+            Initiator::Local => "server",
+        };
+        write!(f, "{} by {by}: {}", self.code, self.cause)?;
+        if !self.text.is_empty() {
+            write!(f, " ({})", self.text.escape_debug())?;
+        }
+        if self.undelivered > 0 {
+            write!(f, ", {} bytes undelivered", self.undelivered)?;
+        }
+        Ok(())
+    }
+}

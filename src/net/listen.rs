@@ -1,0 +1,247 @@
+//! Listening sockets, and what [`Server::bind`](crate::Server::bind) takes for an address.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use mio::net::TcpListener;
+#[cfg(unix)]
+use mio::net::UnixListener;
+use mio::{Interest, Registry, Token};
+
+use super::Stream;
+use crate::addr::RemoteAddr;
+use crate::error::{Error, Result};
+
+/// Something to listen on.
+///
+/// - `"127.0.0.1:9001"`, `"[::]:80"`, `"localhost:0"`, a [`SocketAddr`], or a `(&str, u16)`: TCP.
+///   A name is resolved, and every address of it that can be had is listened on; with port 0, for
+///   which the system chooses, only the first.
+/// - `"unix:/run/app.sock"`: a Unix stream socket. The file of a server that is no longer there is
+///   replaced; it is removed when the server stops.
+/// - A listener of `std::net` or `std::os::unix::net` that is already open: one that systemd handed
+///   over, for instance.
+pub trait Listen {
+    /// Opens the sockets.
+    ///
+    /// # Errors
+    /// [`Error::Bind`] if an address can't be had, [`Error::Config`] if it can't be read.
+    #[doc(hidden)]
+    fn listen(self) -> Result<Vec<Bound>>;
+}
+
+/// An open listening socket, in a form that only this crate can look into.
+#[derive(Debug)]
+pub struct Bound(pub(crate) Listener);
+
+/// A listening socket of any kind.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener, UnixPath),
+}
+
+/// The file of a Unix socket, removed when the listener goes.
+#[cfg(unix)]
+#[derive(Debug)]
+pub(crate) struct UnixPath(Option<std::path::PathBuf>);
+
+#[cfg(unix)]
+impl Drop for UnixPath {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LocalAddr {
+    Ip(SocketAddr),
+    Unix(String),
+}
+
+impl fmt::Display for LocalAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(addr) => addr.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{path}"),
+        }
+    }
+}
+
+impl Listener {
+    fn tcp(addr: SocketAddr) -> io::Result<Self> {
+        TcpListener::bind(addr).map(Self::Tcp)
+    }
+
+    #[cfg(unix)]
+    fn unix(path: &str) -> io::Result<Self> {
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)?
+            }
+            other => other?,
+        };
+        Ok(Self::Unix(listener, UnixPath(Some(path.into()))))
+    }
+
+    /// The next connection that waits, `WouldBlock` if there is none.
+    pub(crate) fn accept(&self) -> io::Result<(Stream, RemoteAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, addr) = listener.accept()?;
+                Ok((Stream::Tcp(stream), RemoteAddr::Ip(addr)))
+            }
+            #[cfg(unix)]
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept()?;
+                Ok((Stream::Unix(stream), RemoteAddr::Unix))
+            }
+        }
+    }
+
+    /// TCP_NODELAY for every connection of this listener.
+    ///
+    /// On Linux an accepted socket inherits it, which saves a system call per connection.
+    pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
+        match self {
+            #[cfg(unix)]
+            Self::Tcp(listener) => {
+                use std::os::fd::{AsFd, OwnedFd};
+                // A listening socket is a socket; the option needs no connection.
+                let fd: OwnedFd = listener.as_fd().try_clone_to_owned()?;
+                std::net::TcpStream::from(fd).set_nodelay(on)
+            }
+            #[cfg(not(unix))]
+            Self::Tcp(_) => Ok(()),
+            #[cfg(unix)]
+            Self::Unix(..) => Ok(()),
+        }
+    }
+
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
+            #[cfg(unix)]
+            Self::Unix(listener, _) => registry.register(listener, token, Interest::READABLE),
+        }
+    }
+
+    pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => registry.deregister(listener),
+            #[cfg(unix)]
+            Self::Unix(listener, _) => registry.deregister(listener),
+        }
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<LocalAddr> {
+        Ok(match self {
+            Self::Tcp(listener) => LocalAddr::Ip(listener.local_addr()?),
+            #[cfg(unix)]
+            Self::Unix(listener, _) => LocalAddr::Unix(
+                listener
+                    .local_addr()?
+                    .as_pathname()
+                    .map_or_else(|| "(unnamed)".into(), |path| path.display().to_string()),
+            ),
+        })
+    }
+}
+
+/// Whether nobody listens behind this socket file any more.
+#[cfg(unix)]
+fn is_stale(path: &str) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    let refused = std::os::unix::net::UnixStream::connect(path)
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    is_socket && refused
+}
+
+fn bind_error(addr: impl fmt::Display) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Bind {
+        addr: addr.to_string(),
+        source,
+    }
+}
+
+/// Listens on every address of a name that can be had; on the first if the system chooses the port.
+fn resolve(addr: impl ToSocketAddrs, shown: impl fmt::Display + Copy) -> Result<Vec<Bound>> {
+    let mut bound = Vec::new();
+    let mut failed = None;
+    for addr in addr.to_socket_addrs().map_err(bind_error(shown))? {
+        match Listener::tcp(addr) {
+            Ok(listener) => bound.push(Bound(listener)),
+            Err(error) => failed = Some(bind_error(shown)(error)),
+        }
+        if addr.port() == 0 && !bound.is_empty() {
+            break;
+        }
+    }
+    match (bound.is_empty(), failed) {
+        (false, _) => Ok(bound),
+        (true, Some(error)) => Err(error),
+        (true, None) => Err(Error::Config(format!("{shown} has no address"))),
+    }
+}
+
+impl Listen for &str {
+    fn listen(self) -> Result<Vec<Bound>> {
+        match self.strip_prefix("unix:") {
+            #[cfg(unix)]
+            Some(path) => Ok(vec![Bound(Listener::unix(path).map_err(bind_error(self))?)]),
+            #[cfg(not(unix))]
+            Some(_) => Err(Error::Config("no Unix sockets on this system".into())),
+            None => resolve(self, self),
+        }
+    }
+}
+
+impl Listen for &String {
+    fn listen(self) -> Result<Vec<Bound>> {
+        self.as_str().listen()
+    }
+}
+
+impl Listen for String {
+    fn listen(self) -> Result<Vec<Bound>> {
+        self.as_str().listen()
+    }
+}
+
+impl Listen for SocketAddr {
+    fn listen(self) -> Result<Vec<Bound>> {
+        Ok(vec![Bound(Listener::tcp(self).map_err(bind_error(self))?)])
+    }
+}
+
+impl Listen for (&str, u16) {
+    fn listen(self) -> Result<Vec<Bound>> {
+        resolve(self, self.0)
+    }
+}
+
+impl Listen for std::net::TcpListener {
+    fn listen(self) -> Result<Vec<Bound>> {
+        self.set_nonblocking(true)
+            .map_err(bind_error("an open listener"))?;
+        Ok(vec![Bound(Listener::Tcp(TcpListener::from_std(self)))])
+    }
+}
+
+#[cfg(unix)]
+impl Listen for std::os::unix::net::UnixListener {
+    fn listen(self) -> Result<Vec<Bound>> {
+        self.set_nonblocking(true)
+            .map_err(bind_error("an open listener"))?;
+        // The file belongs to whoever opened the socket.
+        let listener = Listener::Unix(UnixListener::from_std(self), UnixPath(None));
+        Ok(vec![Bound(listener)])
+    }
+}

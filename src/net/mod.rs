@@ -1,0 +1,11 @@
+//! A byte stream that may say "would block", and where such streams come from.
+//!
+//! Nobody above asks which transport it is: [`Stream`] and [`Listener`] have one shape for all.
+//! There is no WebSocket here.
+
+mod listen;
+mod stream;
+
+pub use listen::Listen;
+pub(crate) use listen::{Bound, Listener, LocalAddr};
+pub(crate) use stream::Stream;

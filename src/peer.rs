@@ -1,0 +1,117 @@
+//! The handle that users send with.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::addr::RemoteAddr;
+use crate::error::{SendError, Sent};
+use crate::id::PeerId;
+use crate::link::{LatestKey, Link};
+use crate::message::{CloseCause, CloseCode, Message};
+use crate::proto::may_travel;
+
+/// One connection, seen from anywhere: cheap to clone, to be sent to and used by any thread, for as
+/// long as you like. After the connection has ended, sending to it gives [`SendError::Closed`].
+///
+/// **Order.** What one thread sends to one peer, by [`send`](Self::send) or by
+/// [`ServerHandle::broadcast`](crate::ServerHandle::broadcast), arrives in the order of its calls.
+/// Between threads there is no order but that of your own locks.
+///
+/// **Never blocks.** Sending queues; the loop writes. What a slow peer leaves in the queue is limited,
+/// see [`Server::outbound_limit`](crate::Server::outbound_limit).
+#[derive(Clone)]
+pub struct Peer {
+    pub(crate) link: Arc<Link>,
+}
+
+impl Peer {
+    /// The identity of this connection.
+    pub fn id(&self) -> PeerId {
+        self.link.id
+    }
+
+    /// Sends a message: text, binary, or a [`Message::Ping`], [`Message::Pong`] or
+    /// [`Message::Close`] of your own.
+    ///
+    /// # Errors
+    /// The message comes back if the connection is closed or closing, if the queue is full and
+    /// [`Overflow::DropNewest`](crate::Overflow::DropNewest) is in force, or if it is nothing that can
+    /// be sent (a raw frame, a control frame over 125 bytes, a close code that may not travel).
+    pub fn send(&self, message: impl Into<Message>) -> Result<Sent, SendError> {
+        self.link.send(message.into(), None)
+    }
+
+    /// Sends a message of which only the latest matters: if an earlier one with the same key has
+    /// not been taken for writing yet, this one takes its place in the queue. So a slow peer gets the
+    /// current state of each key instead of its history, and the queue holds one message per key.
+    ///
+    /// A message that takes an earlier one's place may arrive before others that were sent in
+    /// between.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn send_latest(
+        &self,
+        key: impl Into<LatestKey>,
+        message: impl Into<Message>,
+    ) -> Result<Sent, SendError> {
+        self.link.send(message.into(), Some(key.into()))
+    }
+
+    /// Begins the closing handshake (RFC 6455 §7.1.2), behind everything that was sent. The
+    /// connection ends when the peer answers, or after
+    /// [`close_timeout`](crate::Server::close_timeout).
+    ///
+    /// [`CloseCode::Status`] sends a close frame without a code. A reason over 123 bytes is cut.
+    /// `false`: the connection was closing already, or the code is one that must not be sent
+    /// (§7.4.1), such as [`CloseCode::Abnormal`].
+    pub fn close(&self, code: CloseCode, reason: &str) -> bool {
+        let sendable = may_travel(code) || code == CloseCode::Status;
+        sendable && self.link.close(code, reason, CloseCause::Handshake)
+    }
+
+    /// Whether nothing can be sent any more: the connection is closed or closing.
+    pub fn is_closed(&self) -> bool {
+        self.link.outbox().is_sealed()
+    }
+
+    /// Bytes queued for this peer, frame headers included: everything from
+    /// [`send`](Self::send) until the kernel took it.
+    pub fn queued_bytes(&self) -> usize {
+        self.link.outbox().queued()
+    }
+
+    /// Where the peer connected from.
+    pub fn remote_addr(&self) -> RemoteAddr {
+        self.link.remote
+    }
+
+    /// The subprotocol that was agreed on.
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.link.subprotocol.get().map(|name| &**name)
+    }
+
+    /// The round trip time of the last ping that was answered; `None` before the first. Pings go
+    /// out only in silence, so on a busy connection this is old.
+    pub fn latency(&self) -> Option<Duration> {
+        match self.link.latency_us() {
+            u32::MAX => None,
+            us => Some(Duration::from_micros(us.into())),
+        }
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Peer({} from {})", self.id(), self.remote_addr())
+    }
+}
+
+impl PartialEq for Peer {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.link, &other.link)
+    }
+}
+
+impl Eq for Peer {}

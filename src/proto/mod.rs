@@ -1,0 +1,28 @@
+//! RFC 6455 as pure data: bytes in, messages and bytes out, for the server's and the client's role.
+//!
+//! There are no sockets here, no threads, no clock, no channels and no logging. What happens on
+//! the wire is decided in this folder and nowhere else; the loop only carries it out.
+//!
+//! | file | rule |
+//! |---|---|
+//! | `http` | RFC 9112: request head in, response out |
+//! | `handshake` | RFC 6455 §4: the opening handshake, both roles |
+//! | `frame` | §5.2: one frame's header, parsed and written |
+//! | `mask`, `utf8` | §5.3, §8.1 |
+//! | `payload` | where the bytes of a message live once they leave the read buffer |
+//! | `protocol` | §5.4, §5.5: frames to messages |
+//! | `close` | §7: which codes may travel, and what a violation is answered with |
+
+mod close;
+mod frame;
+pub(crate) mod handshake;
+pub(crate) mod http;
+mod mask;
+mod payload;
+mod protocol;
+mod utf8;
+
+pub(crate) use close::{Violation, may_travel, truncate_reason};
+pub(crate) use frame::{MAX_HEADER, Opcode, encode, encode_header};
+pub(crate) use payload::Blocks;
+pub(crate) use protocol::{Protocol, Role};

@@ -1,0 +1,331 @@
+//! Frames to messages: the receiving half of one WebSocket, as pure data.
+//!
+//! Call [`Protocol::next`] with what was read until it gives `None`: then all of the input is
+//! consumed, and what was incomplete is kept inside. Between messages nothing is kept at all, so an
+//! idle connection costs the size of this struct.
+//!
+//! A [`Violation`] is final: the caller sends its code in a close frame and reads no further.
+
+use bytes::Bytes;
+use tungstenite::Utf8Bytes;
+use tungstenite::protocol::Message;
+
+use super::close::{self, Violation};
+use super::frame::{Header, MAX_CONTROL, MAX_HEADER, Opcode};
+use super::mask::{copy_masked, mask};
+use super::payload::Blocks;
+use super::utf8::Utf8Validator;
+
+/// Which side of the connection we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Server,
+    #[cfg_attr(not(test), expect(dead_code, reason = "the client is to come"))]
+    Client,
+}
+
+/// The receiving half of one WebSocket.
+#[derive(Debug)]
+pub(crate) struct Protocol {
+    role: Role,
+    /// §5.5.1: after a close frame no more data follows; what comes all the same is ignored.
+    closed: bool,
+    /// Longest message, assembled, in bytes.
+    max_message: usize,
+    /// What has begun and is not whole; `None` between messages.
+    partial: Option<Box<Partial>>,
+}
+
+/// A header, a frame or a message that has begun.
+#[derive(Debug, Default)]
+struct Partial {
+    /// A header that was cut short; `header_len < MAX_HEADER`, 0 when `frame` is there.
+    header: [u8; MAX_HEADER],
+    header_len: usize,
+    /// The frame whose payload is arriving.
+    frame: Option<Frame>,
+    /// The payload so far, if that frame is a control frame; at most [`MAX_CONTROL`] bytes.
+    control: Vec<u8>,
+    /// The message whose fragments are arriving.
+    message: Option<Assembly>,
+}
+
+/// A frame in the middle of its payload: `received < header.len`, or both are 0.
+#[derive(Debug)]
+struct Frame {
+    header: Header,
+    received: usize,
+}
+
+/// A message in the middle: `bytes.len() <= max_message`.
+#[derive(Debug)]
+struct Assembly {
+    text: bool,
+    utf8: Utf8Validator,
+    bytes: Vec<u8>,
+}
+
+impl Protocol {
+    pub(crate) fn new(role: Role, max_message: usize) -> Self {
+        Self {
+            role,
+            closed: false,
+            max_message,
+            partial: None,
+        }
+    }
+
+    /// Takes the next message off the front of `input`, unmasking in place. Control frames are
+    /// messages too. `None`: `input` is consumed to the end.
+    #[inline]
+    pub(crate) fn next(
+        &mut self,
+        input: &mut &mut [u8],
+        blocks: &mut Blocks,
+    ) -> Result<Option<Message>, Violation> {
+        if self.partial.is_none() && !self.closed {
+            let Some(header) = Header::parse(input, self.role)? else {
+                self.keep_header(input);
+                return Ok(None);
+            };
+            let whole = header.len.saturating_add(u64::from(header.size)) <= input.len() as u64;
+            if whole && header.fin && header.opcode != Opcode::Continuation {
+                self.check(&header)?;
+                let coming = input.len();
+                let (_, rest) = std::mem::take(input).split_at_mut(header.size as usize);
+                let (payload, rest) = rest.split_at_mut(header.len as usize);
+                *input = rest;
+                mask(payload, header.key, 0);
+                return self.whole_frame(header.opcode, payload, blocks, coming);
+            }
+        }
+        self.next_in_parts(input, blocks)
+    }
+
+    fn keep_header(&mut self, input: &mut &mut [u8]) {
+        if input.is_empty() {
+            return;
+        }
+        let mut partial = Box::<Partial>::default();
+        partial.header[..input.len()].copy_from_slice(input);
+        partial.header_len = input.len();
+        self.partial = Some(partial);
+        *input = &mut [];
+    }
+
+    /// The rules of a header that depend on what came before it (§5.4) and on the limit.
+    fn check(&self, header: &Header) -> Result<(), Violation> {
+        if header.opcode.is_control() {
+            return Ok(());
+        }
+        let message = self.partial.as_ref().and_then(|p| p.message.as_ref());
+        let so_far = match (header.opcode, message) {
+            (Opcode::Continuation, None) => {
+                return Err(Violation::protocol("continuation of nothing"));
+            }
+            (Opcode::Continuation, Some(message)) => message.bytes.len(),
+            (_, Some(_)) => {
+                return Err(Violation::protocol(
+                    "new message before the end of the last",
+                ));
+            }
+            (_, None) => 0,
+        };
+        if header.len > (self.max_message - so_far) as u64 {
+            return Err(Violation::TOO_BIG);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn whole_frame(
+        &mut self,
+        opcode: Opcode,
+        payload: &[u8],
+        blocks: &mut Blocks,
+        coming: usize,
+    ) -> Result<Option<Message>, Violation> {
+        Ok(Some(match opcode {
+            Opcode::Text => Message::Text(text(blocks.copy(payload, coming))?),
+            Opcode::Binary => Message::Binary(blocks.copy(payload, coming)),
+            _ => self.control_frame(opcode, payload)?,
+        }))
+    }
+
+    fn control_frame(&mut self, opcode: Opcode, payload: &[u8]) -> Result<Message, Violation> {
+        Ok(match opcode {
+            Opcode::Ping => Message::Ping(Bytes::copy_from_slice(payload)),
+            Opcode::Pong => Message::Pong(Bytes::copy_from_slice(payload)),
+            _ => {
+                let frame = close::parse_body(payload)?;
+                self.closed = true;
+                self.partial = None;
+                Message::Close(frame)
+            }
+        })
+    }
+
+    /// The slow path: something is, or becomes, incomplete.
+    fn next_in_parts(
+        &mut self,
+        input: &mut &mut [u8],
+        blocks: &mut Blocks,
+    ) -> Result<Option<Message>, Violation> {
+        while !self.closed {
+            let partial = self.partial.get_or_insert_default();
+            if partial.frame.is_none() {
+                let Some(header) = partial.header(input, self.role)? else {
+                    return Ok(None);
+                };
+                self.check(&header)?;
+                self.begin(header);
+            }
+            if let Some(message) = self.payload(input, blocks)? {
+                return Ok(Some(message));
+            }
+            if input.is_empty() {
+                self.forget_if_between_messages();
+                return Ok(None);
+            }
+        }
+        *input = &mut [];
+        Ok(None)
+    }
+
+    fn begin(&mut self, header: Header) {
+        let partial = self.partial.get_or_insert_default();
+        if matches!(header.opcode, Opcode::Text | Opcode::Binary) {
+            partial.message = Some(Assembly {
+                text: header.opcode == Opcode::Text,
+                utf8: Utf8Validator::default(),
+                bytes: Vec::new(),
+            });
+        }
+        partial.control.clear();
+        partial.frame = Some(Frame {
+            header,
+            received: 0,
+        });
+    }
+
+    /// Moves payload of the current frame from `input`; gives the message that this completes.
+    fn payload(
+        &mut self,
+        input: &mut &mut [u8],
+        blocks: &mut Blocks,
+    ) -> Result<Option<Message>, Violation> {
+        let Some(partial) = self.partial.as_deref_mut() else {
+            return Ok(None);
+        };
+        let Some(frame) = partial.frame.as_mut() else {
+            return Ok(None);
+        };
+        let header = frame.header;
+        // `check` held `len` against the limit, so it fits a usize.
+        let missing = header.len as usize - frame.received;
+        let arrived = missing.min(input.len());
+        let (piece, rest) = std::mem::take(input).split_at_mut(arrived);
+        *input = rest;
+        let offset = frame.received;
+        frame.received += piece.len();
+        let complete = piece.len() == missing;
+
+        if header.opcode.is_control() {
+            debug_assert!(partial.control.len() + piece.len() <= MAX_CONTROL);
+            copy_masked(&mut partial.control, piece, header.key, offset);
+            if !complete {
+                return Ok(None);
+            }
+            partial.frame = None;
+            let payload = std::mem::take(&mut partial.control);
+            let message = self.control_frame(header.opcode, &payload)?;
+            self.forget_if_between_messages();
+            return Ok(Some(message));
+        }
+
+        let Some(message) = partial.message.as_mut() else {
+            return Ok(None);
+        };
+        message.push(piece, &header, offset)?;
+        if !complete {
+            return Ok(None);
+        }
+        partial.frame = None;
+        if !header.fin {
+            return Ok(None);
+        }
+        let message = partial.message.take();
+        self.partial = None;
+        message.map(|m| m.finish(blocks)).transpose()
+    }
+
+    fn forget_if_between_messages(&mut self) {
+        if self
+            .partial
+            .as_ref()
+            .is_some_and(|p| p.header_len == 0 && p.frame.is_none() && p.message.is_none())
+        {
+            self.partial = None;
+        }
+    }
+}
+
+impl Partial {
+    /// Completes a header from what is kept and `input`, or keeps all of `input`.
+    fn header(&mut self, input: &mut &mut [u8], role: Role) -> Result<Option<Header>, Violation> {
+        let kept = self.header_len;
+        let more = input.len().min(MAX_HEADER - kept);
+        self.header[kept..kept + more].copy_from_slice(&input[..more]);
+        let Some(header) = Header::parse(&self.header[..kept + more], role)? else {
+            // Fourteen bytes always hold a header, so all of `input` went in.
+            self.header_len = kept + more;
+            *input = &mut [];
+            return Ok(None);
+        };
+        self.header_len = 0;
+        *input = &mut std::mem::take(input)[header.size as usize - kept..];
+        Ok(Some(header))
+    }
+}
+
+impl Assembly {
+    /// Memory follows what has arrived, at most doubled: never what a header claims.
+    fn push(&mut self, piece: &[u8], header: &Header, offset: usize) -> Result<(), Violation> {
+        let start = self.bytes.len();
+        if self.bytes.capacity() - start < piece.len() {
+            let frame_left = header.len as usize - offset;
+            let room = piece.len().max(start).min(frame_left);
+            self.bytes.reserve_exact(room);
+        }
+        copy_masked(&mut self.bytes, piece, header.key, offset);
+        if self.text {
+            self.utf8
+                .push(&self.bytes[start..])
+                .map_err(|_| Violation::INVALID_UTF8)?;
+        }
+        Ok(())
+    }
+
+    fn finish(self, blocks: &mut Blocks) -> Result<Message, Violation> {
+        // A short message in a large buffer would hold all of it alive.
+        let bytes = if self.bytes.capacity() - self.bytes.len() > self.bytes.len() / 2 {
+            blocks.copy(&self.bytes, self.bytes.len())
+        } else {
+            Bytes::from(self.bytes)
+        };
+        if self.text {
+            Ok(Message::Text(text(bytes)?))
+        } else {
+            Ok(Message::Binary(bytes))
+        }
+    }
+}
+
+/// §8.1: "the endpoint MUST _Fail the WebSocket Connection_".
+#[inline]
+fn text(bytes: Bytes) -> Result<Utf8Bytes, Violation> {
+    Utf8Bytes::try_from(bytes).map_err(|_| Violation::INVALID_UTF8)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+use proptest::prelude::*;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use super::*;
+use crate::proto::frame::encode_header;
+
+const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// One frame as a client writes it.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut header = [0; MAX_HEADER];
+    let size = encode_header(Opcode::Text, payload.len(), Some(KEY), &mut header);
+    header[0] = first;
+    let mut out = header[..size].to_vec();
+    copy_masked(&mut out, payload, KEY, 0);
+    out
+}
+
+fn script(frames: &[(u8, &[u8])]) -> Vec<u8> {
+    frames
+        .iter()
+        .flat_map(|&(first, payload)| frame(first, payload))
+        .collect()
+}
+
+/// Feeds `pieces` in turn, and gives all messages up to the end or the first violation.
+fn receive<'a>(
+    protocol: &mut Protocol,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<Message>, Option<Violation>) {
+    let mut blocks = Blocks::default();
+    let mut messages = Vec::new();
+    for piece in pieces {
+        let mut piece = piece.to_vec();
+        let mut input = &mut piece[..];
+        loop {
+            match protocol.next(&mut input, &mut blocks) {
+                Ok(Some(message)) => messages.push(message),
+                Ok(None) => break,
+                Err(violation) => return (messages, Some(violation)),
+            }
+        }
+        assert!(
+            input.is_empty(),
+            "next() gave None before the end of its input"
+        );
+    }
+    (messages, None)
+}
+
+/// Whole, cut in two at every place, and byte by byte: always the same.
+fn receive_split_everywhere(bytes: &[u8], limit: usize) -> (Vec<Message>, Option<Violation>) {
+    let fresh = || Protocol::new(Role::Server, limit);
+    let expected = receive(&mut fresh(), [bytes]);
+    for cut in 0..=bytes.len() {
+        let (head, tail) = bytes.split_at(cut);
+        assert_eq!(
+            receive(&mut fresh(), [head, tail]),
+            expected,
+            "cut at {cut}"
+        );
+    }
+    let mut slow = fresh();
+    assert_eq!(
+        receive(&mut slow, bytes.chunks(1)),
+        expected,
+        "byte by byte"
+    );
+    expected
+}
+
+fn violation(frames: &[(u8, &[u8])]) -> (CloseCode, &'static str) {
+    let violation = receive_split_everywhere(&script(frames), 1000).1.unwrap();
+    (violation.code, violation.why)
+}
+
+#[test]
+fn messages_fragments_and_control_frames_between() {
+    let (messages, violation) = receive_split_everywhere(
+        &script(&[
+            (0x81, "grüße".as_bytes()),
+            (0x82, b""),
+            (0x01, &"€".as_bytes()[..1]),
+            (0x89, b"are you there"),
+            (0x00, &"€".as_bytes()[1..2]),
+            (0x8A, b""),
+            (0x00, b""),
+            (0x80, &"€".as_bytes()[2..]),
+            (0x02, b""),
+            (0x80, b""),
+            (0x82, &[7; 300]),
+        ]),
+        1000,
+    );
+    assert_eq!(violation, None);
+    assert_eq!(
+        messages,
+        [
+            Message::text("grüße"),
+            Message::binary(&b""[..]),
+            Message::Ping(Bytes::from_static(b"are you there")),
+            Message::Pong(Bytes::new()),
+            Message::text("€"),
+            Message::binary(&b""[..]),
+            Message::binary(vec![7; 300]),
+        ]
+    );
+}
+
+#[test]
+fn nothing_is_kept_between_messages() {
+    let mut protocol = Protocol::new(Role::Server, 1000);
+    let bytes = script(&[(0x01, b"ab"), (0x89, b"x"), (0x80, b"c"), (0x89, b"y")]);
+    receive(&mut protocol, bytes.chunks(1));
+    assert!(protocol.partial.is_none());
+}
+
+#[test]
+fn fragmentation_rules() {
+    let protocol = CloseCode::Protocol;
+    assert_eq!(
+        violation(&[(0x80, b"x")]),
+        (protocol, "continuation of nothing")
+    );
+    assert_eq!(
+        violation(&[(0x01, b"x"), (0x81, b"y")]),
+        (protocol, "new message before the end of the last")
+    );
+    assert_eq!(
+        violation(&[(0x81, b"x"), (0x00, b"y")]),
+        (protocol, "continuation of nothing")
+    );
+}
+
+#[test]
+fn text_fails_at_the_first_impossible_byte() {
+    // A lone surrogate: the second byte decides it, the frame claims 900 more.
+    let mut bytes = frame(0x81, &[&b"ok \xED\xA0"[..], &[b'x'; 900]].concat());
+    bytes.truncate(6 + 2 + 5);
+    let (messages, violation) = receive_split_everywhere(&bytes, 1000);
+    assert_eq!(
+        (messages.len(), violation),
+        (0, Some(Violation::INVALID_UTF8))
+    );
+    // Cut within a character at the end of the message.
+    assert_eq!(
+        violation_code(&[(0x01, b"\xC3"), (0x80, b"")]),
+        CloseCode::Invalid
+    );
+}
+
+fn violation_code(frames: &[(u8, &[u8])]) -> CloseCode {
+    violation(frames).0
+}
+
+#[test]
+fn limits_hold_for_frames_and_for_their_sum() {
+    assert_eq!(violation_code(&[(0x82, &[0; 1001])]), CloseCode::Size);
+    assert_eq!(
+        violation_code(&[(0x02, &[0; 600]), (0x80, &[0; 401])]),
+        CloseCode::Size
+    );
+    let (messages, violation) =
+        receive_split_everywhere(&script(&[(0x02, &[0; 600]), (0x80, &[0; 400])]), 1000);
+    assert_eq!((messages.len(), violation), (1, None));
+    // Nine bytes that claim 2^62: refused at once.
+    let claim = [0x82, 0xFF, 0x40, 0, 0, 0, 0, 0, 0, 0];
+    let mut protocol = Protocol::new(Role::Server, usize::MAX >> 1);
+    let (_, none) = receive(&mut protocol, [&claim[..]]);
+    assert_eq!(none, None, "the limit allows it, the key is still missing");
+}
+
+#[test]
+fn a_claim_allocates_nothing() {
+    let mut protocol = Protocol::new(Role::Server, 1 << 30);
+    let mut bytes = vec![0x82, 0xFF, 0, 0, 0, 0, 0x3F, 0, 0, 0, 1, 2, 3, 4];
+    bytes.extend_from_slice(&[0; 100]);
+    receive(&mut protocol, [&bytes[..]]);
+    let message = protocol.partial.unwrap().message.unwrap();
+    assert!(
+        message.bytes.capacity() <= 200,
+        "{}",
+        message.bytes.capacity()
+    );
+}
+
+#[test]
+fn close_ends_it() {
+    let bytes = script(&[
+        (0x01, b"half"),
+        (0x88, b"\x03\xE9off"),
+        (0x80, b"ignored"),
+        (0xFF, b""),
+    ]);
+    let (messages, violation) = receive_split_everywhere(&bytes, 1000);
+    let frame = CloseFrame {
+        code: CloseCode::Away,
+        reason: "off".into(),
+    };
+    assert_eq!(
+        (messages, violation),
+        (vec![Message::Close(Some(frame))], None)
+    );
+    assert_eq!(violation_code(&[(0x88, b"\x03")]), CloseCode::Protocol);
+    assert_eq!(violation_code(&[(0x88, b"\x03\xED")]), CloseCode::Protocol);
+    assert_eq!(
+        violation_code(&[(0x88, b"\x03\xE8\xFF")]),
+        CloseCode::Invalid
+    );
+}
+
+#[test]
+fn the_client_role_reads_unmasked_frames() {
+    let mut protocol = Protocol::new(Role::Client, 1000);
+    let (messages, violation) = receive(&mut protocol, [&b"\x81\x02hi"[..]]);
+    assert_eq!((messages, violation), (vec![Message::text("hi")], None));
+}
+
+/// A message and the sizes of the fragments that it is sent in.
+fn any_message() -> impl Strategy<Value = (Message, Vec<usize>)> {
+    let message = prop_oneof![
+        ".{0,40}".prop_map(Message::text),
+        prop::collection::vec(any::<u8>(), 0..400).prop_map(Message::binary),
+        prop::collection::vec(any::<u8>(), 0..125).prop_map(|p| Message::Ping(p.into())),
+        prop::collection::vec(any::<u8>(), 0..125).prop_map(|p| Message::Pong(p.into())),
+    ];
+    (message, prop::collection::vec(0usize..50, 0..5))
+}
+
+fn write(message: &Message, fragments: &[usize], out: &mut Vec<u8>) {
+    let payload = message.clone().into_data();
+    let opcode = match message {
+        Message::Text(_) => 1,
+        Message::Binary(_) => 2,
+        Message::Ping(_) => return out.extend(frame(0x89, &payload)),
+        _ => return out.extend(frame(0x8A, &payload)),
+    };
+    let mut rest = &payload[..];
+    let mut first = opcode;
+    for &size in fragments {
+        let (piece, left) = rest.split_at(size.min(rest.len()));
+        out.extend(frame(first, piece));
+        (first, rest) = (0, left);
+    }
+    out.extend(frame(0x80 | first, rest));
+}
+
+proptest! {
+    /// Any messages, in any fragments, in any chunks: the same messages, in order.
+    #[test]
+    fn round_trip(messages in prop::collection::vec(any_message(), 0..12),
+                  chunks in prop::collection::vec(1usize..200, 1..20)) {
+        let mut bytes = Vec::new();
+        for (message, fragments) in &messages {
+            write(message, fragments, &mut bytes);
+        }
+        let mut pieces = Vec::new();
+        let mut rest = &bytes[..];
+        for &size in chunks.iter().cycle() {
+            if rest.is_empty() { break; }
+            let (piece, left) = rest.split_at(size.min(rest.len()));
+            pieces.push(piece);
+            rest = left;
+        }
+        let expected: Vec<Message> = messages.into_iter().map(|(message, _)| message).collect();
+        let mut protocol = Protocol::new(Role::Server, 1000);
+        let (got, violation) = receive(&mut protocol, pieces);
+        prop_assert_eq!(violation, None);
+        prop_assert_eq!(got, expected);
+        prop_assert!(protocol.partial.is_none());
+    }
+
+    /// Any bytes at all: no panic, and the same verdict however they are cut.
+    #[test]
+    fn garbage(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {
+        let whole = receive(&mut Protocol::new(Role::Server, 1000), [&bytes[..]]);
+        let (head, tail) = bytes.split_at(cut.min(bytes.len()));
+        prop_assert_eq!(receive(&mut Protocol::new(Role::Server, 1000), [head, tail]), whole);
+    }
+}

@@ -1,0 +1,175 @@
+//! New connections: taken off the listeners within a budget, held against the limits, dealt out to
+//! the loops in turn.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::StatusCode;
+
+use crate::addr::RemoteAddr;
+use crate::link::{Command, LoopHandle, Shared};
+use crate::net::{Listener, Stream};
+
+/// Connections accepted per listener and turn: a rush of newcomers delays those who are there by
+/// little.
+const ACCEPTS: usize = 64;
+
+/// How long accepting rests when the process or the system is out of descriptors.
+const REST_MS: u64 = 100;
+
+/// Connections over the limit that are told so. The next ones are dropped without a word, as each
+/// answer needs a descriptor for as long as it takes.
+const REFUSALS: usize = 256;
+
+/// The listeners of a server; the first loop has them.
+#[derive(Debug, Default)]
+pub(crate) struct Acceptor {
+    listeners: Vec<Listening>,
+    loops: Vec<Arc<LoopHandle>>,
+    /// The loop whose turn it is.
+    next: usize,
+    /// No accepting before this time.
+    rest_until: Option<u64>,
+    /// The last attempt failed, and that has been logged.
+    starved: bool,
+}
+
+#[derive(Debug)]
+struct Listening {
+    listener: Listener,
+    /// Connections may be waiting.
+    ready: bool,
+}
+
+/// Where an accepted connection goes.
+pub(crate) enum Placed {
+    /// To this very loop.
+    Here(Stream, RemoteAddr),
+    Elsewhere,
+}
+
+impl Acceptor {
+    pub(crate) fn new(listeners: Vec<Listener>, loops: Vec<Arc<LoopHandle>>) -> Self {
+        let listening = |listener| Listening {
+            listener,
+            ready: true,
+        };
+        Self {
+            listeners: listeners.into_iter().map(listening).collect(),
+            loops,
+            next: 0,
+            rest_until: None,
+            starved: false,
+        }
+    }
+
+    /// Registers the listeners under the tokens `first`, `first + 1`, …
+    pub(crate) fn register(&mut self, registry: &mio::Registry, first: usize) -> io::Result<()> {
+        for (n, listening) in self.listeners.iter_mut().enumerate() {
+            let token = mio::Token(first + n);
+            listening.listener.register(registry, token)?;
+        }
+        Ok(())
+    }
+
+    /// A listener has news.
+    pub(crate) fn ready(&mut self, n: usize) {
+        if let Some(listening) = self.listeners.get_mut(n) {
+            listening.ready = true;
+        }
+    }
+
+    /// When to call [`accept`](Self::accept) again without news: now, later or not at all.
+    pub(crate) fn deadline(&self, now: u64) -> Option<u64> {
+        let ready = self.listeners.iter().any(|listening| listening.ready);
+        ready.then(|| self.rest_until.unwrap_or(now))
+    }
+
+    /// Accepts what the budget allows, and calls `place` for each that belongs to this loop.
+    pub(crate) fn accept(&mut self, now: u64, mut place: impl FnMut(Stream, RemoteAddr)) {
+        if self.rest_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.rest_until = None;
+        for n in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS {
+                if !self.listeners[n].ready || self.rest_until.is_some() {
+                    break;
+                }
+                match self.listeners[n].listener.accept() {
+                    Ok((stream, remote)) => {
+                        self.starved = false;
+                        if let Placed::Here(stream, remote) = self.deal(stream, remote) {
+                            place(stream, remote);
+                        }
+                    }
+                    Err(error) => self.failed(n, &error, now),
+                }
+            }
+        }
+    }
+
+    fn deal(&mut self, stream: Stream, remote: RemoteAddr) -> Placed {
+        let turn = self.next;
+        self.next = (turn + 1) % self.loops.len();
+        // The listeners are the first loop's.
+        if turn == 0 {
+            return Placed::Here(stream, remote);
+        }
+        self.loops[turn].command(Command::Adopt(stream, remote));
+        Placed::Elsewhere
+    }
+
+    fn failed(&mut self, n: usize, error: &io::Error, now: u64) {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => self.listeners[n].ready = false,
+            // The peer gave up while it waited: the next one may be fine.
+            io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
+            _ => {
+                // EMFILE, ENFILE, ENOBUFS, ENOMEM: nothing an immediate retry would mend, and the
+                // listener stays ready. The connection waits in the backlog.
+                if !std::mem::replace(&mut self.starved, true) {
+                    log::warn!("cannot accept connections for now: {error}");
+                }
+                self.rest_until = Some(now + REST_MS);
+            }
+        }
+    }
+
+    /// Stops listening.
+    pub(crate) fn close(&mut self, registry: &mio::Registry) {
+        for mut listening in self.listeners.drain(..) {
+            let _ = listening.listener.deregister(registry);
+        }
+    }
+}
+
+/// Counts a connection in. `Err`: it is over a limit, and gets this answer, or none.
+pub(crate) fn admit(shared: &Shared, remote: RemoteAddr) -> Result<(), Option<StatusCode>> {
+    let config = &shared.config;
+    let before = shared.connections.fetch_add(1, Ordering::Relaxed);
+    let status = if before >= config.max_connections {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else if !shared.admit_ip(remote.ip()) {
+        StatusCode::TOO_MANY_REQUESTS
+    } else {
+        return Ok(());
+    };
+    shared.connections.fetch_sub(1, Ordering::Relaxed);
+    if shared.refusals.fetch_add(1, Ordering::Relaxed) < REFUSALS {
+        return Err(Some(status));
+    }
+    shared.refusals.fetch_sub(1, Ordering::Relaxed);
+    Err(None)
+}
+
+/// Counts a connection out; `refused` if it was over a limit.
+pub(crate) fn discharge(shared: &Shared, remote: RemoteAddr, refused: bool) {
+    if refused {
+        shared.refusals.fetch_sub(1, Ordering::Relaxed);
+    } else {
+        shared.connections.fetch_sub(1, Ordering::Relaxed);
+        shared.discharge_ip(remote.ip());
+    }
+}

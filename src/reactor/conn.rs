@@ -1,0 +1,543 @@
+//! One socket with all that belongs to it, owned by one loop by `&mut`.
+//!
+//! ```text
+//!            head complete            handler accepts
+//!   Opening ───────────────▶ Deciding ───────────────▶ Open ──▶ (closing: see `ending`)
+//!      │  bad request, limit     │ handler answers               │
+//!      └────────────┬────────────┘ with a response               │
+//!                   ▼                                            ▼
+//!               Lingering ◀──────────────────────────────────────┘
+//!          (all is written; wait for the peer to hang up)
+//! ```
+//!
+//! The loop calls four entry points: [`ready`](Conn::ready) for a socket event,
+//! [`advance`](Conn::advance) to go on with what was cut short, [`flush`](Conn::flush) to write, and
+//! [`on_deadline`](Conn::on_deadline) for the one deadline that a connection has at any time. After
+//! each, it looks at `gone`, `again` and `rearm`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `conn` | reading, writing |
+//! | `opening` | the request, up to the handler's verdict |
+//! | `ending` | the closing handshake and all other ends |
+//! | `liveness` | deadlines: which is next, and what it does |
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::ending::Ending;
+use super::liveness::Bucket;
+use super::opening::Opening;
+use super::outbound::Outbound;
+use super::upstream::Upstream;
+use crate::config::Config;
+use crate::link::{Event, Link, Load};
+use crate::message::{Bytes, CloseCause, Message};
+use crate::net::Stream;
+use crate::proto::{Blocks, Opcode, Protocol, Role};
+
+/// Messages that a connection may bring per turn when handlers run inline: enough that the turn's
+/// fixed costs vanish, few enough that ten flooding peers delay others by milliseconds only.
+const INLINE_MESSAGES: usize = 256;
+
+/// Times that the queue of one connection is refilled per flush.
+const REFILLS: usize = 8;
+
+/// What a connection uses of its loop while it is being served.
+pub(crate) struct Context<'a, U> {
+    pub(crate) upstream: &'a U,
+    pub(crate) config: &'a Config,
+    /// When the loop began.
+    pub(crate) start: Instant,
+    /// Milliseconds since then, as of the beginning of the turn.
+    pub(crate) now: u64,
+    /// The read buffer of the loop.
+    pub(crate) buf: &'a mut [u8],
+    pub(crate) blocks: &'a mut Blocks,
+    /// Empty between uses.
+    pub(crate) batch: &'a mut VecDeque<Event>,
+    /// Empty between uses; keeps its memory.
+    pub(crate) out: &'a mut Outbound,
+    /// Links that the turn made runnable.
+    pub(crate) runnable: &'a mut Vec<Arc<Link>>,
+    /// No new connections and requests: the server is being shut down.
+    pub(crate) stopping: bool,
+}
+
+impl<U> Context<'_, U> {
+    /// The clock at its finest, for round trips.
+    pub(super) fn clock_us(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+}
+
+/// Where a connection stands. What each state needs lives in it.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// The request is arriving.
+    Opening(Box<Opening>),
+    /// The handler has the request.
+    Deciding,
+    /// A WebSocket.
+    Open,
+    /// All is said; what still comes is thrown away, until the peer hangs up.
+    Lingering,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(super) stream: Stream,
+    pub(crate) link: Arc<Link>,
+    pub(super) phase: Phase,
+    protocol: Protocol,
+    /// Milliseconds of the loop's clock: when bytes were last received (or, while we don't read for
+    /// congestion, taken).
+    pub(super) last_seen: u64,
+    /// When the phase began; in `Open`, when the unanswered ping was sent.
+    pub(super) since: u64,
+    /// What was read and must wait.
+    rest: Option<Box<Rest>>,
+    /// What was taken out of the outbox and the kernel did not take.
+    pub(super) writing: Option<Box<Outbound>>,
+    /// The closing, once it has begun.
+    pub(super) ending: Option<Box<Ending>>,
+    pub(super) bucket: Option<Box<Bucket>>,
+    /// The kernel may have more for us: set by events, cleared by a read that came up short.
+    readable: bool,
+    /// Reading waits for the handler to catch up.
+    paused: bool,
+    /// The end of the stream has been read.
+    pub(super) eof: bool,
+    /// A ping is out, since `since`.
+    pub(super) pinged: bool,
+    /// The handler was given the opening, so it is told the end too.
+    pub(super) opened: bool,
+    /// The handler was told the end.
+    pub(super) told: bool,
+    /// The kernel's buffer is full; an event tells when it no longer is.
+    blocked: bool,
+    /// Over a limit when it was accepted: it is here only to be told so.
+    refused: bool,
+    /// There is work left that no event will announce.
+    pub(crate) again: bool,
+    /// On the loop's list of such.
+    pub(crate) listed: bool,
+    /// The deadline may have come nearer.
+    pub(crate) rearm: bool,
+    /// Something was queued by the loop itself.
+    pub(super) dirty: bool,
+    /// Listed for the flush at the end of the turn.
+    pub(crate) touched: bool,
+    /// Finished; the loop removes it.
+    pub(crate) gone: bool,
+}
+
+/// Bytes that were read and not yet looked at: `at < bytes.len()`.
+#[derive(Debug)]
+struct Rest {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Conn {
+    pub(crate) fn new(
+        stream: Stream,
+        link: Arc<Link>,
+        opening: Opening,
+        max_message: usize,
+        now: u64,
+    ) -> Self {
+        let refused = opening.is_refused();
+        Self {
+            stream,
+            link,
+            phase: Phase::Opening(Box::new(opening)),
+            protocol: Protocol::new(Role::Server, max_message),
+            last_seen: now,
+            since: now,
+            rest: None,
+            writing: None,
+            ending: None,
+            bucket: None,
+            readable: false,
+            paused: false,
+            eof: false,
+            pinged: false,
+            opened: false,
+            told: false,
+            blocked: false,
+            refused,
+            again: false,
+            listed: false,
+            rearm: true,
+            dirty: false,
+            touched: false,
+            gone: false,
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Reading waits for the handler, not for the peer.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused && !self.link.is_congested()
+    }
+
+    pub(crate) fn register(
+        &mut self,
+        registry: &mio::Registry,
+        token: mio::Token,
+    ) -> io::Result<()> {
+        self.stream.register(registry, token)
+    }
+
+    pub(crate) fn deregister(&mut self, registry: &mio::Registry) {
+        // Closing the socket deregisters it anyway; this only keeps late events away.
+        let _ = self.stream.deregister(registry);
+    }
+
+    // ---- reading ----
+
+    /// The socket has news.
+    pub(crate) fn ready<U: Upstream>(
+        &mut self,
+        readable: bool,
+        writable: bool,
+        cx: &mut Context<'_, U>,
+    ) {
+        self.readable |= readable;
+        if writable && std::mem::take(&mut self.blocked) {
+            self.flush(cx);
+        }
+        if readable {
+            self.advance(cx);
+        }
+    }
+
+    /// The handler has caught up.
+    pub(crate) fn resume(&mut self) {
+        self.paused = false;
+        self.again = true;
+    }
+
+    /// Goes on with what has been read, or reads, within the budget of a turn.
+    pub(crate) fn advance<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        self.again = false;
+        self.flush_if_dirty(cx);
+        if self.gone || self.waits(cx) {
+            return;
+        }
+        if let Some(rest) = self.rest.take() {
+            let Rest { mut bytes, at } = *rest;
+            self.input(&mut bytes[at..], cx);
+        } else if self.readable && !self.eof {
+            self.read(cx);
+        }
+        self.flush_if_dirty(cx);
+        let more = self.rest.is_some() || (self.readable && !self.eof);
+        self.again |= more && !self.gone && !self.waits(cx);
+    }
+
+    /// Whether reading is suspended. Whoever ends the suspension sets `again`.
+    fn waits<U: Upstream>(&self, cx: &Context<'_, U>) -> bool {
+        match self.phase {
+            Phase::Deciding => true,
+            Phase::Open => {
+                self.paused
+                    || self.bucket.as_ref().is_some_and(|b| b.is_empty(cx.now))
+                    || (cx.upstream.is_inline() && self.link.is_congested())
+            }
+            Phase::Opening(_) | Phase::Lingering => false,
+        }
+    }
+
+    fn read<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        let buf = std::mem::take(&mut cx.buf);
+        match self.stream.read(buf) {
+            Ok(0) => {
+                self.eof = true;
+                self.on_eof(cx);
+            }
+            Ok(n) => {
+                // epoll(7): for a stream, a read that comes up short has emptied the socket, and
+                // whatever arrives later is a new edge.
+                self.readable = n == buf.len();
+                self.last_seen = cx.now;
+                self.input(&mut buf[..n], cx);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => self.fail_transport(&error, cx),
+        }
+        cx.buf = buf;
+    }
+
+    /// Looks at bytes in the order they came; keeps those whose time has not come.
+    pub(super) fn input<U: Upstream>(&mut self, bytes: &mut [u8], cx: &mut Context<'_, U>) {
+        match self.phase {
+            Phase::Opening(_) => self.request_input(bytes, cx),
+            Phase::Deciding => self.keep(bytes),
+            Phase::Open => self.frames(bytes, cx),
+            Phase::Lingering => {}
+        }
+    }
+
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            let bytes = bytes.to_vec();
+            self.rest = Some(Box::new(Rest { bytes, at: 0 }));
+        }
+    }
+
+    /// Frames to events, as many as the handler has room for.
+    fn frames<U: Upstream>(&mut self, bytes: &mut [u8], cx: &mut Context<'_, U>) {
+        if self.ending.as_ref().is_some_and(|e| e.has_failed()) {
+            return;
+        }
+        let inline = cx.upstream.is_inline();
+        let limit = inbound_limit(cx.config);
+        let mut room = self.room(inline, limit);
+        let mut load = Load {
+            messages: 0,
+            bytes: 0,
+        };
+        let mut input = bytes;
+        while !self.gone {
+            if load.reaches(room) {
+                self.hand_over(load, cx);
+                load = Load {
+                    messages: 0,
+                    bytes: 0,
+                };
+                room = self.room(inline, limit);
+                let full = room.messages == 0 || room.bytes == 0;
+                if inline {
+                    self.keep(input);
+                    return;
+                }
+                if full && self.link.inflow.pause(limit) {
+                    self.paused = true;
+                    self.keep(input);
+                    return;
+                }
+                continue;
+            }
+            if self.bucket.as_ref().is_some_and(|b| b.is_empty(cx.now)) && !input.is_empty() {
+                self.hand_over(load, cx);
+                return self.over_rate(input, cx);
+            }
+            match self.protocol.next(&mut input, cx.blocks) {
+                Ok(None) => break,
+                Ok(Some(Message::Ping(payload))) => self.pong(payload),
+                Ok(Some(Message::Pong(payload))) => self.on_pong(&payload, cx),
+                Ok(Some(Message::Close(frame))) => {
+                    self.hand_over(load, cx);
+                    return self.on_close(frame, cx);
+                }
+                Ok(Some(message)) => {
+                    if let Some(bucket) = &mut self.bucket {
+                        bucket.take_one(cx.now);
+                    }
+                    // What comes after we have closed is of no interest to anybody.
+                    if self.ending.is_none() {
+                        load.messages += 1;
+                        load.bytes += message.len();
+                        cx.batch.push_back(Event::Message(message));
+                    }
+                }
+                Err(violation) => {
+                    self.hand_over(load, cx);
+                    return self.fail(violation, cx);
+                }
+            }
+        }
+        self.hand_over(load, cx);
+    }
+
+    /// How much more may be handed to the handler now.
+    fn room(&self, inline: bool, limit: Load) -> Load {
+        if inline {
+            return Load {
+                messages: INLINE_MESSAGES,
+                bytes: limit.bytes,
+            };
+        }
+        let taken = self.link.inflow.outstanding();
+        Load {
+            messages: limit.messages.saturating_sub(taken.messages),
+            bytes: limit.bytes.saturating_sub(taken.bytes),
+        }
+    }
+
+    /// Gives the batch to the handler.
+    fn hand_over<U: Upstream>(&mut self, load: Load, cx: &mut Context<'_, U>) {
+        if cx.batch.is_empty() {
+            return;
+        }
+        self.link.inflow.add(load);
+        self.deliver(cx);
+    }
+
+    pub(super) fn deliver<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        if cx.upstream.deliver(&self.link, cx.batch) {
+            cx.runnable.push(self.link.clone());
+        }
+        // Inline, the replies are there already.
+        self.dirty |= cx.upstream.is_inline();
+    }
+
+    fn pong(&mut self, payload: Bytes) {
+        match &mut self.writing {
+            Some(writing) => writing.pong = Some(payload),
+            None => {
+                self.link.outbox().control(Opcode::Pong, &payload);
+                self.dirty = true;
+            }
+        }
+    }
+
+    // ---- writing ----
+
+    pub(crate) fn flush_if_dirty<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        if self.dirty {
+            self.flush(cx);
+        }
+    }
+
+    /// Writes what is queued until nothing is left or the kernel takes no more.
+    pub(crate) fn flush<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        self.dirty = false;
+        if self.gone || matches!(self.phase, Phase::Deciding) {
+            return;
+        }
+        if self.blocked {
+            return self.after_flush(cx);
+        }
+        let mut out = match self.writing.take() {
+            Some(writing) => *writing,
+            None => std::mem::take(cx.out),
+        };
+        match self.write_all(&mut out, cx) {
+            Ok(true) => *cx.out = out,
+            Ok(false) => self.writing = Some(Box::new(out)),
+            Err(error) => return self.fail_transport(&error, cx),
+        }
+        self.after_flush(cx);
+    }
+
+    /// `true` when all is written, `false` when the kernel is full.
+    fn write_all<U: Upstream>(
+        &mut self,
+        out: &mut Outbound,
+        cx: &mut Context<'_, U>,
+    ) -> io::Result<bool> {
+        let mut written = 0;
+        let mut refills = 0;
+        let mut drained = false;
+        let done = loop {
+            if out.is_empty() {
+                let pong = out.pong.take();
+                let mut outbox = self.link.outbox();
+                drained |= outbox.written(std::mem::take(&mut written));
+                if let Some(payload) = pong {
+                    outbox.control(Opcode::Pong, &payload);
+                }
+                if !out.refill(&mut outbox) {
+                    break true;
+                }
+                refills += 1;
+                if refills > REFILLS {
+                    (self.again, self.dirty) = (true, true);
+                    break false;
+                }
+            }
+            match out.write(&mut self.stream) {
+                Ok(n) => written += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if written > 0 {
+                        self.progress(cx);
+                    }
+                    let mut outbox = self.link.outbox();
+                    outbox.written(written);
+                    outbox.stall();
+                    self.blocked = true;
+                    self.rearm = true;
+                    break false;
+                }
+                Err(error) => {
+                    self.link.outbox().written(written);
+                    return Err(error);
+                }
+            }
+        };
+        if drained {
+            self.on_drained(cx);
+        }
+        Ok(done)
+    }
+
+    /// The queue was stalled and is empty again.
+    fn on_drained<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        self.progress(cx);
+        if self.opened && !self.told {
+            cx.batch.push_back(Event::Writable);
+            self.deliver(cx);
+        }
+    }
+
+    /// While a peer is congested it is not read from, so what it takes is its sign of life.
+    fn progress<U: Upstream>(&mut self, cx: &Context<'_, U>) {
+        if self.link.is_congested() {
+            self.last_seen = cx.now;
+        }
+    }
+
+    fn after_flush<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        if self.link.is_congested() {
+            let queued = self.link.outbox().queued();
+            if queued <= cx.config.outbound_bytes / 4 {
+                if self.link.decongest() {
+                    cx.runnable.push(self.link.clone());
+                }
+                self.again = true;
+            }
+        }
+        self.after_flush_ending(cx);
+    }
+
+    /// Puts bytes in front of all that the outbox holds.
+    pub(super) fn write_first(&mut self, bytes: Vec<u8>) {
+        self.link.outbox().count(bytes.len());
+        let mut out = Outbound::default();
+        out.begin(bytes);
+        self.writing = Some(Box::new(out));
+        self.dirty = true;
+    }
+
+    /// Ends the connection at once because the transport failed.
+    pub(super) fn fail_transport<U: Upstream>(
+        &mut self,
+        error: &io::Error,
+        cx: &mut Context<'_, U>,
+    ) {
+        log::debug!("{}: {error}", self.link.id);
+        self.end_now(CloseCause::Transport, cx);
+    }
+}
+
+fn inbound_limit(config: &Config) -> Load {
+    Load {
+        messages: config.inbound_messages,
+        bytes: config.inbound_bytes,
+    }
+}

@@ -1,0 +1,273 @@
+//! How a connection ends (RFC 6455 §7).
+//!
+//! Closing is a set of facts, and the verdict is derived from them:
+//!
+//! - *we sent* a close frame: the outbox is sealed, and `goodbye` tells why;
+//! - *they sent* one: `Ending::received`;
+//! - *failed*: the peer broke a rule, so nothing it sends counts any more (§7.1.7);
+//! - *eof*: nothing more can come.
+//!
+//! | facts | verdict |
+//! |---|---|
+//! | we sent, they sent, all written | clean: half-close, linger |
+//! | failed, all written | half-close, linger |
+//! | eof and nothing sent | the handler finishes what it has, then all is written, then gone |
+//! | eof otherwise, all written | gone |
+//! | the close deadline | gone |
+//!
+//! To linger is to wait for the peer to hang up while throwing away what it still sends: closing a
+//! socket with unread data resets the connection, and the peer might never see our last words.
+//!
+//! The answer to a close frame waits until the handler has dealt with the messages before it, so
+//! that their replies still go out.
+
+use std::io;
+
+use super::conn::{Conn, Context, Phase};
+use super::upstream::Upstream;
+use crate::link::{Event, Load};
+use crate::message::{CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Utf8Bytes};
+use crate::proto::Violation;
+
+/// A connection that is being closed.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    /// The peer's close frame; the inner `None` is one without a code.
+    received: Option<Option<CloseFrame>>,
+    /// The peer's frame came before ours.
+    peer_first: bool,
+    failed: Option<Violation>,
+    /// The handler is through with everything after the end of the stream.
+    finished: bool,
+}
+
+impl Ending {
+    /// The peer broke a rule: nothing it sends counts any more.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+}
+
+impl Conn {
+    /// Notes that closing has begun, and starts its deadline.
+    fn begin_ending<U: Upstream>(&mut self, cx: &Context<'_, U>) -> &mut Ending {
+        if self.ending.is_none() {
+            self.since = cx.now;
+            self.rearm = true;
+        }
+        self.ending.get_or_insert_default()
+    }
+
+    /// The peer's close frame.
+    pub(super) fn on_close<U: Upstream>(
+        &mut self,
+        frame: Option<CloseFrame>,
+        cx: &mut Context<'_, U>,
+    ) {
+        let peer_first = !self.link.outbox().is_sealed();
+        // §5.5.1: "the endpoint typically echos the status code it received".
+        let code = frame.as_ref().map_or(CloseCode::Status, |frame| frame.code);
+        let ending = self.begin_ending(cx);
+        ending.received = Some(frame);
+        ending.peer_first = peer_first;
+        if peer_first {
+            self.go_away(code, "", CloseCause::Handshake, cx);
+        } else {
+            self.dirty = true;
+        }
+    }
+
+    /// Closes, once the handler has dealt with what it was given.
+    pub(crate) fn go_away<U: Upstream>(
+        &mut self,
+        code: CloseCode,
+        text: &'static str,
+        cause: CloseCause,
+        cx: &mut Context<'_, U>,
+    ) {
+        let nothing = Load {
+            messages: 0,
+            bytes: 0,
+        };
+        if cx.upstream.is_inline() || self.link.inflow.outstanding() == nothing {
+            self.link.close(code, text, cause);
+            self.dirty = true;
+        } else {
+            cx.batch.push_back(Event::GoAway { code, text, cause });
+            self.deliver(cx);
+        }
+    }
+
+    /// §7.1.7, fail the WebSocket connection: tell why, and listen no more. The messages before the
+    /// violation are still answered.
+    pub(super) fn fail<U: Upstream>(&mut self, violation: Violation, cx: &mut Context<'_, U>) {
+        log::debug!("{}: {}", self.link.id, violation.why);
+        self.begin_ending(cx).failed = Some(violation);
+        self.go_away(violation.code, violation.why, cause_of(violation), cx);
+    }
+
+    /// A limit of ours is reached.
+    pub(super) fn close_for<U: Upstream>(
+        &mut self,
+        code: CloseCode,
+        text: &'static str,
+        cause: CloseCause,
+        cx: &mut Context<'_, U>,
+    ) {
+        self.begin_ending(cx);
+        self.go_away(code, text, cause, cx);
+    }
+
+    /// The peer has closed its half of the connection.
+    pub(super) fn on_eof<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        match self.phase {
+            Phase::Opening(_) | Phase::Lingering => self.gone = true,
+            // The handler is asked already; its answer may still be read.
+            Phase::Deciding => {}
+            Phase::Open if self.ending.is_some() || self.link.outbox().is_sealed() => {
+                self.dirty = true;
+            }
+            Phase::Open => {
+                self.begin_ending(cx);
+                // Behind the messages that came before; then `finished`.
+                self.tell(CloseCause::Eof, cx);
+            }
+        }
+    }
+
+    /// The handler has seen the end, and everything before it.
+    pub(crate) fn finished<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        if let Some(ending) = &mut self.ending {
+            ending.finished = true;
+        }
+        self.flush(cx);
+    }
+
+    /// The verdict, each time something has been written.
+    pub(super) fn after_flush_ending<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        let sealed = match self.phase {
+            // The common case, an open connection, costs nothing more than this look.
+            Phase::Open => self.link.outbox().is_sealed(),
+            Phase::Lingering if self.writing.is_none() => return self.half_close(),
+            _ => return,
+        };
+        if sealed && self.ending.is_none() {
+            self.begin_ending(cx);
+        }
+        let Some(ending) = &self.ending else { return };
+        if self.writing.is_some() {
+            return;
+        }
+        if self.eof {
+            if ending.finished || sealed {
+                self.end_now(CloseCause::Eof, cx);
+            }
+        } else if sealed && (ending.received.is_some() || ending.failed.is_some()) {
+            let cause = ending.failed.map_or(CloseCause::Handshake, cause_of);
+            self.tell(cause, cx);
+            self.release(cx);
+            self.linger(cx);
+        }
+    }
+
+    /// All is said: from here on the peer hangs up, or the deadline does.
+    pub(super) fn linger<U: Upstream>(&mut self, cx: &Context<'_, U>) {
+        self.phase = Phase::Lingering;
+        self.since = cx.now;
+        self.rearm = true;
+        // What is already here is thrown away.
+        self.again = true;
+        if self.writing.is_none() {
+            self.half_close();
+        }
+        if self.eof {
+            self.gone = true;
+        }
+    }
+
+    fn half_close(&mut self) {
+        match self.stream.shutdown_write() {
+            Ok(()) => {}
+            // The peer was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => self.gone = true,
+            Err(_) => self.gone = true,
+        }
+    }
+
+    /// Ends the connection without another word.
+    pub(crate) fn end_now<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
+        self.tell(cause, cx);
+        self.link.outbox().abandon();
+        self.release(cx);
+        self.gone = true;
+    }
+
+    /// The server's deadline has come. Whoever can still be told is told.
+    pub(crate) fn cut_off<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        if self.is_open() && self.writing.is_none() {
+            self.link.close(CloseCode::Away, "", CloseCause::Shutdown);
+            self.flush(cx);
+        }
+        self.end_now(CloseCause::Shutdown, cx);
+    }
+
+    /// Tells the handler the end, once.
+    fn tell<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
+        if self.told || !self.opened {
+            return;
+        }
+        self.told = true;
+        let reason = self.reason(cause);
+        log::debug!("{}: closed, {reason}", self.link.id);
+        cx.batch.push_back(Event::Closed(Box::new(reason)));
+        self.deliver(cx);
+    }
+
+    /// Nothing more is sent, so messages that wait for a congested peer wait no longer.
+    fn release<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        if self.link.decongest() {
+            cx.runnable.push(self.link.clone());
+        }
+    }
+
+    fn reason(&self, cause: CloseCause) -> CloseReason {
+        let outbox = self.link.outbox();
+        let goodbye = outbox.goodbye();
+        let ending = self.ending.as_deref();
+        let received = ending.and_then(|ending| ending.received.as_ref());
+        let peer_first = ending.is_some_and(|e| e.peer_first || e.failed.is_some());
+        let (code, text) = match (received, goodbye) {
+            (Some(frame), _) if peer_first => match frame {
+                Some(frame) => (frame.code, frame.reason.clone()),
+                None => (CloseCode::Status, Utf8Bytes::default()),
+            },
+            (_, Some(goodbye)) => (goodbye.code, goodbye.text.clone()),
+            (_, None) => (CloseCode::Abnormal, Utf8Bytes::default()),
+        };
+        let local = goodbye.is_some() && !peer_first;
+        CloseReason {
+            code,
+            text,
+            initiator: if local || cause.is_local() {
+                Initiator::Local
+            } else {
+                Initiator::Peer
+            },
+            clean: received.is_some() && goodbye.is_some(),
+            // A limit or a panic says more than the handshake that it led to.
+            cause: match goodbye {
+                Some(goodbye) if local && goodbye.cause != CloseCause::Handshake => goodbye.cause,
+                _ => cause,
+            },
+            undelivered: outbox.undelivered(),
+        }
+    }
+}
+
+fn cause_of(violation: Violation) -> CloseCause {
+    match violation.code {
+        CloseCode::Invalid => CloseCause::InvalidUtf8,
+        CloseCode::Size => CloseCause::TooBig,
+        _ => CloseCause::Protocol(violation.why),
+    }
+}

@@ -1,0 +1,488 @@
+//! The turn of a loop, and only the turn.
+//!
+//! Each turn is the same list of steps (`EventLoop::turn`). Every step is bounded, and what it cuts
+//! short goes on the `again` list: readiness is edge-triggered, so nobody will remind us.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Token};
+
+use super::acceptor::{self, Acceptor};
+use super::conn::{Conn, Context};
+use super::opening::Opening;
+use super::outbound::Outbound;
+use super::slab::Slab;
+use super::timer::Wheel;
+use super::upstream::Upstream;
+use crate::addr::RemoteAddr;
+use crate::id::{Key, PeerId};
+use crate::link::{Command, Event, Inlet, Link, LoopHandle, Segment, Shared};
+use crate::message::{CloseCause, CloseCode};
+use crate::net::{Listener, Stream};
+use crate::proto::Blocks;
+
+/// The read buffer of a loop. A read that fills it is cut short for the turn, so it is also the
+/// bytes that one connection may bring per turn.
+const READ_BUFFER: usize = 64 << 10;
+
+/// Events taken from the kernel per turn.
+const EVENTS: usize = 1024;
+
+/// How long a loop sleeps at most after it gave work to the workers; see
+/// [`LoopHandle`](crate::link::LoopHandle).
+const NAP: Duration = Duration::from_millis(1);
+
+/// Runnable connections are passed on in groups of this size, so that with more than one core the
+/// workers begin while the loop still reads.
+const GROUP: usize = 32;
+
+/// Connections told to go away per turn when the server stops, so that a large server stays able to
+/// write what they say last.
+const FAREWELLS: usize = 256;
+
+const WAKER: Token = Token(usize::MAX);
+/// Connections have their slot for a token, listeners begin here.
+const LISTENERS: usize = PeerId::MAX_SLOTS as usize;
+
+/// A loop that can be started: what can fail has succeeded.
+pub(crate) struct Prepared {
+    poll: Poll,
+    inlet: Inlet,
+    handle: Arc<LoopHandle>,
+}
+
+impl Prepared {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = mio::Waker::new(poll.registry(), WAKER)?;
+        let (handle, inlet) = LoopHandle::new(index, shared, waker);
+        Ok(Self {
+            poll,
+            inlet,
+            handle,
+        })
+    }
+
+    pub(crate) fn handle(&self) -> &Arc<LoopHandle> {
+        &self.handle
+    }
+}
+
+/// Starts the thread of a loop. The listeners go to the first loop, which deals out to `loops`.
+pub(crate) fn spawn<U: Upstream>(
+    prepared: Prepared,
+    upstream: U,
+    listeners: Vec<Listener>,
+    loops: Vec<Arc<LoopHandle>>,
+) -> io::Result<JoinHandle<()>> {
+    let mut acceptor = Acceptor::new(listeners, loops);
+    acceptor.register(prepared.poll.registry(), LISTENERS)?;
+    let name = format!("framemill-loop-{}", prepared.handle.index);
+    thread::Builder::new()
+        .name(name)
+        .spawn(move || EventLoop::new(prepared, upstream, acceptor).run())
+}
+
+/// One loop: its sockets, its clock, its lists.
+pub(crate) struct EventLoop<U> {
+    poll: Poll,
+    events: Events,
+    inlet: Inlet,
+    handle: Arc<LoopHandle>,
+    upstream: U,
+    acceptor: Acceptor,
+    conns: Slab<Conn>,
+    wheel: Wheel,
+    /// The clock: milliseconds since `start`, read once per turn.
+    start: Instant,
+    now: u64,
+    /// Connections cut short, each once.
+    again: Vec<Key>,
+    /// Connections that were sent something this turn, each once.
+    touched: Vec<Key>,
+    /// Connections to be removed; may name one twice.
+    gone: Vec<Key>,
+    runnable: Vec<Arc<Link>>,
+    /// Work was given away a moment ago.
+    nap: bool,
+    stopping: Option<Stopping>,
+    tools: Tools,
+}
+
+/// What connections use while they are served.
+struct Tools {
+    buf: Box<[u8]>,
+    blocks: Blocks,
+    batch: VecDeque<Event>,
+    out: Outbound,
+}
+
+/// The server is being shut down.
+struct Stopping {
+    deadline: Instant,
+    /// Connections that have not been told.
+    untold: Vec<Key>,
+}
+
+impl<U: Upstream> EventLoop<U> {
+    fn new(prepared: Prepared, upstream: U, acceptor: Acceptor) -> Self {
+        let Prepared {
+            poll,
+            inlet,
+            handle,
+        } = prepared;
+        Self {
+            poll,
+            events: Events::with_capacity(EVENTS),
+            inlet,
+            handle,
+            upstream,
+            acceptor,
+            conns: Slab::default(),
+            wheel: Wheel::new(0),
+            start: Instant::now(),
+            now: 0,
+            again: Vec::new(),
+            touched: Vec::new(),
+            gone: Vec::new(),
+            runnable: Vec::new(),
+            nap: false,
+            stopping: None,
+            tools: Tools {
+                buf: vec![0; READ_BUFFER].into(),
+                blocks: Blocks::default(),
+                batch: VecDeque::new(),
+                out: Outbound::default(),
+            },
+        }
+    }
+
+    fn run(mut self) {
+        self.handle.run_here();
+        while self.turn() {}
+        log::debug!("loop {}: ended", self.handle.index);
+    }
+
+    /// `false` when the loop is done.
+    fn turn(&mut self) -> bool {
+        if let Err(error) = self.wait() {
+            log::error!("loop {}: {error}; stopping", self.handle.index);
+            self.end_all();
+            return false;
+        }
+        self.sockets();
+        self.accept();
+        self.commands();
+        self.timers();
+        self.go_on();
+        self.flush();
+        self.stop();
+        self.pass_on(0);
+        self.reap();
+        self.stopping.is_none() || !self.conns.is_empty()
+    }
+
+    // ---- the steps ----
+
+    /// Sleeps until there is something to do.
+    fn wait(&mut self) -> io::Result<()> {
+        let timeout = self.timeout();
+        let busy = timeout == Some(Duration::ZERO);
+        let napping = self.nap && timeout.is_none_or(|t| t > NAP);
+        let timeout = if busy || !self.handle.fall_asleep(self.nap) {
+            Some(Duration::ZERO)
+        } else if napping {
+            Some(NAP)
+        } else {
+            timeout
+        };
+        let result = self.poll.poll(&mut self.events, timeout);
+        self.handle.awake();
+        self.now = self.start.elapsed().as_millis() as u64;
+        if napping && self.events.is_empty() && timeout == Some(NAP) {
+            self.nap = false;
+        }
+        match result {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The nearest of all deadlines; zero if something waits already.
+    fn timeout(&self) -> Option<Duration> {
+        if !self.again.is_empty() || self.handle.has_own() {
+            return Some(Duration::ZERO);
+        }
+        let now = self.start.elapsed();
+        let until = |at: u64| Duration::from_millis(at).saturating_sub(now);
+        let timers = self.wheel.next().map(until);
+        let accept = self.acceptor.deadline(self.now).map(until);
+        let stop = self.stopping.as_ref().map(|stopping| {
+            if stopping.untold.is_empty() {
+                stopping.deadline.saturating_duration_since(Instant::now())
+            } else {
+                Duration::ZERO
+            }
+        });
+        [timers, accept, stop].into_iter().flatten().min()
+    }
+
+    fn sockets(&mut self) {
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            match event.token() {
+                WAKER => {}
+                Token(n) if n >= LISTENERS => self.acceptor.ready(n - LISTENERS),
+                // A slot is emptied at the end of a turn only, so a token never outlives what it
+                // was given for.
+                Token(slot) => {
+                    // A half-closed or failed socket is "readable": the read tells which.
+                    let readable =
+                        event.is_readable() || event.is_read_closed() || event.is_error();
+                    let writable = event.is_writable();
+                    self.serve_slot(slot as u32, |conn, cx| conn.ready(readable, writable, cx));
+                    self.pass_on(GROUP);
+                }
+            }
+        }
+        self.events = events;
+    }
+
+    fn accept(&mut self) {
+        let mut here = Vec::new();
+        self.acceptor
+            .accept(self.now, |stream, remote| here.push((stream, remote)));
+        for (stream, remote) in here {
+            self.adopt(stream, remote);
+        }
+    }
+
+    /// Carries out what was asked; what is asked meanwhile waits for the next turn.
+    fn commands(&mut self) {
+        let mut own = Vec::new();
+        self.handle.take_own(&mut own);
+        for command in own {
+            self.carry_out(command);
+        }
+        for _ in 0..self.inlet.commands.len() {
+            match self.inlet.commands.try_recv() {
+                Ok(command) => self.carry_out(command),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn timers(&mut self) {
+        let mut fired = Vec::new();
+        self.wheel.expire(self.now, &mut fired);
+        for slot in fired {
+            self.serve_slot(slot, |conn, cx| {
+                conn.on_deadline(cx);
+                conn.flush_if_dirty(cx);
+            });
+        }
+    }
+
+    fn go_on(&mut self) {
+        for key in std::mem::take(&mut self.again) {
+            self.serve(key, |conn, cx| {
+                conn.listed = false;
+                conn.advance(cx);
+            });
+        }
+    }
+
+    /// One write for each connection that was sent something.
+    fn flush(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for key in touched.drain(..) {
+            self.serve(key, |conn, cx| {
+                conn.touched = false;
+                conn.flush(cx);
+            });
+        }
+        self.touched = touched;
+    }
+
+    /// While the server stops: says farewell to some more; at the deadline, to all.
+    fn stop(&mut self) {
+        let Some(stopping) = &mut self.stopping else {
+            return;
+        };
+        if Instant::now() >= stopping.deadline {
+            return self.end_all();
+        }
+        let some = stopping.untold.len().saturating_sub(FAREWELLS);
+        for key in stopping.untold.split_off(some) {
+            self.serve(key, |conn, cx| {
+                if conn.is_open() {
+                    conn.go_away(CloseCode::Away, "", CloseCause::Shutdown, cx);
+                    conn.flush_if_dirty(cx);
+                } else {
+                    conn.stop_opening(cx);
+                }
+            });
+        }
+    }
+
+    /// Makes the gathered connections run, if there are at least so many.
+    fn pass_on(&mut self, at_least: usize) {
+        if self.runnable.len() > at_least {
+            // A nap, not sleep, follows.
+            self.nap = !self.upstream.is_inline();
+            for link in self.runnable.drain(..) {
+                self.upstream.schedule(link);
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some(key) = self.gone.pop() {
+            let Some(mut conn) = self.conns.remove(key) else {
+                continue;
+            };
+            self.wheel.cancel(key.slot);
+            conn.deregister(self.poll.registry());
+            conn.link.outbox().abandon();
+            acceptor::discharge(&self.handle.shared, conn.link.remote, conn.is_refused());
+        }
+    }
+
+    // ---- helpers ----
+
+    /// Lets a connection do something, and looks at what it needs next.
+    fn serve(&mut self, key: Key, act: impl FnOnce(&mut Conn, &mut Context<'_, U>)) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            // A late command for a connection that is gone.
+            return;
+        };
+        let mut cx = Context {
+            upstream: &self.upstream,
+            config: &self.handle.config,
+            start: self.start,
+            now: self.now,
+            buf: &mut self.tools.buf,
+            blocks: &mut self.tools.blocks,
+            batch: &mut self.tools.batch,
+            out: &mut self.tools.out,
+            runnable: &mut self.runnable,
+            stopping: self.stopping.is_some(),
+        };
+        act(conn, &mut cx);
+        if conn.gone {
+            self.gone.push(key);
+            return;
+        }
+        if conn.again && !conn.listed {
+            conn.listed = true;
+            self.again.push(key);
+        }
+        if std::mem::take(&mut conn.rearm) {
+            match conn.deadline(&self.handle.config, self.now) {
+                Some(at) => self.wheel.arm(key.slot, at),
+                None => self.wheel.cancel(key.slot),
+            }
+        }
+    }
+
+    fn serve_slot(&mut self, slot: u32, act: impl FnOnce(&mut Conn, &mut Context<'_, U>)) {
+        let key = self.conns.get_slot_mut(slot).map(|(key, _)| key);
+        if let Some(key) = key {
+            self.serve(key, act);
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Flush(key) => self.touch(key),
+            Command::Resume(key) => self.serve(key, |conn, _| conn.resume()),
+            Command::Accept(key, head) => self.serve(key, |conn, cx| conn.accept(head, cx)),
+            Command::Respond(key, response) => {
+                self.serve(key, |conn, cx| conn.respond(response, cx));
+            }
+            Command::Finished(key) => self.serve(key, |conn, cx| conn.finished(cx)),
+            Command::Adopt(stream, remote) => self.adopt(stream, remote),
+            Command::Send { link, message, key } => {
+                link.outbox()
+                    .push_reserved(message, key, &self.handle.config);
+                self.touch(link.id.key());
+                self.handle.ordered_applied();
+            }
+            Command::Broadcast(frame, permit) => {
+                self.broadcast(&frame);
+                self.inlet.give_back(permit);
+                self.handle.ordered_applied();
+            }
+            Command::Shutdown(deadline) => {
+                self.acceptor.close(self.poll.registry());
+                let untold = self.conns.keys().collect();
+                self.stopping = Some(Stopping { deadline, untold });
+            }
+        }
+    }
+
+    fn touch(&mut self, key: Key) {
+        if let Some(conn) = self.conns.get_mut(key) {
+            if !std::mem::replace(&mut conn.touched, true) {
+                self.touched.push(key);
+            }
+        }
+    }
+
+    fn broadcast(&mut self, frame: &Segment) {
+        for (key, conn) in self.conns.iter_mut() {
+            if !conn.is_open() {
+                continue;
+            }
+            conn.link.send_shared(frame);
+            if !std::mem::replace(&mut conn.touched, true) {
+                self.touched.push(key);
+            }
+        }
+    }
+
+    /// Takes a socket in.
+    fn adopt(&mut self, stream: Stream, remote: RemoteAddr) {
+        if self.stopping.is_some() || self.conns.len() >= PeerId::MAX_SLOTS as usize {
+            return;
+        }
+        let refusal = match acceptor::admit(&self.handle.shared, remote) {
+            Ok(()) => None,
+            Err(Some(status)) => Some(status),
+            Err(None) => return,
+        };
+        let (handle, now) = (&self.handle, self.now);
+        let key = self.conns.insert_with(|key| {
+            let id = PeerId::new(handle.index, key);
+            let link = Arc::new(Link::new(id, remote, handle.clone()));
+            let opening = Opening::new(refusal);
+            Conn::new(stream, link, opening, handle.config.max_message, now)
+        });
+        let registry = self.poll.registry();
+        let registered = self.conns.get_mut(key).map(|conn| {
+            log::debug!("{}: connected from {remote}", conn.link.id);
+            conn.register(registry, Token(key.slot as usize))
+        });
+        match registered {
+            Some(Ok(())) => self.serve(key, |conn, _| conn.rearm = true),
+            Some(Err(error)) => {
+                log::warn!("{remote}: cannot be served: {error}");
+                self.gone.push(key);
+            }
+            None => {}
+        }
+    }
+
+    /// Drops every connection, telling the handlers.
+    fn end_all(&mut self) {
+        for key in self.conns.keys() {
+            self.serve(key, |conn, cx| conn.cut_off(cx));
+        }
+        self.pass_on(0);
+        self.reap();
+    }
+}

@@ -1,0 +1,209 @@
+//! The deadlines of a connection: which is the next, and what it does when it comes.
+//!
+//! A connection has one timer. Traffic does not touch it: it only notes when the peer was last
+//! heard, and when the timer fires too early for that, it is set anew. So a busy connection pays
+//! for a timer every 25 seconds, not for every message.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::conn::{Conn, Context, Phase};
+use super::upstream::Upstream;
+use crate::config::{Config, MessageRate, OverRate};
+use crate::http::Response;
+use crate::message::{CloseCause, CloseCode};
+use crate::proto::Opcode;
+
+/// How long a peer may take to hang up after all is said.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A token bucket, in thousandths of a message.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    rate: MessageRate,
+    milli: u64,
+    /// When `milli` was right.
+    at: u64,
+}
+
+impl Bucket {
+    pub(super) fn new(rate: MessageRate, now: u64) -> Self {
+        Self {
+            rate,
+            milli: u64::from(rate.burst) * 1000,
+            at: now,
+        }
+    }
+
+    fn level(&self, now: u64) -> u64 {
+        // Messages a second are thousandths of a message a millisecond.
+        let grown = now
+            .saturating_sub(self.at)
+            .saturating_mul(u64::from(self.rate.per_second));
+        (self.milli.saturating_add(grown)).min(u64::from(self.rate.burst) * 1000)
+    }
+
+    pub(super) fn is_empty(&self, now: u64) -> bool {
+        self.level(now) < 1000
+    }
+
+    pub(super) fn take_one(&mut self, now: u64) {
+        self.milli = self.level(now).saturating_sub(1000);
+        self.at = now;
+    }
+
+    /// When there will be a token again.
+    fn ready_at(&self, now: u64) -> u64 {
+        let missing = 1000u64.saturating_sub(self.level(now));
+        now + missing.div_ceil(u64::from(self.rate.per_second.max(1)))
+    }
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX / 4)
+}
+
+impl Conn {
+    /// When this connection next needs attention, if nothing else happens.
+    pub(crate) fn deadline(&self, config: &Config, now: u64) -> Option<u64> {
+        let after = |start: u64, wait: Duration| Some(start.saturating_add(millis(wait)));
+        match self.phase {
+            Phase::Opening(_) | Phase::Deciding => after(self.since, config.handshake_timeout),
+            Phase::Lingering => after(self.since, LINGER.min(config.close_timeout)),
+            Phase::Open if self.ending.is_some() => after(self.since, config.close_timeout),
+            Phase::Open => {
+                let alive = match config.ping_interval {
+                    Some(_) if self.pinged => after(self.since, config.pong_timeout),
+                    Some(interval) => after(self.last_seen, interval),
+                    None => None,
+                };
+                let token = self.bucket.as_ref().filter(|bucket| bucket.is_empty(now));
+                match (alive, token.map(|bucket| bucket.ready_at(now))) {
+                    (Some(a), Some(b)) => Some(a.min(b)),
+                    (a, b) => a.or(b),
+                }
+            }
+        }
+    }
+
+    /// The timer has fired.
+    pub(crate) fn on_deadline<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        // Activity may have moved the deadline; this sets the timer anew.
+        self.rearm = true;
+        if self.bucket.as_ref().is_some_and(|b| !b.is_empty(cx.now)) {
+            self.again = true;
+        }
+        if self
+            .deadline(cx.config, cx.now)
+            .is_none_or(|at| at > cx.now)
+        {
+            return;
+        }
+        match self.phase {
+            Phase::Opening(_) => self.request_timeout(cx),
+            Phase::Deciding => {
+                log::debug!("{}: the handler did not decide in time", self.link.id);
+                self.end_now(CloseCause::HandshakeTimeout, cx);
+            }
+            Phase::Lingering => self.gone = true,
+            Phase::Open if self.ending.is_some() => self.end_now(CloseCause::CloseTimeout, cx),
+            Phase::Open => self.on_silence(cx),
+        }
+    }
+
+    /// Nothing was heard for the ping interval, or for the pong timeout after a ping.
+    fn on_silence<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        if self.is_paused() {
+            // It is we who don't listen.
+            self.last_seen = cx.now;
+            self.pinged = false;
+        } else if !self.pinged {
+            self.ping(cx);
+        } else if self.last_seen >= self.since {
+            // Heard since the ping: anything received is as good as a pong.
+            self.pinged = false;
+        } else if self.link.is_congested() {
+            self.end_now(CloseCause::WriteStall, cx);
+        } else {
+            self.end_now(CloseCause::NoPong, cx);
+        }
+    }
+
+    fn ping<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        self.pinged = true;
+        self.since = cx.now;
+        let payload = cx.clock_us().to_be_bytes();
+        self.link.outbox().control(Opcode::Ping, &payload);
+        self.dirty = true;
+    }
+
+    /// A pong. If it answers our ping, it carries the time the ping was sent.
+    pub(super) fn on_pong<U: Upstream>(&mut self, payload: &[u8], cx: &Context<'_, U>) {
+        let Ok(sent) = payload.try_into().map(u64::from_be_bytes) else {
+            return;
+        };
+        let round_trip = cx.clock_us().checked_sub(sent);
+        // A peer may send any pong it likes, so only a sensible one counts.
+        let limit = cx.now.saturating_sub(self.since).saturating_add(1000) * 1000;
+        if let Some(us) = round_trip.filter(|&us| self.pinged && us <= limit) {
+            self.link
+                .set_latency_us(us.try_into().unwrap_or(u32::MAX - 1));
+            self.pinged = false;
+        }
+    }
+
+    /// The peer has used up its allowance of messages, and `input` holds more.
+    pub(super) fn over_rate<U: Upstream>(&mut self, input: &[u8], cx: &mut Context<'_, U>) {
+        match cx.config.message_rate.map(|rate| rate.over) {
+            Some(OverRate::Close) => {
+                let text = "too many messages";
+                self.close_for(CloseCode::Policy, text, CloseCause::RateLimit, cx);
+            }
+            _ => {
+                self.keep(input);
+                self.rearm = true;
+            }
+        }
+    }
+
+    fn request_timeout<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        if self.request_is_blank() {
+            // Not a byte was sent: nothing to answer, as for a port scan or a spare connection.
+            self.gone = true;
+        } else {
+            self.refuse(Response::from(StatusCode::REQUEST_TIMEOUT), cx);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bucket_fills_at_its_rate() {
+        let rate = MessageRate {
+            per_second: 10,
+            burst: 3,
+            over: OverRate::Wait,
+        };
+        let mut bucket = Bucket::new(rate, 0);
+        for _ in 0..3 {
+            assert!(!bucket.is_empty(0));
+            bucket.take_one(0);
+        }
+        assert!(bucket.is_empty(0));
+        assert_eq!(bucket.ready_at(0), 100);
+        assert!(bucket.is_empty(99));
+        assert!(!bucket.is_empty(100));
+        bucket.take_one(100);
+        assert_eq!(bucket.ready_at(150), 200);
+        // A long silence fills it, and no further than the burst.
+        for _ in 0..3 {
+            assert!(!bucket.is_empty(1_000_000));
+            bucket.take_one(1_000_000);
+        }
+        assert!(bucket.is_empty(1_000_000));
+    }
+}

@@ -1,0 +1,21 @@
+//! Threads that own sockets.
+//!
+//! A loop owns its connections by `&mut`; everybody else sends it commands
+//! ([`LoopHandle`](crate::link::LoopHandle)) or puts bytes into an outbox and asks for a flush. No
+//! user code runs here unless handlers are inline, and no lock is held across a system call.
+//!
+//! The loop knows nothing of handlers and workers: what it needs from above is in `upstream`.
+
+mod acceptor;
+mod conn;
+mod ending;
+mod event_loop;
+mod liveness;
+mod opening;
+mod outbound;
+mod slab;
+mod timer;
+mod upstream;
+
+pub(crate) use event_loop::{Prepared, spawn};
+pub(crate) use upstream::Upstream;

@@ -1,0 +1,223 @@
+//! A connection before it is a WebSocket: the request comes in, is checked, and waits for the
+//! handler's verdict; or it is plain HTTP, and the handler answers.
+
+use http::{HeaderValue, Method, StatusCode, header};
+
+use super::conn::{Conn, Context, Phase};
+use super::liveness::Bucket;
+use super::upstream::Upstream;
+use crate::http::{Request, Response};
+use crate::link::{self, Event};
+use crate::message::CloseCause;
+use crate::message::CloseCode;
+use crate::proto::handshake;
+use crate::proto::http::{
+    CONTINUE, HeadScan, HttpError, body_length, expects_continue, parse_request, write_response,
+};
+
+/// A request that is arriving. Its memory is what arrived, at most the head limit plus the body's.
+#[derive(Debug, Default)]
+pub(crate) struct Opening {
+    buf: Vec<u8>,
+    scan: HeadScan,
+    /// The head is complete, and so many bytes of body are to follow it.
+    body: Option<(Request, usize)>,
+    /// Whatever is asked, this is the answer: a limit was reached when the connection was accepted.
+    refusal: Option<StatusCode>,
+}
+
+impl Opening {
+    pub(crate) fn new(refusal: Option<StatusCode>) -> Self {
+        Self {
+            refusal,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.refusal.is_some()
+    }
+}
+
+impl Conn {
+    /// Whether nothing at all was received yet.
+    pub(super) fn request_is_blank(&self) -> bool {
+        matches!(&self.phase, Phase::Opening(opening) if opening.buf.is_empty() && opening.body.is_none())
+    }
+
+    /// Bytes of a request.
+    pub(super) fn request_input<U: Upstream>(&mut self, bytes: &mut [u8], cx: &mut Context<'_, U>) {
+        let Phase::Opening(opening) = &mut self.phase else {
+            return;
+        };
+        if opening.body.is_some() {
+            return self.body_input(bytes, cx);
+        }
+        let old = opening.buf.len();
+        // A head longer than the limit need not be kept to be refused.
+        let fresh = bytes
+            .len()
+            .min((cx.config.max_head + 1).saturating_sub(old));
+        opening.buf.extend_from_slice(&bytes[..fresh]);
+        match opening.scan.request(&opening.buf, cx.config.max_head) {
+            Ok(None) => {}
+            Ok(Some(end)) => {
+                let head = std::mem::take(&mut opening.buf);
+                let refusal = opening.refusal;
+                match parse_request(&head[..end], cx.config.max_headers, self.link.remote) {
+                    Err(error) => self.refuse(error.into(), cx),
+                    Ok(_) if refusal.is_some() => {
+                        let status = refusal.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+                        self.refuse(Response::from(status), cx);
+                    }
+                    Ok(request) => self.on_request(request, &mut bytes[end - old..], cx),
+                }
+            }
+            Err(error) => self.refuse(error.into(), cx),
+        }
+    }
+
+    /// A whole head; `rest` is what followed it in the same read.
+    fn on_request<U: Upstream>(
+        &mut self,
+        request: Request,
+        rest: &mut [u8],
+        cx: &mut Context<'_, U>,
+    ) {
+        if handshake::wants_upgrade(&request) {
+            return self.on_upgrade(request, rest, cx);
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD | Method::POST) {
+            let allow = HeaderValue::from_static("GET, HEAD, POST");
+            let response = Response::from(StatusCode::METHOD_NOT_ALLOWED);
+            return self.refuse(response.header(header::ALLOW, allow), cx);
+        }
+        match body_length(&request) {
+            Err(error) => self.refuse(error.into(), cx),
+            Ok(length) if length > cx.config.max_body => {
+                self.refuse(Response::from(StatusCode::PAYLOAD_TOO_LARGE), cx);
+            }
+            Ok(0) => self.ask(Event::Http(Box::new(request)), cx),
+            Ok(length) => {
+                if rest.is_empty() && expects_continue(&request) {
+                    self.write_first(CONTINUE.to_vec());
+                }
+                if let Phase::Opening(opening) = &mut self.phase {
+                    opening.body = Some((request, length));
+                }
+                self.body_input(rest, cx);
+            }
+        }
+    }
+
+    fn body_input<U: Upstream>(&mut self, bytes: &[u8], cx: &mut Context<'_, U>) {
+        let Phase::Opening(opening) = &mut self.phase else {
+            return;
+        };
+        let Some((_, length)) = opening.body else {
+            return;
+        };
+        let missing = length - opening.buf.len();
+        // What follows the body would be a second request; each connection has one.
+        opening
+            .buf
+            .extend_from_slice(&bytes[..bytes.len().min(missing)]);
+        if opening.buf.len() == length {
+            if let Some((mut request, _)) = opening.body.take() {
+                request.set_body(std::mem::take(&mut opening.buf).into());
+                self.ask(Event::Http(Box::new(request)), cx);
+            }
+        }
+    }
+
+    fn on_upgrade<U: Upstream>(
+        &mut self,
+        request: Request,
+        rest: &mut [u8],
+        cx: &mut Context<'_, U>,
+    ) {
+        let upgrade = match handshake::check(&request) {
+            Ok(upgrade) => upgrade,
+            Err(error) => return self.refuse(error.into(), cx),
+        };
+        if cx.stopping {
+            return self.refuse(Response::from(StatusCode::SERVICE_UNAVAILABLE), cx);
+        }
+        if !cx.config.origin.allows(request.origin(), request.host()) {
+            log::debug!(
+                "{}: origin {:?} refused",
+                self.link.id,
+                request.origin().unwrap_or_default()
+            );
+            return self.refuse(Response::forbidden(), cx);
+        }
+        // RFC 6455 §4.1 lets a client send no frame before it has the answer, but bytes that came in
+        // the same packet as the request are frames all the same once the connection is open.
+        self.keep(rest);
+        self.opened = true;
+        let opening = link::Opening { request, upgrade };
+        self.ask(Event::Open(Box::new(opening)), cx);
+    }
+
+    /// Puts the question to the handler.
+    fn ask<U: Upstream>(&mut self, event: Event, cx: &mut Context<'_, U>) {
+        self.phase = Phase::Deciding;
+        cx.batch.push_back(event);
+        self.deliver(cx);
+    }
+
+    /// The handler accepted; `head` is the 101.
+    pub(crate) fn accept<U: Upstream>(&mut self, head: Vec<u8>, cx: &mut Context<'_, U>) {
+        if !matches!(self.phase, Phase::Deciding) {
+            return;
+        }
+        self.phase = Phase::Open;
+        self.last_seen = cx.now;
+        self.rearm = true;
+        self.again = true;
+        if let Some(rate) = cx.config.message_rate {
+            self.bucket = Some(Box::new(Bucket::new(rate, cx.now)));
+        }
+        self.write_first(head);
+        if cx.stopping {
+            self.go_away(CloseCode::Away, "", CloseCause::Shutdown, cx);
+        }
+        self.flush(cx);
+    }
+
+    /// The handler answered with `response`, a whole HTTP response.
+    pub(crate) fn respond<U: Upstream>(&mut self, response: Vec<u8>, cx: &mut Context<'_, U>) {
+        if matches!(self.phase, Phase::Deciding) {
+            self.opened = false;
+            self.answer(response, cx);
+        }
+    }
+
+    /// Answers without asking the handler.
+    pub(super) fn refuse<U: Upstream>(&mut self, response: Response, cx: &mut Context<'_, U>) {
+        log::debug!("{}: refused with {}", self.link.id, response.status());
+        let mut out = Vec::new();
+        write_response(&response, false, &mut out);
+        self.answer(out, cx);
+    }
+
+    fn answer<U: Upstream>(&mut self, response: Vec<u8>, cx: &mut Context<'_, U>) {
+        // Whatever the handler queued was meant for a WebSocket.
+        self.link.outbox().abandon();
+        self.write_first(response);
+        self.linger(cx);
+        self.flush(cx);
+    }
+
+    /// The server stops: what has not become a WebSocket won't.
+    pub(crate) fn stop_opening<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        if self.request_is_blank() {
+            self.gone = true;
+        } else if matches!(self.phase, Phase::Opening(_)) {
+            self.refuse(
+                HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping").into(),
+                cx,
+            );
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The bytes of one connection that its loop is writing.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use crate::link::{Outbox, Segment, give_spare};
+use crate::message::Bytes;
+use crate::net::Stream;
+
+/// Runs of bytes offered to the kernel at once.
+const SLICES: usize = 16;
+
+/// What was taken out of an outbox and is not yet with the kernel.
+#[derive(Debug, Default)]
+pub(crate) struct Outbound {
+    /// First the rest of this, then the segments.
+    head: Vec<u8>,
+    segments: VecDeque<Segment>,
+    /// Bytes already written of `head`, or else of the first segment.
+    at: usize,
+    /// The answer to the latest ping, waiting for room. RFC 6455 §5.5.3: an endpoint that has not
+    /// answered earlier pings "MAY elect to send a Pong frame for only the most recently processed
+    /// Ping frame"; so a peer that pings and doesn't read makes us keep one pong, not all.
+    pub(crate) pong: Option<Bytes>,
+}
+
+impl Outbound {
+    /// Starts with these bytes, in front of whatever the outbox holds.
+    pub(crate) fn begin(&mut self, bytes: Vec<u8>) {
+        debug_assert!(self.is_empty());
+        self.head = bytes;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_empty() && self.segments.is_empty()
+    }
+
+    /// Takes what waits. `false`: nothing did.
+    pub(crate) fn refill(&mut self, outbox: &mut Outbox) -> bool {
+        outbox.take(&mut self.head, &mut self.segments)
+    }
+
+    /// One write. The bytes the kernel took are forgotten here.
+    pub(crate) fn write(&mut self, stream: &mut Stream) -> io::Result<usize> {
+        let written = if self.segments.is_empty() {
+            stream.write(&self.head[self.at..])?
+        } else {
+            self.write_vectored(stream)?
+        };
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.advance(written);
+        Ok(written)
+    }
+
+    fn write_vectored(&self, stream: &mut Stream) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut filled = 0;
+        let mut skip = self.at;
+        let parts = self.segments.iter().flat_map(|segment| {
+            let (head, tail) = segment.parts();
+            [head, tail]
+        });
+        for part in std::iter::once(&self.head[..]).chain(parts) {
+            let rest = &part[skip.min(part.len())..];
+            skip -= part.len() - rest.len();
+            if !rest.is_empty() && filled < SLICES {
+                slices[filled] = IoSlice::new(rest);
+                filled += 1;
+            } else if filled == SLICES {
+                break;
+            }
+        }
+        stream.write_vectored(&slices[..filled])
+    }
+
+    fn advance(&mut self, written: usize) {
+        self.at += written;
+        if !self.head.is_empty() {
+            if self.at < self.head.len() {
+                return;
+            }
+            self.at -= self.head.len();
+            give_spare(std::mem::take(&mut self.head));
+        }
+        while let Some(segment) = self.segments.front() {
+            if self.at < segment.len() {
+                return;
+            }
+            self.at -= segment.len();
+            if let Some(Segment::Small(bytes)) = self.segments.pop_front() {
+                give_spare(bytes);
+            }
+        }
+        debug_assert_eq!(self.at, 0);
+        self.at = 0;
+    }
+}

@@ -1,0 +1,320 @@
+//! Setting a server up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
+
+use super::events::{Event, ToChannel};
+use super::handle::{Running, ServerHandle, Threads};
+use super::handler::Handler;
+use super::session::{Engine, OnTheLoop, ToWorkers};
+use crate::config::{Config, MessageRate, Origin, Overflow};
+use crate::error::{Error, Result};
+use crate::id::PeerId;
+use crate::link::Shared;
+use crate::net::{Bound, Listen, Listener};
+use crate::reactor::{self, Prepared};
+use crate::worker::Pool;
+
+/// Events that wait for the receiver of [`Server::events`] before the senders are slowed down.
+const EVENTS: usize = 1024;
+
+/// A server that is listening and not yet running: choose the settings, then [`run`](Self::run) it
+/// or [`start`](Self::start) it.
+///
+/// All limits and timeouts are on by default.
+///
+/// | setting | default | at the limit |
+/// |---|---|---|
+/// | [`handshake_timeout`](Self::handshake_timeout) | 10 s | 408, or close |
+/// | [`max_head`](Self::max_head) | 8 KiB, 64 headers | 431 (414 for the first line) |
+/// | [`max_body`](Self::max_body) | 64 KiB | 413 |
+/// | [`max_message`](Self::max_message) | 1 MiB | close 1009 |
+/// | [`ping`](Self::ping) | after 25 s of silence; 20 s for the pong | drop |
+/// | [`close_timeout`](Self::close_timeout) | 10 s | drop |
+/// | [`inbound_limit`](Self::inbound_limit) | 64 messages or 1 MiB | stop reading |
+/// | [`outbound_limit`](Self::outbound_limit) | 1 MiB | [`Overflow::Close`]: 1013 |
+/// | [`max_connections`](Self::max_connections) | unlimited | 503 |
+/// | [`max_connections_per_ip`](Self::max_connections_per_ip) | unlimited | 429 |
+/// | [`message_rate`](Self::message_rate) | off | stop reading, or close 1008 |
+/// | [`origin`](Self::origin) | same host | 403 |
+#[derive(Debug)]
+#[must_use = "a server does nothing until it is run or started"]
+pub struct Server {
+    config: Config,
+    listeners: Vec<Listener>,
+    handle: ServerHandle,
+}
+
+impl Server {
+    /// Listens on `addr`: `"127.0.0.1:9001"`, `"unix:/run/app.sock"`, a listener that is already
+    /// open; see [`Listen`].
+    ///
+    /// # Errors
+    /// [`Error::Bind`] if the address can't be had, [`Error::Config`] if it can't be read.
+    pub fn bind(addr: impl Listen) -> Result<Self> {
+        let server = Self {
+            config: Config::default(),
+            listeners: Vec::new(),
+            handle: ServerHandle::new(Vec::new()),
+        };
+        server.and_bind(addr)
+    }
+
+    /// Listens on one more address.
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind).
+    pub fn and_bind(mut self, addr: impl Listen) -> Result<Self> {
+        let bound = addr.listen()?;
+        self.listeners
+            .extend(bound.into_iter().map(|Bound(listener)| listener));
+        let addrs: std::io::Result<Vec<_>> =
+            self.listeners.iter().map(Listener::local_addr).collect();
+        self.handle = ServerHandle::new(addrs?);
+        Ok(self)
+    }
+
+    /// The handle of this server, already before it runs: for handlers that
+    /// [broadcast](ServerHandle::broadcast), for instance. Call it after the last
+    /// [`and_bind`](Self::and_bind).
+    pub fn handle(&self) -> ServerHandle {
+        self.handle.clone()
+    }
+
+    // ---- threads ----
+
+    /// Event-loop threads, 1 to 256. Default: 1, which is enough for several hundred thousand
+    /// messages a second. More pay off when one loop's thread is busy all the time.
+    pub fn loops(mut self, loops: usize) -> Self {
+        self.config.loops = loops;
+        self
+    }
+
+    /// Worker threads, which run the handler. Default: one per core. Handlers that wait a lot want
+    /// more; 0 runs them on the loops, which is fastest and right for single-core machines, but then
+    /// they must not block.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.config.workers = workers;
+        self
+    }
+
+    // ---- limits ----
+
+    /// The longest message, in bytes, assembled from all its fragments. Default: 1 MiB. Memory grows
+    /// with what has arrived, never with what a header claims.
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.config.max_message = bytes;
+        self
+    }
+
+    /// The longest request head in bytes, and the most headers. Default: 8 KiB, 64.
+    pub fn max_head(mut self, bytes: usize, headers: usize) -> Self {
+        self.config.max_head = bytes;
+        self.config.max_headers = headers;
+        self
+    }
+
+    /// The longest body of a plain HTTP request, in bytes. Default: 64 KiB.
+    pub fn max_body(mut self, bytes: usize) -> Self {
+        self.config.max_body = bytes;
+        self
+    }
+
+    /// What may wait for the handler of one connection: messages, and bytes. Default: 64, 1 MiB.
+    /// When either is reached, the connection is not read from until a quarter is left; TCP slows
+    /// the sender down. The message that reaches the limit in bytes is still taken whole.
+    pub fn inbound_limit(mut self, messages: usize, bytes: usize) -> Self {
+        self.config.inbound_messages = messages;
+        self.config.inbound_bytes = bytes;
+        self
+    }
+
+    /// What may wait to be written to one peer, in bytes. Default: 1 MiB. Past it,
+    /// [`overflow`](Self::overflow) says what happens.
+    ///
+    /// While more than half of it waits, messages *from* that peer are held back: a peer that asks
+    /// without reading the answers is slowed down, not overflowed.
+    pub fn outbound_limit(mut self, bytes: usize) -> Self {
+        self.config.outbound_bytes = bytes;
+        self
+    }
+
+    /// What happens to a message that finds the queue of its peer full. Default: [`Overflow::Close`].
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.config.overflow = overflow;
+        self
+    }
+
+    /// The most connections, on all loops together. Default: unlimited. One more is answered
+    /// with 503.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.config.max_connections = connections;
+        self
+    }
+
+    /// The most connections from one IPv4 address or one IPv6 /64. Default: unlimited. One more is
+    /// answered with 429. Unix sockets have no address and no such limit.
+    pub fn max_connections_per_ip(mut self, connections: usize) -> Self {
+        self.config.max_connections_per_ip = connections;
+        self
+    }
+
+    /// How many messages a second each peer may send. Default: as many as it likes.
+    pub fn message_rate(mut self, rate: MessageRate) -> Self {
+        self.config.message_rate = Some(rate);
+        self
+    }
+
+    /// Which pages may connect. Default: [`Origin::SameHost`]. Others are answered with 403.
+    pub fn origin(mut self, origin: Origin) -> Self {
+        self.config.origin = origin;
+        self
+    }
+
+    // ---- times ----
+
+    /// How long a connection may take to become a WebSocket, [`Handler::open`] included.
+    /// Default: 10 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.config.handshake_timeout = timeout;
+        self
+    }
+
+    /// After how much silence a peer is pinged, and how long it may stay silent then. Default: 25 s,
+    /// 20 s. Anything received counts as a sign of life.
+    pub fn ping(mut self, after: Duration, timeout: Duration) -> Self {
+        self.config.ping_interval = Some(after);
+        self.config.pong_timeout = timeout;
+        self
+    }
+
+    /// No pings: a peer that vanishes without a word is never noticed unless something is sent.
+    pub fn no_ping(mut self) -> Self {
+        self.config.ping_interval = None;
+        self
+    }
+
+    /// How long the closing handshake may take, once the first close frame is there or sent.
+    /// Default: 10 s.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.config.close_timeout = timeout;
+        self
+    }
+
+    /// Whether small writes go out at once (`TCP_NODELAY`). Default: yes.
+    pub fn nodelay(mut self, on: bool) -> Self {
+        self.config.nodelay = on;
+        self
+    }
+
+    // ---- running ----
+
+    /// Runs until [`ServerHandle::shutdown`] is called from elsewhere.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn run(self, handler: impl Handler) -> Result<()> {
+        self.start(handler)?.wait();
+        Ok(())
+    }
+
+    /// Runs on threads of its own.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a setting that makes no sense, [`Error::Io`] if a thread or a poll
+    /// instance can't be had.
+    pub fn start(self, handler: impl Handler) -> Result<ServerHandle> {
+        let Self {
+            config,
+            listeners,
+            handle,
+        } = self;
+        check(&config)?;
+        for listener in &listeners {
+            listener.set_nodelay(config.nodelay)?;
+        }
+        let engine = Arc::new(Engine::new(handler, &config));
+        let (loops, workers) = (config.loops, config.workers);
+        let shared = Arc::new(Shared::new(config));
+        let prepared: Vec<Prepared> = (0..loops)
+            .map(|index| Prepared::new(index, shared.clone()))
+            .collect::<std::io::Result<_>>()?;
+        let handles: Vec<_> = prepared.iter().map(|p| p.handle().clone()).collect();
+        let (pool, run_queue) = match workers {
+            0 => (None, None),
+            _ => Some(Pool::start(workers, &engine)?).unzip(),
+        };
+        let mut threads = Vec::with_capacity(loops);
+        let mut listeners = Some(listeners);
+        for prepared in prepared {
+            let listeners = listeners.take().unwrap_or_default();
+            let loops = handles.clone();
+            threads.push(match &run_queue {
+                Some(queue) => {
+                    reactor::spawn(prepared, ToWorkers(queue.clone()), listeners, loops)?
+                }
+                None => reactor::spawn(prepared, OnTheLoop(engine.clone()), listeners, loops)?,
+            });
+        }
+        let running = Running {
+            shared,
+            loops: handles,
+        };
+        let threads = Threads {
+            loops: threads,
+            pool,
+        };
+        handle.started(running, threads);
+        Ok(handle)
+    }
+
+    /// Runs on threads of its own and passes everything that happens to the returned channel, which
+    /// works in `crossbeam_channel::select!` and may be received from by any threads. Events of one
+    /// connection are in order.
+    ///
+    /// The channel holds 1024 events; when nobody receives, the peers are slowed down. At least one
+    /// worker runs, whatever [`workers`](Self::workers) says.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn events(mut self) -> Result<(ServerHandle, Receiver<Event>)> {
+        let (sender, receiver) = bounded(EVENTS);
+        self.config.workers = self.config.workers.max(1);
+        let handle = self.start(ToChannel(sender))?;
+        Ok((handle, receiver))
+    }
+}
+
+/// Settings that make no sense, said before anything starts.
+fn check(config: &Config) -> Result<()> {
+    // Counters of bytes are 32 bits wide and their differences must not wrap.
+    let widest = u32::MAX as usize / 4;
+    let wrong = [
+        (config.loops == 0, "at least one loop"),
+        (config.loops > PeerId::MAX_LOOPS, "at most 256 loops"),
+        (config.workers > 4096, "at most 4096 workers"),
+        (config.max_message == 0, "max_message of at least 1 byte"),
+        (config.max_message > widest, "max_message of at most 1 GiB"),
+        (config.max_head < 64, "max_head of at least 64 bytes"),
+        (
+            config.inbound_messages == 0 || config.inbound_bytes == 0,
+            "inbound_limit of at least one message and byte",
+        ),
+        (
+            config.inbound_messages > widest || config.inbound_bytes > widest,
+            "inbound_limit of at most 1 GiB",
+        ),
+        (
+            config
+                .message_rate
+                .is_some_and(|r| r.per_second == 0 || r.burst == 0),
+            "message_rate of at least 1",
+        ),
+    ];
+    match wrong.iter().find(|(wrong, _)| *wrong) {
+        Some((_, needs)) => Err(Error::Config(format!("a server needs {needs}"))),
+        None => Ok(()),
+    }
+}

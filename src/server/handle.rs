@@ -1,0 +1,140 @@
+//! The running server, seen from anywhere.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::link::{Command, LoopHandle, Segment, Shared, lock};
+use crate::message::Message;
+use crate::net::LocalAddr;
+use crate::worker::Pool;
+
+/// A server, from any thread: cheap to clone. Letting go of it changes nothing; the server runs
+/// until [`shutdown`](Self::shutdown).
+#[derive(Clone, Debug)]
+pub struct ServerHandle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    addrs: Vec<LocalAddr>,
+    running: OnceLock<Running>,
+    /// Taken by whoever waits for the end first; others wait for the lock.
+    threads: Mutex<Option<Threads>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) shared: Arc<Shared>,
+    pub(super) loops: Vec<Arc<LoopHandle>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Threads {
+    pub(super) loops: Vec<JoinHandle<()>>,
+    pub(super) pool: Option<Pool>,
+}
+
+/// Handlers that are still busy when everything else has ended get so much longer.
+const GRACE: Duration = Duration::from_millis(100);
+
+impl ServerHandle {
+    pub(super) fn new(addrs: Vec<LocalAddr>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                addrs,
+                running: OnceLock::new(),
+                threads: Mutex::new(None),
+            }),
+        }
+    }
+
+    pub(super) fn started(&self, running: Running, threads: Threads) {
+        *lock(&self.inner.threads) = Some(threads);
+        // Set once: a `Server` is consumed by starting it.
+        let _ = self.inner.running.set(running);
+    }
+
+    /// The address of the first TCP listener: with port 0, this is how to find the port.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.inner.addrs.iter().find_map(|addr| match addr {
+            LocalAddr::Ip(addr) => Some(*addr),
+            LocalAddr::Unix(_) => None,
+        })
+    }
+
+    /// All addresses that are listened on, in the order they were bound, as text that
+    /// [`Server::bind`](crate::Server::bind) would take.
+    pub fn local_addrs(&self) -> Vec<String> {
+        self.inner.addrs.iter().map(ToString::to_string).collect()
+    }
+
+    /// Connections that are open, or on their way to be.
+    pub fn connections(&self) -> usize {
+        let running = self.inner.running.get();
+        running.map_or(0, |r| r.shared.connections.load(Ordering::Relaxed))
+    }
+
+    /// Sends a text or binary message to every open connection, encoding it once. Each connection's
+    /// own queue limit and [`Overflow`](crate::Overflow) apply.
+    ///
+    /// Waits while many broadcasts of before are still to be carried out, unless it is called on a
+    /// loop (a handler with `workers(0)`). `false`: it is not a text or binary message, or the server
+    /// is not running.
+    pub fn broadcast(&self, message: impl Into<Message>) -> bool {
+        let Some(frame) = Segment::encode(&message.into()) else {
+            return false;
+        };
+        let Some(running) = self.inner.running.get() else {
+            return false;
+        };
+        for handle in &running.loops {
+            handle.broadcast(frame.clone());
+        }
+        true
+    }
+
+    /// Ends the server in good order, and waits for it: stops listening, lets handlers deal with
+    /// what has arrived, sends what is queued and then a close frame with 1001 to every connection,
+    /// waits for the answers. After `deadline` what is left is cut off, and its
+    /// [`CloseReason`](crate::CloseReason) tells how much was not delivered.
+    ///
+    /// `true` if everything ended by itself, handlers included, and no connection was cut off. A
+    /// handler that still blocks is left behind on its thread.
+    ///
+    /// Must not be called by a handler, which would wait for itself.
+    pub fn shutdown(&self, deadline: Duration) -> bool {
+        let deadline = Instant::now() + deadline;
+        if let Some(running) = self.inner.running.get() {
+            for handle in &running.loops {
+                handle.command(Command::Shutdown(deadline));
+            }
+        }
+        self.end(Some(deadline))
+    }
+
+    /// Waits until the server has ended because somebody called [`shutdown`](Self::shutdown).
+    pub fn wait(&self) {
+        self.end(None);
+    }
+
+    fn end(&self, deadline: Option<Instant>) -> bool {
+        let mut threads = lock(&self.inner.threads);
+        let Some(Threads { loops, pool }) = threads.take() else {
+            return true;
+        };
+        for thread in loops {
+            if thread.join().is_err() {
+                log::error!("a loop panicked: this is a bug in framemill");
+            }
+        }
+        let in_time = deadline.is_none_or(|deadline| Instant::now() < deadline);
+        // The loops held the run queue open; the workers end once it is empty.
+        let last = deadline.unwrap_or_else(Instant::now).max(Instant::now()) + GRACE;
+        let idle = pool.is_none_or(|pool| pool.join(last));
+        in_time && idle
+    }
+}

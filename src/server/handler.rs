@@ -1,0 +1,109 @@
+//! What users write: a [`Handler`], or just a closure.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::http::{Request, Response};
+use crate::message::{CloseReason, Message};
+use crate::peer::Peer;
+
+/// Your server's logic.
+///
+/// All methods are called on worker threads, so they may block: ask a database, wait for a lock,
+/// sleep. For one connection they are called one at a time and in order: [`open`](Self::open) first,
+/// [`close`](Self::close) last; connections don't wait for each other as long as a worker is idle.
+/// With `workers(0)` they run on the loop, and must not block.
+///
+/// A panic ends the connection it happened on with 1011, after which only `close` is called for it;
+/// nothing else is disturbed (unless you build with `panic = "abort"`).
+pub trait Handler: Send + Sync + 'static {
+    /// The state of one connection. One worker at a time touches it, so it needs no lock.
+    type Session: Send + 'static;
+
+    /// Someone asks for a WebSocket. The request is a correct opening handshake, and its origin
+    /// passed [`Server::origin`](crate::Server::origin).
+    ///
+    /// Accept it, with the session and perhaps a subprotocol; or answer with any HTTP response. What
+    /// is sent to `peer` in here arrives right after the handshake. It must be decided within
+    /// [`handshake_timeout`](crate::Server::handshake_timeout).
+    ///
+    /// # Errors
+    /// The response that refuses.
+    #[allow(
+        clippy::result_large_err,
+        reason = "once per connection, and easy to write"
+    )]
+    fn open(&self, request: &Request, peer: &Peer) -> Result<Accept<Self::Session>, Response>;
+
+    /// A text or binary message has arrived. Pings are answered without asking.
+    fn message(&self, session: &mut Self::Session, peer: &Peer, message: Message);
+
+    /// After [`Sent::Congested`](crate::Sent::Congested): the queue of this peer is empty again.
+    fn writable(&self, session: &mut Self::Session, peer: &Peer) {
+        let _ = (session, peer);
+    }
+
+    /// The connection is over. Called once for every `open` that accepted, whatever the end.
+    fn close(&self, session: Self::Session, peer: &Peer, reason: &CloseReason) {
+        let _ = (session, peer, reason);
+    }
+
+    /// A plain HTTP request on the same port, GET, HEAD or POST, with its whole body: for health
+    /// checks, metrics, a page. By default the answer is 426 (upgrade required).
+    ///
+    /// One request per connection; no keep-alive.
+    fn http(&self, request: &Request) -> Response {
+        let _ = request;
+        Response::upgrade_required()
+    }
+}
+
+/// A closure is a handler with no session, which accepts every connection. What it returns is
+/// ignored, so it can end in `peer.send(…)`.
+impl<F, R> Handler for F
+where
+    F: Fn(&Peer, Message) -> R + Send + Sync + 'static,
+{
+    type Session = ();
+
+    fn open(&self, _: &Request, _: &Peer) -> Result<Accept<()>, Response> {
+        Ok(Accept::new(()))
+    }
+
+    fn message(&self, (): &mut (), peer: &Peer, message: Message) {
+        self(peer, message);
+    }
+}
+
+/// Yes to a connection, with its session.
+#[derive(Debug)]
+#[must_use = "it is what `Handler::open` returns"]
+pub struct Accept<S> {
+    pub(crate) session: S,
+    pub(crate) subprotocol: Option<String>,
+    pub(crate) headers: HeaderMap,
+}
+
+impl<S> Accept<S> {
+    /// Accepts, with no subprotocol.
+    pub fn new(session: S) -> Self {
+        Self {
+            session,
+            subprotocol: None,
+            headers: HeaderMap::new(),
+        }
+    }
+
+    /// Agrees on a subprotocol. It must be one of [`Request::subprotocols`]; if it is not, the
+    /// handshake is answered with 500, as the client would fail the connection anyway
+    /// (RFC 6455 §4.1).
+    pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
+        self.subprotocol = Some(name.into());
+        self
+    }
+
+    /// Adds a header to the response. Headers that belong to the handshake itself are left out.
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+}

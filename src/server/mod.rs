@@ -1,0 +1,12 @@
+//! The product: settings, the user's handler, the running server.
+
+mod builder;
+mod events;
+mod handle;
+mod handler;
+mod session;
+
+pub use builder::Server;
+pub use events::Event;
+pub use handle::ServerHandle;
+pub use handler::{Accept, Handler};

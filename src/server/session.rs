@@ -1,0 +1,297 @@
+//! From the events of a connection to calls of the user's handler, on a worker or inline.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+
+use super::handler::{Accept, Handler};
+use crate::config::Config;
+use crate::http::{Request, Response};
+use crate::link::{Command, Event, Inline, Link, Load, Opening, defer_wakes, lock, wake_deferred};
+use crate::message::{CloseCause, CloseCode, CloseReason};
+use crate::peer::Peer;
+use crate::proto::handshake::{accept_response, choose_subprotocol};
+use crate::proto::http::{HttpError, write_response};
+use crate::reactor::Upstream;
+use crate::worker::{RunQueue, Work};
+
+/// Runs the events of any connection against the handler.
+pub(crate) struct Engine<H> {
+    handler: H,
+    limit: Load,
+}
+
+/// Why a run ended.
+#[derive(PartialEq, Eq)]
+enum Run {
+    /// All events are handled.
+    Done,
+    /// The peer is congested; the rest must wait.
+    Congested,
+}
+
+impl<H: Handler> Engine<H> {
+    pub(crate) fn new(handler: H, config: &Config) -> Self {
+        let limit = Load {
+            messages: config.inbound_messages,
+            bytes: config.inbound_bytes,
+        };
+        Self { handler, limit }
+    }
+
+    fn run_events(&self, link: &Arc<Link>, events: &mut VecDeque<Event>) -> Run {
+        let peer = Peer { link: link.clone() };
+        let mut session = lock(&link.session);
+        while let Some(event) = events.front() {
+            if let Event::Message(_) = event {
+                if self.messages(&peer, &mut session, events) == Run::Congested {
+                    return Run::Congested;
+                }
+                continue;
+            }
+            match events.pop_front() {
+                Some(Event::Open(opening)) => *session = self.open(&peer, &opening),
+                Some(Event::Http(request)) => self.http(link, &request),
+                Some(Event::Writable) => self.writable(&peer, &mut session),
+                Some(Event::GoAway { code, text, cause }) => drop(link.close(code, text, cause)),
+                Some(Event::Closed(reason)) => {
+                    self.close(&peer, session.take(), &reason);
+                    link.handle.command(Command::Finished(link.id.key()));
+                }
+                Some(Event::Message(_)) | None => {}
+            }
+        }
+        if link.inflow.settle(self.limit) {
+            link.handle.command(Command::Resume(link.id.key()));
+        }
+        Run::Done
+    }
+
+    /// Handles the messages in front, under one guard against panics.
+    fn messages(
+        &self,
+        peer: &Peer,
+        session: &mut Option<Box<dyn Any + Send>>,
+        events: &mut VecDeque<Event>,
+    ) -> Run {
+        let link = &peer.link;
+        let mut congested = false;
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let mut session = live::<H>(session);
+            while let Some(Event::Message(_)) = events.front() {
+                if link.is_congested() {
+                    congested = true;
+                    return;
+                }
+                let Some(Event::Message(message)) = events.pop_front() else {
+                    return;
+                };
+                let counted = Counted {
+                    link,
+                    bytes: message.len(),
+                    limit: self.limit,
+                };
+                if let Some(session) = &mut session {
+                    self.handler.message(session, peer, message);
+                }
+                drop(counted);
+            }
+        }));
+        if outcome.is_err() {
+            self.panicked(link, session);
+        }
+        if congested { Run::Congested } else { Run::Done }
+    }
+
+    fn panicked(&self, link: &Link, session: &mut Option<Box<dyn Any + Send>>) {
+        log::error!("{}: the handler panicked; closing with 1011", link.id);
+        link.close(CloseCode::Error, "", CloseCause::Panic);
+        // No more messages for it, but it is still told the end.
+        *session = session
+            .take()
+            .map(|session| Box::new(Panicked(session)) as Box<dyn Any + Send>);
+    }
+
+    fn open(&self, peer: &Peer, opening: &Opening) -> Option<Box<dyn Any + Send>> {
+        let link = &peer.link;
+        let request = &opening.request;
+        let verdict = catch_unwind(AssertUnwindSafe(|| self.handler.open(request, peer)))
+            .unwrap_or_else(|_| {
+                log::error!("{}: the handler panicked in open", link.id);
+                Err(StatusCode::INTERNAL_SERVER_ERROR.into())
+            });
+        let accepted = verdict.and_then(|accept| {
+            let head = accept_head(link, opening, &accept).map_err(Response::from)?;
+            Ok((head, accept.session))
+        });
+        match accepted {
+            Ok((head, session)) => {
+                link.handle.command(Command::Accept(link.id.key(), head));
+                Some(Box::new(session))
+            }
+            Err(response) => {
+                self.respond(link, &response, false);
+                None
+            }
+        }
+    }
+
+    fn http(&self, link: &Arc<Link>, request: &Request) {
+        let response = catch_unwind(AssertUnwindSafe(|| self.handler.http(request)))
+            .unwrap_or_else(|_| {
+                log::error!("{}: the handler panicked in http", link.id);
+                StatusCode::INTERNAL_SERVER_ERROR.into()
+            });
+        self.respond(link, &response, request.method() == Method::HEAD);
+    }
+
+    fn respond(&self, link: &Arc<Link>, response: &Response, head_only: bool) {
+        let mut out = Vec::new();
+        write_response(response, head_only, &mut out);
+        link.handle.command(Command::Respond(link.id.key(), out));
+    }
+
+    fn writable(&self, peer: &Peer, session: &mut Option<Box<dyn Any + Send>>) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            if let Some(session) = live::<H>(session) {
+                self.handler.writable(session, peer);
+            }
+        }));
+        if outcome.is_err() {
+            self.panicked(&peer.link, session);
+        }
+    }
+
+    fn close(&self, peer: &Peer, session: Option<Box<dyn Any + Send>>, reason: &CloseReason) {
+        let session = session.and_then(|session| {
+            let session = match session.downcast::<Panicked>() {
+                Ok(panicked) => panicked.0,
+                Err(session) => session,
+            };
+            session.downcast::<H::Session>().ok()
+        });
+        // None: `open` refused, so there is nobody to tell.
+        let Some(session) = session else { return };
+        let close = AssertUnwindSafe(|| self.handler.close(*session, peer, reason));
+        if catch_unwind(close).is_err() {
+            log::error!("{}: the handler panicked in close", peer.id());
+        }
+    }
+}
+
+/// The session of a connection whose handler panicked.
+struct Panicked(Box<dyn Any + Send>);
+
+fn live<H: Handler>(session: &mut Option<Box<dyn Any + Send>>) -> Option<&mut H::Session> {
+    session.as_mut().and_then(|session| session.downcast_mut())
+}
+
+/// Counts a message as handled when it goes, even if its handler panics.
+struct Counted<'a> {
+    link: &'a Arc<Link>,
+    bytes: usize,
+    limit: Load,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if self.link.inflow.handled(self.bytes, self.limit) {
+            let key = self.link.id.key();
+            self.link.handle.command(Command::Resume(key));
+        }
+    }
+}
+
+/// The 101, or why there can't be one.
+fn accept_head<S>(
+    link: &Link,
+    opening: &Opening,
+    accept: &Accept<S>,
+) -> Result<Vec<u8>, HttpError> {
+    let subprotocol = match &accept.subprotocol {
+        None => None,
+        Some(name) => Some(choose_subprotocol(&opening.request, name).inspect_err(|_| {
+            log::error!("{}: subprotocol {name:?} was not offered", link.id);
+        })?),
+    };
+    if let Some(name) = subprotocol {
+        let _ = link.subprotocol.set(name.into());
+    }
+    let mut head = Vec::with_capacity(192);
+    accept_response(
+        &opening.upgrade,
+        subprotocol,
+        None,
+        &accept.headers,
+        &mut head,
+    );
+    Ok(head)
+}
+
+impl<H: Handler> Work<Arc<Link>> for Engine<H> {
+    fn begin(&self) {
+        defer_wakes();
+    }
+
+    fn run(&self, link: &Arc<Link>) -> bool {
+        let mut events = link.take_inbox();
+        match self.run_events(link, &mut events) {
+            Run::Done => link.finish_run(),
+            Run::Congested => link.park(events),
+        }
+    }
+
+    fn pause(&self) {
+        wake_deferred();
+    }
+}
+
+/// Hands events to the workers.
+pub(crate) struct ToWorkers(pub(crate) RunQueue<Arc<Link>>);
+
+impl Upstream for ToWorkers {
+    fn is_inline(&self) -> bool {
+        false
+    }
+
+    fn deliver(&self, link: &Arc<Link>, events: &mut VecDeque<Event>) -> bool {
+        link.deliver(events)
+    }
+
+    fn schedule(&self, link: Arc<Link>) {
+        self.0.push(link);
+    }
+}
+
+/// Runs handlers on the loop: `workers(0)`.
+pub(crate) struct OnTheLoop<H>(pub(crate) Arc<Engine<H>>);
+
+impl<H: Handler> Upstream for OnTheLoop<H> {
+    fn is_inline(&self) -> bool {
+        true
+    }
+
+    fn deliver(&self, link: &Arc<Link>, events: &mut VecDeque<Event>) -> bool {
+        if !link.deliver(events) {
+            return false;
+        }
+        let _inline = Inline::run(link.id);
+        let mut taken = link.take_inbox();
+        let again = match self.0.run_events(link, &mut taken) {
+            Run::Done => {
+                // The memory goes back to where it came from.
+                *events = taken;
+                link.finish_run()
+            }
+            Run::Congested => link.park(taken),
+        };
+        again
+    }
+
+    fn schedule(&self, link: Arc<Link>) {
+        while Work::run(&*self.0, &link) {}
+    }
+}

@@ -1,0 +1,181 @@
+//! A queue that at most one worker empties at a time.
+//!
+//! The rule, and why it keeps order (every step under the lock that the owner puts around this):
+//!
+//! 1. [`push`](Mailbox::push) into an idle mailbox makes it *scheduled*, and tells the caller to
+//!    put it on the run queue. Into a scheduled one it only adds.
+//! 2. A worker [takes](Mailbox::take) what is there and runs it without the lock.
+//! 3. Only [`finish`](Mailbox::finish), with the queue empty, makes it idle again; otherwise it tells
+//!    the worker to put it back on the run queue.
+//!
+//! So a mailbox is on the run queue or with a worker exactly while it is scheduled, never twice;
+//! hence at most one worker runs it, and what was pushed first runs first.
+//!
+//! A *parked* mailbox is one whose worker gave its work back, because its connection is not to be
+//! served for now: it counts as idle, but pushes don't schedule it until [`unpark`](Mailbox::unpark).
+
+use std::collections::VecDeque;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Mailbox<T> {
+    queue: VecDeque<T>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Scheduled,
+    Parked,
+}
+
+impl<T> Default for Mailbox<T> {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            state: State::Idle,
+        }
+    }
+}
+
+impl<T> Mailbox<T> {
+    /// Adds all of `batch`. `true`: the caller puts the mailbox on the run queue.
+    #[must_use]
+    pub(crate) fn push(&mut self, batch: &mut VecDeque<T>) -> bool {
+        if self.queue.is_empty() {
+            std::mem::swap(&mut self.queue, batch);
+        } else {
+            self.queue.append(batch);
+        }
+        self.schedule_if(State::Idle)
+    }
+
+    /// Everything that waits, for the worker that runs this mailbox.
+    pub(crate) fn take(&mut self) -> VecDeque<T> {
+        debug_assert_eq!(self.state, State::Scheduled);
+        std::mem::take(&mut self.queue)
+    }
+
+    /// Ends a run. `true`: more came meanwhile, and the caller puts it back on the run queue.
+    #[must_use]
+    pub(crate) fn finish(&mut self) -> bool {
+        debug_assert_eq!(self.state, State::Scheduled);
+        if self.queue.is_empty() {
+            self.state = State::Idle;
+        }
+        !self.queue.is_empty()
+    }
+
+    /// Ends a run with `rest` not done: it goes back in front, and nothing runs until
+    /// [`unpark`](Self::unpark).
+    pub(crate) fn park(&mut self, mut rest: VecDeque<T>) {
+        debug_assert_eq!(self.state, State::Scheduled);
+        rest.append(&mut self.queue);
+        self.queue = rest;
+        self.state = State::Parked;
+    }
+
+    /// Lets a parked mailbox run again. `true`: the caller puts it on the run queue.
+    #[must_use]
+    pub(crate) fn unpark(&mut self) -> bool {
+        self.schedule_if(State::Parked)
+    }
+
+    fn schedule_if(&mut self, state: State) -> bool {
+        let now = self.state == state;
+        if now {
+            self.state = State::Scheduled;
+        }
+        now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn scheduled_exactly_once() {
+        let mut mailbox = Mailbox::default();
+        assert!(mailbox.push(&mut VecDeque::from([1])));
+        assert!(!mailbox.push(&mut VecDeque::from([2])));
+        assert_eq!(mailbox.take(), [1, 2]);
+        assert!(!mailbox.push(&mut VecDeque::from([3])));
+        assert!(mailbox.finish());
+        assert_eq!(mailbox.take(), [3]);
+        assert!(!mailbox.finish());
+        assert!(mailbox.push(&mut VecDeque::from([4])));
+    }
+
+    #[test]
+    fn parked_work_stays_in_front() {
+        let mut mailbox = Mailbox::default();
+        assert!(mailbox.push(&mut VecDeque::from([1, 2, 3])));
+        let mut batch = mailbox.take();
+        batch.pop_front();
+        assert!(!mailbox.push(&mut VecDeque::from([4])));
+        mailbox.park(batch);
+        assert!(!mailbox.push(&mut VecDeque::from([5])));
+        assert!(mailbox.unpark());
+        assert!(!mailbox.unpark());
+        assert_eq!(mailbox.take(), [2, 3, 4, 5]);
+    }
+
+    /// Many producers and workers on one mailbox: never two workers at once, and each producer's
+    /// items in its order.
+    #[test]
+    fn one_runner_at_a_time_and_order_kept() {
+        const PRODUCERS: usize = 4;
+        const ITEMS: usize = 5000;
+        let mailbox = Arc::new(Mutex::new(Mailbox::default()));
+        let (run_queue, runnable) = crossbeam_channel::unbounded();
+        let running = Arc::new(AtomicBool::new(false));
+        let done = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::new(Mutex::new(vec![0; PRODUCERS]));
+        std::thread::scope(|scope| {
+            for producer in 0..PRODUCERS {
+                let (mailbox, run_queue) = (mailbox.clone(), run_queue.clone());
+                scope.spawn(move || {
+                    for item in 0..ITEMS {
+                        let mut batch = VecDeque::from([(producer, item)]);
+                        if mailbox.lock().unwrap().push(&mut batch) {
+                            run_queue.send(()).unwrap();
+                        }
+                    }
+                });
+            }
+            for _ in 0..3 {
+                let (mailbox, runnable, run_queue) =
+                    (mailbox.clone(), runnable.clone(), run_queue.clone());
+                let (running, done, seen) = (running.clone(), done.clone(), seen.clone());
+                scope.spawn(move || {
+                    while done.load(Ordering::SeqCst) < PRODUCERS * ITEMS {
+                        if runnable
+                            .recv_timeout(std::time::Duration::from_millis(10))
+                            .is_err()
+                        {
+                            continue;
+                        }
+                        assert!(!running.swap(true, Ordering::SeqCst), "two at once");
+                        let batch = mailbox.lock().unwrap().take();
+                        let mut seen = seen.try_lock().unwrap();
+                        for (producer, item) in batch {
+                            assert_eq!(seen[producer], item);
+                            seen[producer] += 1;
+                            done.fetch_add(1, Ordering::SeqCst);
+                        }
+                        drop(seen);
+                        running.store(false, Ordering::SeqCst);
+                        if mailbox.lock().unwrap().finish() {
+                            run_queue.send(()).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(*seen.lock().unwrap(), [ITEMS; PRODUCERS]);
+    }
+}

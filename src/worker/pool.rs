@@ -1,0 +1,112 @@
+//! The threads, and the run queue that feeds them.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+
+/// After so many runs a worker passes on what it held back, even if more is waiting. Large enough
+/// that a busy worker wakes its loop rarely, small enough that replies don't pile up.
+const RUNS: u32 = 64;
+
+/// Where a runnable item is put. Items wait in the order they came; as each is a mailbox, which is
+/// never queued twice, the queue is bounded by the number of mailboxes.
+#[derive(Debug)]
+pub(crate) struct RunQueue<T>(Arc<Sender<T>>);
+
+impl<T> RunQueue<T> {
+    pub(crate) fn push(&self, item: T) {
+        // The receivers are gone only when no worker could be started at all.
+        let _ = self.0.send(item);
+    }
+}
+
+impl<T> Clone for RunQueue<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// What workers do with the items.
+pub(crate) trait Work<T>: Send + Sync + 'static {
+    /// A worker thread begins.
+    fn begin(&self);
+    /// Runs one item. `true`: it goes back on the run queue. Must not panic.
+    fn run(&self, item: &T) -> bool;
+    /// A worker is about to wait, or has run many items: what it held back should go out.
+    fn pause(&self);
+}
+
+/// A fixed number of threads.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    threads: Vec<JoinHandle<()>>,
+    /// Disconnected when the last worker has ended.
+    ended: Receiver<()>,
+}
+
+impl Pool {
+    /// Starts `workers` threads. They end when every clone of the returned queue is gone and what
+    /// was in it is done.
+    pub(crate) fn start<T: Send + 'static, W: Work<T>>(
+        workers: usize,
+        work: &Arc<W>,
+    ) -> io::Result<(Self, RunQueue<T>)> {
+        let (sender, receiver) = unbounded::<T>();
+        let run_queue = RunQueue(Arc::new(sender));
+        let (alive, ended) = bounded::<()>(0);
+        let mut threads = Vec::with_capacity(workers);
+        for n in 0..workers {
+            let (work, alive) = (work.clone(), alive.clone());
+            // Weak, or the workers would keep their own queue open for ever.
+            let (receiver, back) = (receiver.clone(), Arc::downgrade(&run_queue.0));
+            let body = move || {
+                work_off(&*work, &receiver, &back);
+                drop(alive);
+            };
+            let name = format!("framemill-worker-{n}");
+            threads.push(thread::Builder::new().name(name).spawn(body)?);
+        }
+        Ok((Self { threads, ended }, run_queue))
+    }
+
+    /// Waits until all workers have ended, but not past `deadline`. `false`: some are still busy,
+    /// and are left to themselves.
+    pub(crate) fn join(self, deadline: Instant) -> bool {
+        if self.ended.recv_deadline(deadline) == Err(RecvTimeoutError::Timeout) {
+            return false;
+        }
+        self.threads.into_iter().for_each(|t| drop(t.join()));
+        true
+    }
+}
+
+fn work_off<T, W: Work<T>>(work: &W, items: &Receiver<T>, back: &Weak<Sender<T>>) {
+    work.begin();
+    let mut runs = 0;
+    loop {
+        let item = match items.try_recv() {
+            Ok(item) => item,
+            Err(_) => {
+                work.pause();
+                match items.recv() {
+                    Ok(item) => item,
+                    Err(_) => return,
+                }
+            }
+        };
+        runs += 1;
+        if runs % RUNS == 0 {
+            work.pause();
+        }
+        while work.run(&item) {
+            // To the end of the queue, so that others get their turn.
+            if let Some(back) = back.upgrade() {
+                let _ = back.send(item);
+                break;
+            }
+        }
+    }
+}
