@@ -467,6 +467,14 @@ mod tests {
     }
 
     #[test]
+    fn the_body_comes_after_the_head() {
+        let mut request = request("/", &[]);
+        assert!(request.body().is_empty());
+        request.set_body(Bytes::from_static(b"body"));
+        assert_eq!(request.body(), "body");
+    }
+
+    #[test]
     fn debug_shows_no_secrets() {
         let shown = format!("{:?}", request("/p?token=1", &[("cookie", b"sid=2")]));
         assert!(

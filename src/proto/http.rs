@@ -61,8 +61,7 @@ impl From<HttpError> for Response {
         let response = Self::plain(error.status, error.why);
         match error.status {
             // RFC 9110 §15.5.6: "The origin server MUST generate an Allow header field in a 405
-            // response". The only 405 of this crate is an upgrade by another method than GET; plain
-            // requests may use any.
+            // response". Only the handshake refuses a method in this way, and it knows but one.
             StatusCode::METHOD_NOT_ALLOWED => {
                 response.header(header::ALLOW, HeaderValue::from_static("GET"))
             }

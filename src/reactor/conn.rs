@@ -107,6 +107,8 @@ pub(crate) struct Conn {
     pub(super) bucket: Option<Box<Bucket>>,
     /// The kernel may have more for us: set by events, cleared by a read that came up short.
     readable: bool,
+    /// The peer's end of the stream, or an error, has been announced; a read will tell.
+    hung_up: bool,
     /// Reading waits for the handler to catch up.
     paused: bool,
     /// The end of the stream has been read.
@@ -133,6 +135,15 @@ pub(crate) struct Conn {
     pub(crate) touched: bool,
     /// Finished; the loop removes it.
     pub(crate) gone: bool,
+}
+
+/// What an event says of a socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct News {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// Half-closed by the peer, or failed.
+    pub(crate) closed: bool,
 }
 
 /// Bytes that were read and not yet looked at: `at < bytes.len()`.
@@ -163,6 +174,7 @@ impl Conn {
             ending: None,
             bucket: None,
             readable: false,
+            hung_up: false,
             paused: false,
             eof: false,
             pinged: false,
@@ -208,17 +220,13 @@ impl Conn {
     // ---- reading ----
 
     /// The socket has news.
-    pub(crate) fn ready<U: Upstream>(
-        &mut self,
-        readable: bool,
-        writable: bool,
-        cx: &mut Context<'_, U>,
-    ) {
-        self.readable |= readable;
-        if writable && std::mem::take(&mut self.blocked) {
+    pub(crate) fn ready<U: Upstream>(&mut self, news: News, cx: &mut Context<'_, U>) {
+        self.readable |= news.readable || news.closed;
+        self.hung_up |= news.closed;
+        if news.writable && std::mem::take(&mut self.blocked) {
             self.flush(cx);
         }
-        if readable {
+        if self.readable {
             self.advance(cx);
         }
     }
@@ -253,11 +261,17 @@ impl Conn {
             Phase::Deciding => true,
             Phase::Open => {
                 self.paused
-                    || self.bucket.as_ref().is_some_and(|b| b.is_empty(cx.now))
+                    || self.is_over_rate(cx.now)
                     || (cx.upstream.is_inline() && self.link.is_congested())
             }
             Phase::Opening(_) | Phase::Lingering => false,
         }
+    }
+
+    /// The peer has used up its allowance of messages.
+    fn is_over_rate(&self, now: u64) -> bool {
+        let bucket = self.bucket.as_ref().filter(|_| self.ending.is_none());
+        bucket.is_some_and(|bucket| bucket.is_empty(now))
     }
 
     fn read<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
@@ -269,8 +283,9 @@ impl Conn {
             }
             Ok(n) => {
                 // epoll(7): for a stream, a read that comes up short has emptied the socket, and
-                // whatever arrives later is a new edge.
-                self.readable = n == buf.len();
+                // whatever arrives later is a new edge; but an end that was announced together with
+                // the data is not announced again.
+                self.readable = n == buf.len() || self.hung_up;
                 self.last_seen = cx.now;
                 self.input(&mut buf[..n], cx);
             }
@@ -331,7 +346,7 @@ impl Conn {
                 }
                 continue;
             }
-            if self.bucket.as_ref().is_some_and(|b| b.is_empty(cx.now)) && !input.is_empty() {
+            if self.is_over_rate(cx.now) && !input.is_empty() {
                 self.hand_over(load, cx);
                 return self.over_rate(input, cx);
             }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 
 use super::acceptor::{self, Acceptor};
-use super::conn::{Conn, Context};
+use super::conn::{Conn, Context, News};
 use super::opening::Opening;
 use super::outbound::Outbound;
 use super::slab::Slab;
@@ -240,11 +240,12 @@ impl<U: Upstream> EventLoop<U> {
                 // A slot is emptied at the end of a turn only, so a token never outlives what it
                 // was given for.
                 Token(slot) => {
-                    // A half-closed or failed socket is "readable": the read tells which.
-                    let readable =
-                        event.is_readable() || event.is_read_closed() || event.is_error();
-                    let writable = event.is_writable();
-                    self.serve_slot(slot as u32, |conn, cx| conn.ready(readable, writable, cx));
+                    let news = News {
+                        readable: event.is_readable(),
+                        writable: event.is_writable(),
+                        closed: event.is_read_closed() || event.is_error(),
+                    };
+                    self.serve_slot(slot as u32, |conn, cx| conn.ready(news, cx));
                     self.pass_on(GROUP);
                 }
             }

@@ -1,0 +1,179 @@
+//! The closing handshake (RFC 6455 §7), seen from both ends.
+
+mod support;
+
+use crossbeam_channel::{Sender, unbounded};
+use framemill::{
+    Accept, CloseCause, CloseCode, CloseReason, Handler, Initiator, Message, Peer, Request,
+    Response,
+};
+use support::{Raw, WAIT, client, echo, frame, serve};
+
+/// Echoes, closes on request, and reports how each connection ended.
+struct Reports(Sender<CloseReason>);
+
+impl Handler for Reports {
+    type Session = ();
+
+    fn open(&self, _: &Request, _: &Peer) -> Result<Accept<()>, Response> {
+        Ok(Accept::new(()))
+    }
+
+    fn message(&self, (): &mut (), peer: &Peer, message: Message) {
+        match message.to_text() {
+            Ok("close me") => assert!(peer.close(CloseCode::Library(4001), "as you wish")),
+            Ok("panic") => panic!("as you wish"),
+            _ => drop(peer.send(message)),
+        }
+    }
+
+    fn close(&self, (): (), _: &Peer, reason: &CloseReason) {
+        self.0.send(reason.clone()).unwrap();
+    }
+}
+
+#[test]
+fn the_peer_closes() {
+    for workers in [0, 2] {
+        let (ends, reasons) = unbounded();
+        let server = serve(|s| s.workers(workers), Reports(ends));
+        let mut raw = Raw::open(server.addr);
+        // The message before the close frame is still answered.
+        raw.write(&[frame(0x81, b"last words"), frame(0x88, b"\x0F\xA0bye")].concat());
+        assert_eq!(raw.frame(), Some((0x81, b"last words".to_vec())));
+        assert_eq!(raw.frame(), Some((0x88, b"\x0F\xA0".to_vec())));
+        assert_eq!(raw.frame(), None);
+        let reason = reasons.recv_timeout(WAIT).unwrap();
+        assert_eq!(reason.code(), CloseCode::Library(4000));
+        assert_eq!(reason.text(), "bye");
+        assert_eq!(reason.initiator(), Initiator::Peer);
+        assert!(reason.is_clean());
+    }
+}
+
+#[test]
+fn the_handler_closes() {
+    for workers in [0, 2] {
+        let (ends, reasons) = unbounded();
+        let server = serve(|s| s.workers(workers), Reports(ends));
+        let mut client = client(server.addr);
+        client.send(Message::text("close me")).unwrap();
+        let Message::Close(Some(frame)) = client.read().unwrap() else {
+            panic!("no close frame");
+        };
+        assert_eq!(frame.code, CloseCode::Library(4001));
+        assert_eq!(&*frame.reason, "as you wish");
+        client.flush().unwrap();
+        let reason = reasons.recv_timeout(WAIT).unwrap();
+        assert_eq!(reason.code(), CloseCode::Library(4001));
+        assert_eq!(reason.initiator(), Initiator::Local);
+        assert_eq!(reason.cause(), CloseCause::Handshake);
+        assert!(reason.is_clean());
+    }
+}
+
+#[test]
+fn a_panic_closes_its_own_connection_only() {
+    for workers in [0, 2] {
+        let (ends, reasons) = unbounded();
+        let server = serve(|s| s.workers(workers), Reports(ends));
+        let mut other = client(server.addr);
+        let mut raw = Raw::open(server.addr);
+        raw.write(&frame(0x81, b"panic"));
+        assert_eq!(raw.close_code(), Some(1011));
+        raw.write(&frame(0x88, b"\x03\xF3"));
+        assert_eq!(raw.frame(), None);
+        let reason = reasons.recv_timeout(WAIT).unwrap();
+        assert_eq!(reason.cause(), CloseCause::Panic);
+        other.send(Message::text("still there?")).unwrap();
+        assert_eq!(other.read().unwrap(), Message::text("still there?"));
+    }
+}
+
+#[test]
+fn the_peer_vanishes() {
+    let (ends, reasons) = unbounded();
+    let server = serve(|s| s.workers(2), Reports(ends));
+    drop(Raw::open(server.addr));
+    let reason = reasons.recv_timeout(WAIT).unwrap();
+    assert_eq!(reason.code(), CloseCode::Abnormal);
+    assert_eq!(reason.initiator(), Initiator::Peer);
+    assert!(!reason.is_clean());
+}
+
+#[test]
+fn a_half_closed_peer_still_gets_its_answers() {
+    for workers in [0, 2] {
+        let (ends, reasons) = unbounded();
+        let server = serve(|s| s.workers(workers), Reports(ends));
+        let mut raw = Raw::open(server.addr);
+        raw.write(&[frame(0x81, b"one"), frame(0x81, b"two")].concat());
+        raw.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(raw.frame(), Some((0x81, b"one".to_vec())));
+        assert_eq!(raw.frame(), Some((0x81, b"two".to_vec())));
+        assert_eq!(raw.frame(), None);
+        let reason = reasons.recv_timeout(WAIT).unwrap();
+        assert_eq!(reason.cause(), CloseCause::Eof);
+    }
+}
+
+#[test]
+fn data_after_close_is_ignored() {
+    let server = echo();
+    let mut raw = Raw::open(server.addr);
+    raw.write(
+        &[
+            frame(0x88, b"\x03\xE8"),
+            frame(0x81, b"late"),
+            frame(0x89, b"late"),
+        ]
+        .concat(),
+    );
+    assert_eq!(raw.frame(), Some((0x88, b"\x03\xE8".to_vec())));
+    assert_eq!(raw.frame(), None);
+}
+
+#[test]
+fn violations_get_the_code_the_rfc_names() {
+    let server = serve(
+        |s| s.workers(1).max_message(1000),
+        |peer: &Peer, m: Message| peer.send(m),
+    );
+    let long_ping = [&[0x89, 0xFE, 0, 126, 1, 2, 3, 4][..], &[0; 126]].concat();
+    let cases: &[(&str, Vec<u8>, u16)] = &[
+        ("no mask", vec![0x81, 0x01, b'x'], 1002),
+        ("reserved bit", frame(0xC1, b"x"), 1002),
+        ("reserved opcode", frame(0x83, b"x"), 1002),
+        ("fragmented ping", frame(0x09, b"x"), 1002),
+        ("long ping", long_ping, 1002),
+        ("continuation of nothing", frame(0x80, b"x"), 1002),
+        ("close with one byte", frame(0x88, b"\x03"), 1002),
+        ("close with 1005", frame(0x88, b"\x03\xED"), 1002),
+        ("close with bad text", frame(0x88, b"\x03\xE8\xFF"), 1007),
+        ("bad text", frame(0x81, b"\xC0\xAF"), 1007),
+        ("too long", frame(0x82, &[0; 1001]), 1009),
+        (
+            "claims 2^40",
+            vec![0x82, 0xFF, 0, 0, 1, 0, 0, 0, 0, 0, 1, 2, 3, 4],
+            1009,
+        ),
+        (
+            "over 63 bits",
+            vec![0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0],
+            1002,
+        ),
+        (
+            "fragments too long",
+            [frame(0x02, &[0; 600]), frame(0x80, &[0; 401])].concat(),
+            1009,
+        ),
+    ];
+    for (name, bytes, code) in cases {
+        let mut raw = Raw::open(server.addr);
+        // What came before is still answered.
+        raw.write(&[frame(0x81, b"before"), bytes.clone()].concat());
+        assert_eq!(raw.frame(), Some((0x81, b"before".to_vec())), "{name}");
+        assert_eq!(raw.close_code(), Some(*code), "{name}");
+        assert_eq!(raw.frame(), None, "{name}: the server hangs up");
+    }
+}

@@ -1,0 +1,212 @@
+//! What the integration tests share: a server on a port of its own, tungstenite's client as an
+//! independent peer, and a raw client for everything that no decent client does.
+//!
+//! Every wait is bounded by [`WAIT`]; nothing sleeps to let something happen.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use framemill::{Handler, Origin, Server, ServerHandle};
+
+/// Longer than anything here takes, even on a busy machine.
+pub const WAIT: Duration = Duration::from_secs(20);
+
+/// A server that stops when the test is through.
+pub struct Running {
+    pub handle: ServerHandle,
+    pub addr: SocketAddr,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.handle.shutdown(Duration::ZERO);
+    }
+}
+
+/// A server on a free port, set up by `settings`.
+pub fn serve(settings: impl FnOnce(Server) -> Server, handler: impl Handler) -> Running {
+    let server = Server::bind("127.0.0.1:0").unwrap().origin(Origin::Any);
+    let handle = settings(server).start(handler).unwrap();
+    let addr = handle.local_addr().unwrap();
+    Running { handle, addr }
+}
+
+/// A server that sends everything back, with two workers.
+pub fn echo() -> Running {
+    serve(
+        |s| s.workers(2),
+        |peer: &framemill::Peer, message| peer.send(message),
+    )
+}
+
+/// Waits until `condition` holds.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + WAIT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A connected socket whose reads and writes are bounded.
+pub fn socket(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&addr, WAIT).unwrap();
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    stream.set_write_timeout(Some(WAIT)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// tungstenite's client, connected.
+pub fn client(addr: SocketAddr) -> tungstenite::WebSocket<TcpStream> {
+    let url = format!("ws://{addr}/");
+    let (client, _) = tungstenite::client::client(url, socket(addr)).unwrap();
+    client
+}
+
+/// A correct opening handshake.
+pub fn request(addr: impl std::fmt::Display) -> String {
+    format!(
+        "GET / HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+}
+
+/// One frame as a client writes it; `first` is the first byte (0x81: text, final).
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![first];
+    match payload.len() {
+        len @ 0..=125 => out.push(0x80 | len as u8),
+        len @ 126..=0xFFFF => {
+            out.push(0x80 | 126);
+            out.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            out.push(0x80 | 127);
+            out.extend((len as u64).to_be_bytes());
+        }
+    }
+    let key = [0x12, 0x34, 0x56, 0x78];
+    out.extend(key);
+    out.extend(payload.iter().zip(key.iter().cycle()).map(|(b, k)| b ^ k));
+    out
+}
+
+/// A client that writes what it is told, right or wrong.
+pub struct Raw<S = TcpStream> {
+    pub stream: S,
+    buf: Vec<u8>,
+}
+
+impl Raw {
+    /// Connected, nothing sent yet.
+    pub fn connect(addr: SocketAddr) -> Self {
+        Self::over(socket(addr))
+    }
+
+    /// Through the opening handshake.
+    pub fn open(addr: SocketAddr) -> Self {
+        let mut raw = Self::connect(addr);
+        raw.write(request(addr).as_bytes());
+        assert!(raw.head().starts_with("HTTP/1.1 101 "));
+        raw
+    }
+}
+
+impl<S: Read + Write> Raw<S> {
+    pub fn over(stream: S) -> Self {
+        Self {
+            stream,
+            buf: Vec::new(),
+        }
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// `false` at the end of the stream (or a reset).
+    fn fill(&mut self) -> bool {
+        let mut chunk = [0; 65536];
+        match self.stream.read(&mut chunk) {
+            Ok(n) => {
+                self.buf.extend_from_slice(&chunk[..n]);
+                n > 0
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("nothing came: {error}"),
+        }
+    }
+
+    /// The head of a response.
+    pub fn head(&mut self) -> String {
+        loop {
+            if let Some(end) = self.buf.windows(4).position(|w| w == b"\r\n\r\n") {
+                let head = self.buf.drain(..end + 4).collect();
+                return String::from_utf8(head).unwrap();
+            }
+            assert!(self.fill(), "closed before a whole head: {:?}", self.buf);
+        }
+    }
+
+    /// Everything up to the end of the stream.
+    pub fn rest(&mut self) -> Vec<u8> {
+        while self.fill() {}
+        std::mem::take(&mut self.buf)
+    }
+
+    /// A whole response: status, head, body.
+    pub fn response(&mut self) -> (u16, String, Vec<u8>) {
+        let head = self.head();
+        let status = head[9..12].parse().unwrap();
+        (status, head, self.rest())
+    }
+
+    /// The next frame: first byte and payload. `None` at the end of the stream.
+    pub fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        loop {
+            if let Some((header, len)) = header(&self.buf) {
+                if self.buf.len() >= header + len {
+                    let first = self.buf[0];
+                    let frame: Vec<u8> = self.buf.drain(..header + len).collect();
+                    return Some((first, frame[header..].to_vec()));
+                }
+            }
+            if !self.fill() {
+                return None;
+            }
+        }
+    }
+
+    /// The code of the close frame that comes next, after whatever else.
+    pub fn close_code(&mut self) -> Option<u16> {
+        while let Some((first, payload)) = self.frame() {
+            if first == 0x88 {
+                return Some(match payload[..] {
+                    [high, low, ..] => u16::from_be_bytes([high, low]),
+                    _ => 1005,
+                });
+            }
+        }
+        None
+    }
+}
+
+/// Size of the header at the front of `buf`, and of its payload.
+fn header(buf: &[u8]) -> Option<(usize, usize)> {
+    let short = *buf.get(1)? as usize;
+    assert!(short < 128, "a server must not mask");
+    Some(match short {
+        126 => (
+            4,
+            u16::from_be_bytes(buf.get(2..4)?.try_into().ok()?).into(),
+        ),
+        127 => {
+            let len = u64::from_be_bytes(buf.get(2..10)?.try_into().ok()?);
+            (10, len as usize)
+        }
+        len => (2, len),
+    })
+}
