@@ -240,7 +240,11 @@ fn hex(digit: u8) -> Option<u8> {
 /// assert_eq!(busy.status(), 503);
 /// ```
 #[derive(Clone, Debug)]
-pub struct Response {
+pub struct Response(Box<Parts>);
+
+/// Behind a pointer, as a response is mostly the `Err` of something.
+#[derive(Clone, Debug)]
+struct Parts {
     status: StatusCode,
     headers: HeaderMap,
     content: Bytes,
@@ -252,17 +256,17 @@ impl Response {
     /// `status` should be a final one (200 and above): an interim 1xx status ends no exchange and
     /// is sent as 500.
     pub fn new(status: StatusCode) -> Self {
-        Self {
+        Self(Box::new(Parts {
             status,
             headers: HeaderMap::new(),
             content: Bytes::new(),
-        }
+        }))
     }
 
     /// Adds a header; one of the same name that is already there stays.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.append(name, value);
+        self.0.headers.append(name, value);
         self
     }
 
@@ -271,23 +275,23 @@ impl Response {
     /// Not sent where HTTP knows no body: in answer to `HEAD`, and with 204, 205 and 304.
     #[must_use]
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
-        self.content = body.into();
+        self.0.content = body.into();
         self
     }
 
     /// The status.
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// The headers set so far.
     pub fn headers(&self) -> &HeaderMap {
-        &self.headers
+        &self.0.headers
     }
 
     /// The body set by [`body`](Self::body).
     pub fn content(&self) -> &Bytes {
-        &self.content
+        &self.0.content
     }
 
     /// 200 with the text `ok`: enough for a health check.

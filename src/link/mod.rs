@@ -47,6 +47,9 @@ pub(crate) struct Link {
     /// More than half of the outbound limit is queued: what this peer sends waits until it has read
     /// what it was sent. So a reply always finds room, however much a peer asks for at once.
     congested: AtomicBool,
+    /// The mailbox has been parked and is not empty yet. With handlers inline, when only the loop
+    /// touches it, this tells whether there is anything in it.
+    parked: AtomicBool,
     latency_us: AtomicU32,
     /// The user's session, type-erased so that a `Peer` needs no type parameter.
     pub(crate) session: Mutex<Option<Box<dyn Any + Send>>>,
@@ -69,6 +72,7 @@ impl Link {
             inbox: Mutex::default(),
             inflow: Inflow::default(),
             congested: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
             latency_us: AtomicU32::new(u32::MAX),
             session: Mutex::new(None),
             subprotocol: OnceLock::new(),
@@ -94,7 +98,11 @@ impl Link {
         }
         let config = &self.handle.config;
         let mut outbox = self.outbox();
-        let result = outbox.push(message, key, config);
+        let result = if key.is_none() && outbox.push_plain(&message, config) {
+            Ok(())
+        } else {
+            outbox.push(message, key, config)
+        };
         let status = self.note_level(&outbox);
         let flush = outbox.request_flush();
         drop(outbox);
@@ -172,20 +180,34 @@ impl Link {
 
     /// Ends a run; `true`: more has come.
     pub(crate) fn finish_run(&self) -> bool {
-        lock(&self.inbox).finish()
+        let more = lock(&self.inbox).finish();
+        if !more {
+            self.parked.store(false, Ordering::Relaxed);
+        }
+        more
     }
 
     /// Ends a run because the peer is congested; `rest` is run later. `true`: it can run at once.
     pub(crate) fn park(&self, rest: VecDeque<Event>) -> bool {
+        self.parked.store(true, Ordering::Relaxed);
         lock(&self.inbox).park(rest);
         // The loop may have drained the queue before it could see a parked mailbox.
-        !self.is_congested() && lock(&self.inbox).unpark()
+        !self.is_congested() && self.unpark()
     }
 
     /// The loop drained the queue. `true`: the mailbox was parked and runs again.
     pub(crate) fn decongest(&self) -> bool {
         self.congested.store(false, Ordering::SeqCst);
+        self.unpark()
+    }
+
+    fn unpark(&self) -> bool {
         lock(&self.inbox).unpark()
+    }
+
+    /// Whether events wait in the mailbox of a connection whose handler runs inline.
+    pub(crate) fn has_parked(&self) -> bool {
+        self.parked.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_congested(&self) -> bool {

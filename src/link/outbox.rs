@@ -157,6 +157,31 @@ pub(crate) struct Outbox {
 impl Outbox {
     // ---- for senders ----
 
+    /// Queues a small message if there is plenty of room and nothing special about it: nearly
+    /// always. `false`: [`push`](Self::push) decides.
+    #[inline]
+    pub(crate) fn push_plain(&mut self, message: &Message, config: &Config) -> bool {
+        let (opcode, payload) = match message {
+            Message::Text(text) => (Opcode::Text, text.as_bytes()),
+            Message::Binary(payload) => (Opcode::Binary, &payload[..]),
+            _ => return false,
+        };
+        let plain = payload.len() < BY_REFERENCE
+            && self.queued + payload.len() + MAX_HEADER <= config.outbound_bytes / 2
+            && self.queue.is_none()
+            && !self.sealed
+            && config.overflow != Overflow::DropOldest;
+        if plain {
+            if self.buf.capacity() == 0 {
+                self.buf = spare::take();
+            }
+            let before = self.buf.len();
+            encode(opcode, payload, None, &mut self.buf);
+            self.queued += self.buf.len() - before;
+        }
+        plain
+    }
+
     /// Queues one message.
     pub(crate) fn push(
         &mut self,

@@ -40,7 +40,10 @@ pub struct Bound(pub(crate) Listener);
 pub(crate) enum Listener {
     Tcp(TcpListener),
     #[cfg(unix)]
-    Unix(UnixListener, UnixPath),
+    Unix(
+        UnixListener,
+        #[expect(dead_code, reason = "held for its Drop, which removes the file")] UnixPath,
+    ),
 }
 
 /// The file of a Unix socket, removed when the listener goes.

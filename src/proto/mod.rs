@@ -6,14 +6,18 @@
 //! | file | rule |
 //! |---|---|
 //! | `http` | RFC 9112: request head in, response out |
-//! | `handshake` | RFC 6455 §4: the opening handshake, both roles |
+//! | `handshake` | RFC 6455 §4.2: the opening handshake, the server's half |
+//! | `client_handshake` | §4.1: the client's half |
+//! | `extension` | §9.1: what `Sec-WebSocket-Extensions` holds |
 //! | `frame` | §5.2: one frame's header, parsed and written |
 //! | `mask`, `utf8` | §5.3, §8.1 |
 //! | `payload` | where the bytes of a message live once they leave the read buffer |
 //! | `protocol` | §5.4, §5.5: frames to messages |
 //! | `close` | §7: which codes may travel, and what a violation is answered with |
 
+mod client_handshake;
 mod close;
+mod extension;
 mod frame;
 pub(crate) mod handshake;
 pub(crate) mod http;

@@ -47,6 +47,10 @@ impl Utf8Validator {
     }
 
     /// Fails if the text ended inside a character.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the whole text is checked again at its end")
+    )]
     pub(crate) fn finish(&self) -> Result<(), InvalidUtf8> {
         if self.is_complete() {
             Ok(())

@@ -24,7 +24,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::ending::Ending;
@@ -33,9 +32,10 @@ use super::opening::Opening;
 use super::outbound::Outbound;
 use super::upstream::Upstream;
 use crate::config::Config;
-use crate::link::{Event, Link, Load};
+use crate::link::{Event, Load, Outbox};
 use crate::message::{Bytes, CloseCause, Message};
 use crate::net::Stream;
+use crate::peer::Peer;
 use crate::proto::{Blocks, Opcode, Protocol, Role};
 
 /// Messages that a connection may bring per turn when handlers run inline: enough that the turn's
@@ -61,7 +61,7 @@ pub(crate) struct Context<'a, U> {
     /// Empty between uses; keeps its memory.
     pub(crate) out: &'a mut Outbound,
     /// Links that the turn made runnable.
-    pub(crate) runnable: &'a mut Vec<Arc<Link>>,
+    pub(crate) runnable: &'a mut Vec<Peer>,
     /// No new connections and requests: the server is being shut down.
     pub(crate) stopping: bool,
 }
@@ -90,7 +90,7 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub(super) stream: Stream,
-    pub(crate) link: Arc<Link>,
+    pub(crate) peer: Peer,
     pub(super) phase: Phase,
     protocol: Protocol,
     /// Milliseconds of the loop's clock: when bytes were last received (or, while we don't read for
@@ -98,8 +98,8 @@ pub(crate) struct Conn {
     pub(super) last_seen: u64,
     /// When the phase began; in `Open`, when the unanswered ping was sent.
     pub(super) since: u64,
-    /// What was read and must wait.
-    rest: Option<Box<Rest>>,
+    /// What was read and must wait; not empty.
+    rest: Option<Box<[u8]>>,
     /// What was taken out of the outbox and the kernel did not take.
     pub(super) writing: Option<Box<Outbound>>,
     /// The closing, once it has begun.
@@ -137,6 +137,31 @@ pub(crate) struct Conn {
     pub(crate) gone: bool,
 }
 
+/// What a flush came to.
+#[derive(Clone, Copy, Debug)]
+struct Flushed {
+    /// The kernel took something before it was full.
+    progress: bool,
+    /// The queue was stalled and is empty again.
+    drained: bool,
+    /// No more frames follow.
+    sealed: bool,
+    /// Bytes still queued.
+    queued: usize,
+}
+
+impl Flushed {
+    /// Nothing more than what the outbox says.
+    fn nothing(outbox: &Outbox) -> Self {
+        Self {
+            progress: false,
+            drained: false,
+            sealed: outbox.is_sealed(),
+            queued: outbox.queued(),
+        }
+    }
+}
+
 /// What an event says of a socket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct News {
@@ -146,17 +171,10 @@ pub(crate) struct News {
     pub(crate) closed: bool,
 }
 
-/// Bytes that were read and not yet looked at: `at < bytes.len()`.
-#[derive(Debug)]
-struct Rest {
-    bytes: Vec<u8>,
-    at: usize,
-}
-
 impl Conn {
     pub(crate) fn new(
         stream: Stream,
-        link: Arc<Link>,
+        peer: Peer,
         opening: Opening,
         max_message: usize,
         now: u64,
@@ -164,7 +182,7 @@ impl Conn {
         let refused = opening.is_refused();
         Self {
             stream,
-            link,
+            peer,
             phase: Phase::Opening(Box::new(opening)),
             protocol: Protocol::new(Role::Server, max_message),
             last_seen: now,
@@ -201,7 +219,7 @@ impl Conn {
 
     /// Reading waits for the handler, not for the peer.
     pub(super) fn is_paused(&self) -> bool {
-        self.paused && !self.link.is_congested()
+        self.paused && !self.peer.link.is_congested()
     }
 
     pub(crate) fn register(
@@ -244,9 +262,8 @@ impl Conn {
         if self.gone || self.waits(cx) {
             return;
         }
-        if let Some(rest) = self.rest.take() {
-            let Rest { mut bytes, at } = *rest;
-            self.input(&mut bytes[at..], cx);
+        if let Some(mut rest) = self.rest.take() {
+            self.input(&mut rest, cx);
         } else if self.readable && !self.eof {
             self.read(cx);
         }
@@ -262,7 +279,7 @@ impl Conn {
             Phase::Open => {
                 self.paused
                     || self.is_over_rate(cx.now)
-                    || (cx.upstream.is_inline() && self.link.is_congested())
+                    || (cx.upstream.is_inline() && self.peer.link.is_congested())
             }
             Phase::Opening(_) | Phase::Lingering => false,
         }
@@ -308,8 +325,7 @@ impl Conn {
 
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
-            let bytes = bytes.to_vec();
-            self.rest = Some(Box::new(Rest { bytes, at: 0 }));
+            self.rest = Some(bytes.into());
         }
     }
 
@@ -339,7 +355,7 @@ impl Conn {
                     self.keep(input);
                     return;
                 }
-                if full && self.link.inflow.pause(limit) {
+                if full && self.peer.link.inflow.pause(limit) {
                     self.paused = true;
                     self.keep(input);
                     return;
@@ -386,7 +402,7 @@ impl Conn {
                 bytes: limit.bytes,
             };
         }
-        let taken = self.link.inflow.outstanding();
+        let taken = self.peer.link.inflow.outstanding();
         Load {
             messages: limit.messages.saturating_sub(taken.messages),
             bytes: limit.bytes.saturating_sub(taken.bytes),
@@ -398,13 +414,13 @@ impl Conn {
         if cx.batch.is_empty() {
             return;
         }
-        self.link.inflow.add(load);
+        self.peer.link.inflow.add(load);
         self.deliver(cx);
     }
 
     pub(super) fn deliver<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        if cx.upstream.deliver(&self.link, cx.batch) {
-            cx.runnable.push(self.link.clone());
+        if cx.upstream.deliver(&self.peer, cx.batch) {
+            cx.runnable.push(self.peer.clone());
         }
         // Inline, the replies are there already.
         self.dirty |= cx.upstream.is_inline();
@@ -414,7 +430,7 @@ impl Conn {
         match &mut self.writing {
             Some(writing) => writing.pong = Some(payload),
             None => {
-                self.link.outbox().control(Opcode::Pong, &payload);
+                self.peer.link.outbox().control(Opcode::Pong, &payload);
                 self.dirty = true;
             }
         }
@@ -434,105 +450,96 @@ impl Conn {
         if self.gone || matches!(self.phase, Phase::Deciding) {
             return;
         }
-        if self.blocked {
-            return self.after_flush(cx);
-        }
-        let mut out = match self.writing.take() {
-            Some(writing) => *writing,
-            None => std::mem::take(cx.out),
+        let result = if self.blocked {
+            Ok(Flushed::nothing(&self.peer.link.outbox()))
+        } else if let Some(mut writing) = self.writing.take() {
+            let result = self.write_all(&mut writing);
+            if !writing.is_empty() {
+                self.writing = Some(writing);
+            }
+            result
+        } else {
+            let result = self.write_all(cx.out);
+            if !cx.out.is_empty() {
+                self.writing = Some(Box::new(std::mem::take(cx.out)));
+            }
+            result
         };
-        match self.write_all(&mut out, cx) {
-            Ok(true) => *cx.out = out,
-            Ok(false) => self.writing = Some(Box::new(out)),
-            Err(error) => return self.fail_transport(&error, cx),
+        match result {
+            Ok(flushed) => self.after_flush(flushed, cx),
+            Err(error) => self.fail_transport(&error, cx),
         }
-        self.after_flush(cx);
     }
 
-    /// `true` when all is written, `false` when the kernel is full.
-    fn write_all<U: Upstream>(
-        &mut self,
-        out: &mut Outbound,
-        cx: &mut Context<'_, U>,
-    ) -> io::Result<bool> {
+    fn write_all(&mut self, out: &mut Outbound) -> io::Result<Flushed> {
         let mut written = 0;
         let mut refills = 0;
         let mut drained = false;
-        let done = loop {
+        loop {
             if out.is_empty() {
                 let pong = out.pong.take();
-                let mut outbox = self.link.outbox();
+                let mut outbox = self.peer.link.outbox();
                 drained |= outbox.written(std::mem::take(&mut written));
                 if let Some(payload) = pong {
                     outbox.control(Opcode::Pong, &payload);
                 }
                 if !out.refill(&mut outbox) {
-                    break true;
+                    return Ok(Flushed {
+                        drained,
+                        ..Flushed::nothing(&outbox)
+                    });
                 }
                 refills += 1;
                 if refills > REFILLS {
                     (self.again, self.dirty) = (true, true);
-                    break false;
+                    return Ok(Flushed::nothing(&outbox));
                 }
             }
             match out.write(&mut self.stream) {
                 Ok(n) => written += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if written > 0 {
-                        self.progress(cx);
-                    }
-                    let mut outbox = self.link.outbox();
-                    outbox.written(written);
-                    outbox.stall();
                     self.blocked = true;
                     self.rearm = true;
-                    break false;
+                    let mut outbox = self.peer.link.outbox();
+                    outbox.written(written);
+                    outbox.stall();
+                    return Ok(Flushed {
+                        progress: written > 0,
+                        ..Flushed::nothing(&outbox)
+                    });
                 }
                 Err(error) => {
-                    self.link.outbox().written(written);
+                    self.peer.link.outbox().written(written);
                     return Err(error);
                 }
             }
-        };
-        if drained {
-            self.on_drained(cx);
-        }
-        Ok(done)
-    }
-
-    /// The queue was stalled and is empty again.
-    fn on_drained<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        self.progress(cx);
-        if self.opened && !self.told {
-            cx.batch.push_back(Event::Writable);
-            self.deliver(cx);
         }
     }
 
-    /// While a peer is congested it is not read from, so what it takes is its sign of life.
-    fn progress<U: Upstream>(&mut self, cx: &Context<'_, U>) {
-        if self.link.is_congested() {
-            self.last_seen = cx.now;
-        }
-    }
-
-    fn after_flush<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        if self.link.is_congested() {
-            let queued = self.link.outbox().queued();
-            if queued <= cx.config.outbound_bytes / 4 {
-                if self.link.decongest() {
-                    cx.runnable.push(self.link.clone());
+    fn after_flush<U: Upstream>(&mut self, flushed: Flushed, cx: &mut Context<'_, U>) {
+        if self.peer.link.is_congested() {
+            if flushed.progress || flushed.drained {
+                // While a peer is congested it is not read from: what it takes is its sign of life.
+                self.last_seen = cx.now;
+            }
+            if flushed.queued <= cx.config.outbound_bytes / 4 {
+                if self.peer.link.decongest() {
+                    cx.runnable.push(self.peer.clone());
                 }
                 self.again = true;
             }
         }
-        self.after_flush_ending(cx);
+        if flushed.drained && self.opened && !self.told {
+            cx.batch.push_back(Event::Writable);
+            self.deliver(cx);
+        }
+        self.after_flush_ending(flushed.sealed, cx);
     }
 
     /// Puts bytes in front of all that the outbox holds.
     pub(super) fn write_first(&mut self, bytes: Vec<u8>) {
-        self.link.outbox().count(bytes.len());
+        self.peer.link.outbox().count(bytes.len());
         let mut out = Outbound::default();
         out.begin(bytes);
         self.writing = Some(Box::new(out));
@@ -545,7 +552,7 @@ impl Conn {
         error: &io::Error,
         cx: &mut Context<'_, U>,
     ) {
-        log::debug!("{}: {error}", self.link.id);
+        log::debug!("{}: {error}", self.peer.link.id);
         self.end_now(CloseCause::Transport, cx);
     }
 }

@@ -64,7 +64,7 @@ impl Conn {
         frame: Option<CloseFrame>,
         cx: &mut Context<'_, U>,
     ) {
-        let peer_first = !self.link.outbox().is_sealed();
+        let peer_first = !self.peer.link.outbox().is_sealed();
         // §5.5.1: "the endpoint typically echos the status code it received".
         let code = frame.as_ref().map_or(CloseCode::Status, |frame| frame.code);
         let ending = self.begin_ending(cx);
@@ -89,8 +89,8 @@ impl Conn {
             messages: 0,
             bytes: 0,
         };
-        if cx.upstream.is_inline() || self.link.inflow.outstanding() == nothing {
-            self.link.close(code, text, cause);
+        if cx.upstream.is_inline() || self.peer.link.inflow.outstanding() == nothing {
+            self.peer.link.close(code, text, cause);
             self.dirty = true;
         } else {
             cx.batch.push_back(Event::GoAway { code, text, cause });
@@ -101,7 +101,7 @@ impl Conn {
     /// §7.1.7, fail the WebSocket connection: tell why, and listen no more. The messages before the
     /// violation are still answered.
     pub(super) fn fail<U: Upstream>(&mut self, violation: Violation, cx: &mut Context<'_, U>) {
-        log::debug!("{}: {}", self.link.id, violation.why);
+        log::debug!("{}: {}", self.peer.link.id, violation.why);
         self.begin_ending(cx).failed = Some(violation);
         self.go_away(violation.code, violation.why, cause_of(violation), cx);
     }
@@ -124,7 +124,7 @@ impl Conn {
             Phase::Opening(_) | Phase::Lingering => self.gone = true,
             // The handler is asked already; its answer may still be read.
             Phase::Deciding => {}
-            Phase::Open if self.ending.is_some() || self.link.outbox().is_sealed() => {
+            Phase::Open if self.ending.is_some() || self.peer.link.outbox().is_sealed() => {
                 self.dirty = true;
             }
             Phase::Open => {
@@ -144,13 +144,23 @@ impl Conn {
     }
 
     /// The verdict, each time something has been written.
-    pub(super) fn after_flush_ending<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        let sealed = match self.phase {
-            // The common case, an open connection, costs nothing more than this look.
-            Phase::Open => self.link.outbox().is_sealed(),
+    #[inline]
+    pub(super) fn after_flush_ending<U: Upstream>(
+        &mut self,
+        sealed: bool,
+        cx: &mut Context<'_, U>,
+    ) {
+        if sealed || self.ending.is_some() {
+            self.judge(sealed, cx);
+        }
+    }
+
+    fn judge<U: Upstream>(&mut self, sealed: bool, cx: &mut Context<'_, U>) {
+        match self.phase {
+            Phase::Open => {}
             Phase::Lingering if self.writing.is_none() => return self.half_close(),
             _ => return,
-        };
+        }
         if sealed && self.ending.is_none() {
             self.begin_ending(cx);
         }
@@ -197,7 +207,7 @@ impl Conn {
     /// Ends the connection without another word.
     pub(crate) fn end_now<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
         self.tell(cause, cx);
-        self.link.outbox().abandon();
+        self.peer.link.outbox().abandon();
         self.release(cx);
         self.gone = true;
     }
@@ -205,7 +215,9 @@ impl Conn {
     /// The server's deadline has come. Whoever can still be told is told.
     pub(crate) fn cut_off<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if self.is_open() && self.writing.is_none() {
-            self.link.close(CloseCode::Away, "", CloseCause::Shutdown);
+            self.peer
+                .link
+                .close(CloseCode::Away, "", CloseCause::Shutdown);
             self.flush(cx);
         }
         self.end_now(CloseCause::Shutdown, cx);
@@ -218,20 +230,20 @@ impl Conn {
         }
         self.told = true;
         let reason = self.reason(cause);
-        log::debug!("{}: closed, {reason}", self.link.id);
+        log::debug!("{}: closed, {reason}", self.peer.link.id);
         cx.batch.push_back(Event::Closed(Box::new(reason)));
         self.deliver(cx);
     }
 
     /// Nothing more is sent, so messages that wait for a congested peer wait no longer.
     fn release<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        if self.link.decongest() {
-            cx.runnable.push(self.link.clone());
+        if self.peer.link.decongest() {
+            cx.runnable.push(self.peer.clone());
         }
     }
 
     fn reason(&self, cause: CloseCause) -> CloseReason {
-        let outbox = self.link.outbox();
+        let outbox = self.peer.link.outbox();
         let goodbye = outbox.goodbye();
         let ending = self.ending.as_deref();
         let received = ending.and_then(|ending| ending.received.as_ref());

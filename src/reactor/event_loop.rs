@@ -23,6 +23,7 @@ use crate::id::{Key, PeerId};
 use crate::link::{Command, Event, Inlet, Link, LoopHandle, Segment, Shared};
 use crate::message::{CloseCause, CloseCode};
 use crate::net::{Listener, Stream};
+use crate::peer::Peer;
 use crate::proto::Blocks;
 
 /// The read buffer of a loop. A read that fills it is cut short for the turn, so it is also the
@@ -106,7 +107,7 @@ pub(crate) struct EventLoop<U> {
     touched: Vec<Key>,
     /// Connections to be removed; may name one twice.
     gone: Vec<Key>,
-    runnable: Vec<Arc<Link>>,
+    runnable: Vec<Peer>,
     /// Work was given away a moment ago.
     nap: bool,
     stopping: Option<Stopping>,
@@ -135,6 +136,7 @@ impl<U: Upstream> EventLoop<U> {
             inlet,
             handle,
         } = prepared;
+        let blocks = Blocks::new(upstream.is_inline());
         Self {
             poll,
             events: Events::with_capacity(EVENTS),
@@ -154,7 +156,7 @@ impl<U: Upstream> EventLoop<U> {
             stopping: None,
             tools: Tools {
                 buf: vec![0; READ_BUFFER].into(),
-                blocks: Blocks::default(),
+                blocks,
                 batch: VecDeque::new(),
                 out: Outbound::default(),
             },
@@ -335,8 +337,8 @@ impl<U: Upstream> EventLoop<U> {
         if self.runnable.len() > at_least {
             // A nap, not sleep, follows.
             self.nap = !self.upstream.is_inline();
-            for link in self.runnable.drain(..) {
-                self.upstream.schedule(link);
+            for peer in self.runnable.drain(..) {
+                self.upstream.schedule(peer);
             }
         }
     }
@@ -348,8 +350,12 @@ impl<U: Upstream> EventLoop<U> {
             };
             self.wheel.cancel(key.slot);
             conn.deregister(self.poll.registry());
-            conn.link.outbox().abandon();
-            acceptor::discharge(&self.handle.shared, conn.link.remote, conn.is_refused());
+            conn.peer.link.outbox().abandon();
+            acceptor::discharge(
+                &self.handle.shared,
+                conn.peer.link.remote,
+                conn.is_refused(),
+            );
         }
     }
 
@@ -439,7 +445,7 @@ impl<U: Upstream> EventLoop<U> {
             if !conn.is_open() {
                 continue;
             }
-            conn.link.send_shared(frame);
+            conn.peer.link.send_shared(frame);
             if !std::mem::replace(&mut conn.touched, true) {
                 self.touched.push(key);
             }
@@ -461,11 +467,17 @@ impl<U: Upstream> EventLoop<U> {
             let id = PeerId::new(handle.index, key);
             let link = Arc::new(Link::new(id, remote, handle.clone()));
             let opening = Opening::new(refusal);
-            Conn::new(stream, link, opening, handle.config.max_message, now)
+            Conn::new(
+                stream,
+                Peer { link },
+                opening,
+                handle.config.max_message,
+                now,
+            )
         });
         let registry = self.poll.registry();
         let registered = self.conns.get_mut(key).map(|conn| {
-            log::debug!("{}: connected from {remote}", conn.link.id);
+            log::debug!("{}: connected from {remote}", conn.peer.link.id);
             conn.register(registry, Token(key.slot as usize))
         });
         match registered {

@@ -103,7 +103,7 @@ impl Conn {
         match self.phase {
             Phase::Opening(_) => self.request_timeout(cx),
             Phase::Deciding => {
-                log::debug!("{}: the handler did not decide in time", self.link.id);
+                log::debug!("{}: the handler did not decide in time", self.peer.link.id);
                 self.end_now(CloseCause::HandshakeTimeout, cx);
             }
             Phase::Lingering => self.gone = true,
@@ -123,7 +123,7 @@ impl Conn {
         } else if self.last_seen >= self.since {
             // Heard since the ping: anything received is as good as a pong.
             self.pinged = false;
-        } else if self.link.is_congested() {
+        } else if self.peer.link.is_congested() {
             self.end_now(CloseCause::WriteStall, cx);
         } else {
             self.end_now(CloseCause::NoPong, cx);
@@ -134,7 +134,7 @@ impl Conn {
         self.pinged = true;
         self.since = cx.now;
         let payload = cx.clock_us().to_be_bytes();
-        self.link.outbox().control(Opcode::Ping, &payload);
+        self.peer.link.outbox().control(Opcode::Ping, &payload);
         self.dirty = true;
     }
 
@@ -147,7 +147,8 @@ impl Conn {
         // A peer may send any pong it likes, so only a sensible one counts.
         let limit = cx.now.saturating_sub(self.since).saturating_add(1000) * 1000;
         if let Some(us) = round_trip.filter(|&us| self.pinged && us <= limit) {
-            self.link
+            self.peer
+                .link
                 .set_latency_us(us.try_into().unwrap_or(u32::MAX - 1));
             self.pinged = false;
         }

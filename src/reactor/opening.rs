@@ -64,7 +64,7 @@ impl Conn {
             Ok(Some(end)) => {
                 let head = std::mem::take(&mut opening.buf);
                 let refusal = opening.refusal;
-                match parse_request(&head[..end], cx.config.max_headers, self.link.remote) {
+                match parse_request(&head[..end], cx.config.max_headers, self.peer.link.remote) {
                     Err(error) => self.refuse(error.into(), cx),
                     Ok(_) if refusal.is_some() => {
                         let status = refusal.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
@@ -146,7 +146,7 @@ impl Conn {
         if !cx.config.origin.allows(request.origin(), request.host()) {
             log::debug!(
                 "{}: origin {:?} refused",
-                self.link.id,
+                self.peer.link.id,
                 request.origin().unwrap_or_default()
             );
             return self.refuse(Response::forbidden(), cx);
@@ -195,7 +195,7 @@ impl Conn {
 
     /// Answers without asking the handler.
     pub(super) fn refuse<U: Upstream>(&mut self, response: Response, cx: &mut Context<'_, U>) {
-        log::debug!("{}: refused with {}", self.link.id, response.status());
+        log::debug!("{}: refused with {}", self.peer.link.id, response.status());
         let mut out = Vec::new();
         write_response(&response, false, &mut out);
         self.answer(out, cx);
@@ -203,7 +203,7 @@ impl Conn {
 
     fn answer<U: Upstream>(&mut self, response: Vec<u8>, cx: &mut Context<'_, U>) {
         // Whatever the handler queued was meant for a WebSocket.
-        self.link.outbox().abandon();
+        self.peer.link.outbox().abandon();
         self.write_first(response);
         self.linger(cx);
         self.flush(cx);

@@ -249,19 +249,37 @@ mod tests {
     #[test]
     fn memory_is_released_when_the_last_value_leaves() {
         let mut slab = Slab::default();
-        let mut keys: Vec<_> = (0..=2 * KEPT_SLOTS)
-            .map(|i| slab.insert_with(|_| i))
-            .collect();
-        let last = keys.pop().unwrap();
-        for &key in &keys {
+        let keys: Vec<_> = (0..=KEPT_SLOTS).map(|_| slab.insert_with(|_| ())).collect();
+        let (last, others) = keys.split_last().unwrap();
+        for &key in others {
             slab.remove(key);
         }
-        assert!(slab.entries.capacity() > 2 * KEPT_SLOTS);
-        slab.remove(last);
-        assert!(slab.entries.capacity() <= KEPT_SLOTS);
-        let new = slab.insert_with(|_| 0);
-        assert_eq!((new.slot, keys[0].slot), (0, 0));
-        assert_eq!(slab.get(keys[0]), None);
+        assert!(slab.entries.capacity() > KEPT_SLOTS);
+        slab.remove(*last);
+        assert!(slab.entries.is_empty() && slab.entries.capacity() <= KEPT_SLOTS);
+    }
+
+    #[test]
+    fn keys_from_before_a_release_stay_dead() {
+        for first_generation in [1, u32::MAX - 2, u32::MAX] {
+            let mut slab = starting_at(first_generation);
+            let mut old = Vec::new();
+            // The first slot lives more often than the others, and wraps.
+            for _ in 0..5 {
+                old.push(slab.insert_with(|_| ()));
+                slab.remove(old[old.len() - 1]);
+            }
+            old.extend((0..=KEPT_SLOTS).map(|_| slab.insert_with(|_| ())));
+            for &key in &old {
+                slab.remove(key);
+            }
+            assert!(slab.entries.is_empty());
+            let new: Vec<_> = (0..2 * KEPT_SLOTS)
+                .map(|_| slab.insert_with(|_| ()))
+                .collect();
+            assert!(old.iter().all(|&key| slab.get(key).is_none()));
+            assert!(slab.keys().eq(new));
+        }
     }
 
     #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@
 //! ```text
 //! level    bucket is    level spans
 //!   0          1 ms         64 ms    one bucket, one millisecond: fires
-//!   1         64 ms        4.1 s     cascades to the levels above this line
+//!   1         64 ms        4.1 s     cascades to the levels above here,
 //!   2        4.1 s         4.4 min     when `now` enters the bucket
 //!   3        4.4 min       4.7 h
 //!   4        4.7 h        12.4 d     bucket 0 has everything farther
@@ -349,6 +349,18 @@ mod tests {
         let mut fired = Vec::new();
         wheel.expire(1000, &mut fired);
         assert_eq!((fired, wheel.next()), (vec![3], None));
+    }
+
+    #[test]
+    fn time_that_goes_backwards_stands_still() {
+        let mut wheel = Wheel::new(1000);
+        wheel.arm(0, 1001);
+        let mut fired = Vec::new();
+        wheel.expire(10, &mut fired);
+        assert_eq!((&fired[..], wheel.next()), (&[][..], Some(1001)));
+        wheel.arm(1, 500);
+        wheel.expire(10, &mut fired);
+        assert_eq!(fired, [1]);
     }
 
     #[test]

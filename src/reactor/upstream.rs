@@ -1,20 +1,19 @@
 //! What a loop needs from above. The loop knows neither handlers nor workers.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use crate::link::{Event, Link};
+use crate::link::Event;
+use crate::peer::Peer;
 
 /// Takes what connections have to say.
 pub(crate) trait Upstream: Send + 'static {
     /// Whether [`deliver`](Self::deliver) runs handlers on the spot.
     fn is_inline(&self) -> bool;
 
-    /// Delivers events in order and leaves `events` empty; with handlers inline, those that a
-    /// congested peer must not have yet are left in it. `true`: the loop calls
+    /// Delivers events in order and leaves `events` empty. `true`: the loop calls
     /// [`schedule`](Self::schedule) when it has gathered what its turn brings.
-    fn deliver(&self, link: &Arc<Link>, events: &mut VecDeque<Event>) -> bool;
+    fn deliver(&self, peer: &Peer, events: &mut VecDeque<Event>) -> bool;
 
-    /// Makes a link's events run.
-    fn schedule(&self, link: Arc<Link>);
+    /// Makes a connection's events run.
+    fn schedule(&self, peer: Peer);
 }

@@ -42,23 +42,23 @@ impl<H: Handler> Engine<H> {
         Self { handler, limit }
     }
 
-    fn run_events(&self, link: &Arc<Link>, events: &mut VecDeque<Event>) -> Run {
-        let peer = Peer { link: link.clone() };
+    fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Run {
+        let link = &peer.link;
         let mut session = lock(&link.session);
         while let Some(event) = events.front() {
             if let Event::Message(_) = event {
-                if self.messages(&peer, &mut session, events) == Run::Congested {
+                if self.messages(peer, &mut session, events) == Run::Congested {
                     return Run::Congested;
                 }
                 continue;
             }
             match events.pop_front() {
-                Some(Event::Open(opening)) => *session = self.open(&peer, &opening),
+                Some(Event::Open(opening)) => *session = self.open(peer, &opening),
                 Some(Event::Http(request)) => self.http(link, &request),
-                Some(Event::Writable) => self.writable(&peer, &mut session),
+                Some(Event::Writable) => self.writable(peer, &mut session),
                 Some(Event::GoAway { code, text, cause }) => drop(link.close(code, text, cause)),
                 Some(Event::Closed(reason)) => {
-                    self.close(&peer, session.take(), &reason);
+                    self.close(peer, session.take(), &reason);
                     link.handle.command(Command::Finished(link.id.key()));
                 }
                 Some(Event::Message(_)) | None => {}
@@ -231,16 +231,16 @@ fn accept_head<S>(
     Ok(head)
 }
 
-impl<H: Handler> Work<Arc<Link>> for Engine<H> {
+impl<H: Handler> Work<Peer> for Engine<H> {
     fn begin(&self) {
         defer_wakes();
     }
 
-    fn run(&self, link: &Arc<Link>) -> bool {
-        let mut events = link.take_inbox();
-        match self.run_events(link, &mut events) {
-            Run::Done => link.finish_run(),
-            Run::Congested => link.park(events),
+    fn run(&self, peer: &Peer) -> bool {
+        let mut events = peer.link.take_inbox();
+        match self.run_events(peer, &mut events) {
+            Run::Done => peer.link.finish_run(),
+            Run::Congested => peer.link.park(events),
         }
     }
 
@@ -250,23 +250,26 @@ impl<H: Handler> Work<Arc<Link>> for Engine<H> {
 }
 
 /// Hands events to the workers.
-pub(crate) struct ToWorkers(pub(crate) RunQueue<Arc<Link>>);
+pub(crate) struct ToWorkers(pub(crate) RunQueue<Peer>);
 
 impl Upstream for ToWorkers {
     fn is_inline(&self) -> bool {
         false
     }
 
-    fn deliver(&self, link: &Arc<Link>, events: &mut VecDeque<Event>) -> bool {
-        link.deliver(events)
+    fn deliver(&self, peer: &Peer, events: &mut VecDeque<Event>) -> bool {
+        peer.link.deliver(events)
     }
 
-    fn schedule(&self, link: Arc<Link>) {
-        self.0.push(link);
+    fn schedule(&self, peer: Peer) {
+        self.0.push(peer);
     }
 }
 
 /// Runs handlers on the loop: `workers(0)`.
+///
+/// The mailbox is used only for what a congested peer must not have yet; as nobody but the loop
+/// touches it then, the usual case is a plain call.
 pub(crate) struct OnTheLoop<H>(pub(crate) Arc<Engine<H>>);
 
 impl<H: Handler> Upstream for OnTheLoop<H> {
@@ -274,24 +277,24 @@ impl<H: Handler> Upstream for OnTheLoop<H> {
         true
     }
 
-    fn deliver(&self, link: &Arc<Link>, events: &mut VecDeque<Event>) -> bool {
-        if !link.deliver(events) {
-            return false;
+    fn deliver(&self, peer: &Peer, events: &mut VecDeque<Event>) -> bool {
+        let link = &peer.link;
+        if link.has_parked() {
+            // Behind those that wait already.
+            return link.deliver(events);
         }
         let _inline = Inline::run(link.id);
-        let mut taken = link.take_inbox();
-        let again = match self.0.run_events(link, &mut taken) {
-            Run::Done => {
-                // The memory goes back to where it came from.
-                *events = taken;
-                link.finish_run()
-            }
-            Run::Congested => link.park(taken),
-        };
-        again
+        if self.0.run_events(peer, events) == Run::Done {
+            return false;
+        }
+        let scheduled = link.deliver(events);
+        debug_assert!(scheduled, "nothing was parked, so the mailbox was idle");
+        let rest = link.take_inbox();
+        link.park(rest)
     }
 
-    fn schedule(&self, link: Arc<Link>) {
-        while Work::run(&*self.0, &link) {}
+    fn schedule(&self, peer: Peer) {
+        let _inline = Inline::run(peer.link.id);
+        while Work::run(&*self.0, &peer) {}
     }
 }

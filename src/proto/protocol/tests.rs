@@ -29,7 +29,7 @@ fn receive<'a>(
     protocol: &mut Protocol,
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> (Vec<Message>, Option<Violation>) {
-    let mut blocks = Blocks::default();
+    let mut blocks = Blocks::new(false);
     let mut messages = Vec::new();
     for piece in pieces {
         let mut piece = piece.to_vec();
