@@ -22,6 +22,9 @@ pub(crate) enum Event {
         text: &'static str,
         cause: CloseCause,
     },
+    /// The peer has ended its half of the stream: tell the loop when all that came before has been
+    /// handled.
+    Eof,
     /// The connection is over.
     Closed(Box<CloseReason>),
 }

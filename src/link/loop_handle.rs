@@ -40,7 +40,8 @@ pub(crate) enum Command {
     Accept(Key, Vec<u8>),
     /// The handler answered with a plain response: write it and close.
     Respond(Key, Vec<u8>),
-    /// The handler has seen the end: write what is left and close.
+    /// The handler has dealt with all that came before the end of the stream: write what is left
+    /// and close.
     Finished(Key),
     /// A socket that another loop accepted.
     Adopt(Stream, RemoteAddr),

@@ -438,6 +438,11 @@ impl Conn {
 
     // ---- writing ----
 
+    /// Whether the loop queued something that is not written yet.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
     pub(crate) fn flush_if_dirty<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if self.dirty {
             self.flush(cx);
@@ -540,9 +545,7 @@ impl Conn {
     /// Puts bytes in front of all that the outbox holds.
     pub(super) fn write_first(&mut self, bytes: Vec<u8>) {
         self.peer.link.outbox().count(bytes.len());
-        let mut out = Outbound::default();
-        out.begin(bytes);
-        self.writing = Some(Box::new(out));
+        self.writing.get_or_insert_default().add(bytes);
         self.dirty = true;
     }
 

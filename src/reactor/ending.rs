@@ -129,13 +129,14 @@ impl Conn {
             }
             Phase::Open => {
                 self.begin_ending(cx);
-                // Behind the messages that came before; then `finished`.
-                self.tell(CloseCause::Eof, cx);
+                // Behind the messages that came before; `finished` answers.
+                cx.batch.push_back(Event::Eof);
+                self.deliver(cx);
             }
         }
     }
 
-    /// The handler has seen the end, and everything before it.
+    /// The handler has dealt with everything before the end of the stream.
     pub(crate) fn finished<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if let Some(ending) = &mut self.ending {
             ending.finished = true;

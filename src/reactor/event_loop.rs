@@ -216,7 +216,8 @@ impl<U: Upstream> EventLoop<U> {
 
     /// The nearest of all deadlines; zero if something waits already.
     fn timeout(&self) -> Option<Duration> {
-        if !self.again.is_empty() || self.handle.has_own() {
+        let waiting = !self.again.is_empty() || !self.touched.is_empty();
+        if waiting || self.handle.has_own() {
             return Some(Duration::ZERO);
         }
         let now = self.start.elapsed();
@@ -308,6 +309,8 @@ impl<U: Upstream> EventLoop<U> {
                 conn.flush(cx);
             });
         }
+        // Keeps the memory, and what was touched while flushing.
+        touched.append(&mut self.touched);
         self.touched = touched;
     }
 
@@ -387,6 +390,9 @@ impl<U: Upstream> EventLoop<U> {
         if conn.again && !conn.listed {
             conn.listed = true;
             self.again.push(key);
+        }
+        if conn.is_dirty() && !std::mem::replace(&mut conn.touched, true) {
+            self.touched.push(key);
         }
         if std::mem::take(&mut conn.rearm) {
             match conn.deadline(&self.handle.config, self.now) {

@@ -107,7 +107,14 @@ impl Conn {
                 self.end_now(CloseCause::HandshakeTimeout, cx);
             }
             Phase::Lingering => self.gone = true,
-            Phase::Open if self.ending.is_some() => self.end_now(CloseCause::CloseTimeout, cx),
+            Phase::Open if self.ending.is_some() => {
+                let cause = if self.eof {
+                    CloseCause::Eof
+                } else {
+                    CloseCause::CloseTimeout
+                };
+                self.end_now(cause, cx);
+            }
             Phase::Open => self.on_silence(cx),
         }
     }

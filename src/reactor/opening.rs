@@ -12,7 +12,7 @@ use crate::message::CloseCause;
 use crate::message::CloseCode;
 use crate::proto::handshake;
 use crate::proto::http::{
-    CONTINUE, HeadScan, HttpError, body_length, expects_continue, parse_request, write_response,
+    CONTINUE, HeadScan, body_length, expects_continue, parse_request, write_response,
 };
 
 /// A request that is arriving. Its memory is what arrived, at most the head limit plus the body's.
@@ -66,11 +66,10 @@ impl Conn {
                 let refusal = opening.refusal;
                 match parse_request(&head[..end], cx.config.max_headers, self.peer.link.remote) {
                     Err(error) => self.refuse(error.into(), cx),
-                    Ok(_) if refusal.is_some() => {
-                        let status = refusal.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-                        self.refuse(Response::from(status), cx);
-                    }
-                    Ok(request) => self.on_request(request, &mut bytes[end - old..], cx),
+                    Ok(request) => match refusal {
+                        Some(status) => self.refuse_method(request.method(), status.into(), cx),
+                        None => self.on_request(request, &mut bytes[end - old..], cx),
+                    },
                 }
             }
             Err(error) => self.refuse(error.into(), cx),
@@ -93,9 +92,10 @@ impl Conn {
             return self.refuse(response.header(header::ALLOW, allow), cx);
         }
         match body_length(&request) {
-            Err(error) => self.refuse(error.into(), cx),
+            Err(error) => self.refuse_method(request.method(), error.into(), cx),
             Ok(length) if length > cx.config.max_body => {
-                self.refuse(Response::from(StatusCode::PAYLOAD_TOO_LARGE), cx);
+                let response = StatusCode::PAYLOAD_TOO_LARGE.into();
+                self.refuse_method(request.method(), response, cx);
             }
             Ok(0) => self.ask(Event::Http(Box::new(request)), cx),
             Ok(length) => {
@@ -195,9 +195,19 @@ impl Conn {
 
     /// Answers without asking the handler.
     pub(super) fn refuse<U: Upstream>(&mut self, response: Response, cx: &mut Context<'_, U>) {
+        self.refuse_method(&Method::GET, response, cx);
+    }
+
+    /// The same when the method is known: the answer to HEAD has no body.
+    fn refuse_method<U: Upstream>(
+        &mut self,
+        method: &Method,
+        response: Response,
+        cx: &mut Context<'_, U>,
+    ) {
         log::debug!("{}: refused with {}", self.peer.link.id, response.status());
         let mut out = Vec::new();
-        write_response(&response, false, &mut out);
+        write_response(&response, method == Method::HEAD, &mut out);
         self.answer(out, cx);
     }
 
@@ -214,10 +224,7 @@ impl Conn {
         if self.request_is_blank() {
             self.gone = true;
         } else if matches!(self.phase, Phase::Opening(_)) {
-            self.refuse(
-                HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping").into(),
-                cx,
-            );
+            self.refuse(StatusCode::SERVICE_UNAVAILABLE.into(), cx);
         }
     }
 }

@@ -25,10 +25,13 @@ pub(crate) struct Outbound {
 }
 
 impl Outbound {
-    /// Starts with these bytes, in front of whatever the outbox holds.
-    pub(crate) fn begin(&mut self, bytes: Vec<u8>) {
-        debug_assert!(self.is_empty());
-        self.head = bytes;
+    /// Adds bytes that are in no outbox.
+    pub(crate) fn add(&mut self, bytes: Vec<u8>) {
+        if self.is_empty() {
+            self.head = bytes;
+        } else {
+            self.segments.push_back(Segment::Small(bytes));
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

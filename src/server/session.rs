@@ -57,10 +57,8 @@ impl<H: Handler> Engine<H> {
                 Some(Event::Http(request)) => self.http(link, &request),
                 Some(Event::Writable) => self.writable(peer, &mut session),
                 Some(Event::GoAway { code, text, cause }) => drop(link.close(code, text, cause)),
-                Some(Event::Closed(reason)) => {
-                    self.close(peer, session.take(), &reason);
-                    link.handle.command(Command::Finished(link.id.key()));
-                }
+                Some(Event::Eof) => link.handle.command(Command::Finished(link.id.key())),
+                Some(Event::Closed(reason)) => self.close(peer, session.take(), &reason),
                 Some(Event::Message(_)) | None => {}
             }
         }
@@ -294,7 +292,7 @@ impl<H: Handler> Upstream for OnTheLoop<H> {
     }
 
     fn schedule(&self, peer: Peer) {
-        let _inline = Inline::run(peer.link.id);
+        // Not marked as inline: what is sent here asks for a flush like anything else.
         while Work::run(&*self.0, &peer) {}
     }
 }

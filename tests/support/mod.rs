@@ -2,13 +2,16 @@
 //! independent peer, and a raw client for everything that no decent client does.
 //!
 //! Every wait is bounded by [`WAIT`]; nothing sleeps to let something happen.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+pub mod spy;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use framemill::{Handler, Origin, Server, ServerHandle};
+use framemill::{Handler, Listen, Message, Origin, Server, ServerHandle};
 
 /// Longer than anything here takes, even on a busy machine.
 pub const WAIT: Duration = Duration::from_secs(20);
@@ -27,7 +30,16 @@ impl Drop for Running {
 
 /// A server on a free port, set up by `settings`.
 pub fn serve(settings: impl FnOnce(Server) -> Server, handler: impl Handler) -> Running {
-    let server = Server::bind("127.0.0.1:0").unwrap().origin(Origin::Any);
+    serve_on("127.0.0.1:0", settings, handler)
+}
+
+/// A server on a TCP address or listener.
+pub fn serve_on(
+    listen: impl Listen,
+    settings: impl FnOnce(Server) -> Server,
+    handler: impl Handler,
+) -> Running {
+    let server = Server::bind(listen).unwrap().origin(Origin::Any);
     let handle = settings(server).start(handler).unwrap();
     let addr = handle.local_addr().unwrap();
     Running { handle, addr }
@@ -209,4 +221,37 @@ fn header(buf: &[u8]) -> Option<(usize, usize)> {
         }
         len => (2, len),
     })
+}
+
+// ---- for tests that look at the whole process ----
+
+/// Held by such tests: the others of their file wait.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Open descriptors of this process; 0 where there is no `/proc`.
+pub fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+/// A size in `/proc/self/status`, such as `VmRSS`, in bytes; 0 where there is none.
+pub fn memory(name: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// Hangs up with a reset instead of an orderly end.
+pub fn reset(stream: TcpStream) {
+    let socket = socket2::Socket::from(stream);
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// Sends a text through tungstenite's client and waits for the echo.
+pub fn echoes(client: &mut tungstenite::WebSocket<TcpStream>, text: &str) {
+    client.send(Message::text(text)).unwrap();
+    assert_eq!(client.read().unwrap(), Message::text(text));
 }
