@@ -1,25 +1,129 @@
 //! Where the bytes of a message live once they leave the read buffer.
 //!
 //! A message is handed to user code, which may keep it for ever, so it can't stay in the read
-//! buffer of the loop. Small messages share blocks of at most [`BLOCK`] bytes: one allocation for
-//! all that a read brought, and a kept message of 20 bytes holds [`BLOCK`] bytes alive at worst. As
-//! long as user code drops what it gets (an inline echo), the same block is used again and again
-//! and nothing is allocated at all. Larger messages get an allocation of their own size.
+//! buffer of the loop.
+//!
+//! - *Small* messages share blocks of at most [`BLOCK`] bytes: one allocation for all that a read
+//!   brought, and a kept message of 20 bytes holds [`BLOCK`] bytes alive at worst.
+//! - *Large* messages have a buffer of their own, at most about twice their size, which comes home
+//!   when the last reference to the message is dropped, on whatever thread that is.
+//!
+//! As long as user code drops what it gets, the same memory is used again and again: an inline
+//! echo allocates nothing per small message, and large messages don't make the allocator give pages
+//! back to the system and fetch them again.
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-/// The most memory that messages share.
+/// The most memory that small messages share.
 const BLOCK: usize = 4096;
 /// Messages over this size don't share.
 const SHARE_MAX: usize = 1024;
+/// Large buffers that wait to be used again, in bytes; released when the loop has been idle.
+const SPARE: usize = 16 << 20;
 
 /// The source of payload memory of one loop.
 #[derive(Debug)]
 pub(crate) struct Blocks {
-    /// What is left of the current block: empty, with spare capacity.
+    /// What is left of the current block of small messages: empty, with spare capacity.
     block: BytesMut,
     /// Blocks come back, so that they are worth making large.
     reused: bool,
+    home: Arc<Home>,
+}
+
+/// Where large buffers come back to.
+#[derive(Debug, Default)]
+struct Home(Mutex<Spare>);
+
+#[derive(Debug, Default)]
+struct Spare {
+    /// The one used last is the last, and is still in a cache.
+    buffers: Vec<Vec<u8>>,
+    /// Sum of their lengths, `<= SPARE`.
+    bytes: usize,
+}
+
+impl Home {
+    fn open(&self) -> std::sync::MutexGuard<'_, Spare> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Memory for one large message. Bytes once written stay initialised when the buffer is used again,
+/// so that reading into it needs no clearing.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    /// All of it initialised; `filled <= bytes.len()`.
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+impl Buffer {
+    pub(crate) fn len(&self) -> usize {
+        self.filled
+    }
+
+    /// What can be added without allocating.
+    pub(crate) fn spare(&self) -> usize {
+        self.bytes.capacity() - self.filled
+    }
+
+    pub(crate) fn reserve(&mut self, room: usize) {
+        let beyond = (self.filled + room).saturating_sub(self.bytes.len());
+        self.bytes.reserve_exact(beyond);
+    }
+
+    pub(crate) fn extend(&mut self, piece: &[u8]) {
+        let over = (self.bytes.len() - self.filled).min(piece.len());
+        let (known, new) = piece.split_at(over);
+        self.bytes[self.filled..self.filled + over].copy_from_slice(known);
+        self.bytes.extend_from_slice(new);
+        self.filled += piece.len();
+    }
+
+    /// A place for `room` bytes behind what is there; [`advance`](Self::advance) tells how many of
+    /// them count.
+    pub(crate) fn place(&mut self, room: usize) -> &mut [u8] {
+        let end = self.filled + room;
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        &mut self.bytes[self.filled..end]
+    }
+
+    pub(crate) fn advance(&mut self, arrived: usize) {
+        debug_assert!(self.filled + arrived <= self.bytes.len());
+        self.filled += arrived;
+    }
+
+    pub(crate) fn from(&mut self, start: usize) -> &mut [u8] {
+        &mut self.bytes[start..self.filled]
+    }
+}
+
+/// A large message that user code has; its memory comes home with the last reference.
+struct Lent {
+    buffer: Buffer,
+    home: Arc<Home>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer.bytes[..self.buffer.filled]
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut spare = self.home.open();
+        let bytes = std::mem::take(&mut self.buffer.bytes);
+        if spare.bytes + bytes.len() <= SPARE {
+            spare.bytes += bytes.len();
+            spare.buffers.push(bytes);
+        }
+    }
 }
 
 impl Blocks {
@@ -29,6 +133,7 @@ impl Blocks {
         Self {
             block: BytesMut::new(),
             reused,
+            home: Arc::default(),
         }
     }
 
@@ -36,7 +141,9 @@ impl Blocks {
     #[inline]
     pub(crate) fn copy(&mut self, payload: &[u8], coming: usize) -> Bytes {
         if payload.len() > SHARE_MAX {
-            return Bytes::copy_from_slice(payload);
+            let mut buffer = self.buffer(payload.len(), payload.len());
+            buffer.extend(payload);
+            return self.hand_out(buffer);
         }
         if self.block.capacity() < payload.len() {
             self.renew(payload.len(), coming);
@@ -56,6 +163,41 @@ impl Blocks {
             self.block = BytesMut::with_capacity(size);
         }
     }
+
+    /// An empty buffer for a message of perhaps `expected` bytes, of which `len` have arrived: one
+    /// used before, if it suits the whole, or else a new one for what has arrived.
+    pub(crate) fn buffer(&mut self, len: usize, expected: usize) -> Buffer {
+        let suits = |buffer: &Vec<u8>| (expected..=2 * expected + BLOCK).contains(&buffer.len());
+        let mut spare = self.home.open();
+        let bytes = match spare.buffers.iter().rposition(suits) {
+            Some(place) => {
+                let bytes = spare.buffers.remove(place);
+                spare.bytes -= bytes.len();
+                bytes
+            }
+            None => Vec::with_capacity(len),
+        };
+        Buffer { bytes, filled: 0 }
+    }
+
+    /// Makes a message of what is in `buffer`.
+    pub(crate) fn hand_out(&mut self, buffer: Buffer) -> Bytes {
+        Bytes::from_owner(Lent {
+            buffer,
+            home: self.home.clone(),
+        })
+    }
+
+    /// Whether there is memory that could be released.
+    pub(crate) fn holds_memory(&self) -> bool {
+        !self.home.open().buffers.is_empty()
+    }
+
+    /// Lets go of all memory that is not in use.
+    pub(crate) fn release(&mut self) {
+        *self.home.open() = Spare::default();
+        self.block = BytesMut::new();
+    }
 }
 
 #[cfg(test)]
@@ -73,13 +215,33 @@ mod tests {
     }
 
     #[test]
-    fn kept_messages_keep_their_bytes() {
+    fn dropped_large_messages_too() {
         let mut blocks = Blocks::new(false);
-        let kept: Vec<Bytes> = (0..500usize)
-            .map(|n| blocks.copy(&vec![n as u8; n * 7 % 1500], 65536))
-            .collect();
-        for (n, bytes) in kept.iter().enumerate() {
-            assert_eq!(bytes[..], vec![n as u8; n * 7 % 1500]);
+        let first = blocks.copy(&[1; 20_000], 0).as_ptr();
+        for _ in 0..100 {
+            assert_eq!(blocks.copy(&[2; 16_000], 0).as_ptr(), first);
+        }
+        // A message must not hold much more than its own size alive.
+        assert_ne!(blocks.copy(&[2; 2_000], 0).as_ptr(), first);
+        let kept = blocks.copy(&[3; 20_000], 0);
+        assert_ne!(blocks.copy(&[4; 20_000], 0).as_ptr(), kept.as_ptr());
+        assert_eq!(kept[..], [3; 20_000]);
+    }
+
+    #[test]
+    fn kept_messages_keep_their_bytes() {
+        for reused in [false, true] {
+            let mut blocks = Blocks::new(reused);
+            let kept: Vec<Bytes> = (0..3000usize)
+                .map(|n| blocks.copy(&vec![n as u8; n * 7 % 9000], 65536))
+                .collect();
+            for (n, bytes) in kept.iter().enumerate() {
+                assert_eq!(bytes[..], vec![n as u8; n * 7 % 9000]);
+            }
+            drop(kept);
+            assert!(blocks.home.open().bytes <= SPARE);
+            blocks.release();
+            assert!(!blocks.holds_memory());
         }
     }
 }

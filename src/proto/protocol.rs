@@ -13,7 +13,7 @@ use tungstenite::protocol::Message;
 use super::close::{self, Violation};
 use super::frame::{Header, MAX_CONTROL, MAX_HEADER, Opcode};
 use super::mask::{copy_masked, mask};
-use super::payload::Blocks;
+use super::payload::{Blocks, Buffer};
 use super::utf8::Utf8Validator;
 
 /// Which side of the connection we are.
@@ -22,6 +22,19 @@ pub(crate) enum Role {
     Server,
     #[cfg_attr(not(test), expect(dead_code, reason = "the client is to come"))]
     Client,
+}
+
+/// Bytes that a message must have before more of it is read directly into place.
+const DIRECT: usize = 64 << 10;
+/// The most that is read directly at once.
+const DIRECT_MAX: usize = 256 << 10;
+
+/// What [`Protocol::fill`] came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Filled {
+    pub(crate) arrived: usize,
+    /// The place was filled; there may be more to read.
+    pub(crate) all: bool,
 }
 
 /// The receiving half of one WebSocket.
@@ -62,7 +75,9 @@ struct Frame {
 struct Assembly {
     text: bool,
     utf8: Utf8Validator,
-    bytes: Vec<u8>,
+    /// Bytes have arrived that no text can contain.
+    invalid: bool,
+    bytes: Buffer,
 }
 
 impl Protocol {
@@ -100,6 +115,36 @@ impl Protocol {
             }
         }
         self.next_in_parts(input, blocks)
+    }
+
+    /// In the middle of a large message, the next bytes of its payload can go straight to where
+    /// they are kept: calls `read` with the place and gives its result. `None` if there is no such
+    /// place now. Call [`next`](Self::next) afterwards, even without input.
+    ///
+    /// Memory still follows what has arrived, so this begins with the second [`DIRECT`] bytes.
+    pub(crate) fn fill<E>(
+        &mut self,
+        read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Option<Result<Filled, E>> {
+        let partial = self.partial.as_deref_mut()?;
+        let frame = partial.frame.as_mut()?;
+        let message = partial.message.as_mut()?;
+        let missing = frame.header.len as usize - frame.received;
+        if frame.header.opcode.is_control() || message.bytes.len() < DIRECT || missing < DIRECT / 4
+        {
+            return None;
+        }
+        let start = message.bytes.len();
+        let room = missing.min(start).min(DIRECT_MAX);
+        let result = read(message.bytes.place(room));
+        let arrived = *result.as_ref().unwrap_or(&0);
+        message.bytes.advance(arrived);
+        message.arrived(start, &frame.header, frame.received);
+        frame.received += arrived;
+        Some(result.map(|arrived| Filled {
+            arrived,
+            all: arrived == room,
+        }))
     }
 
     fn keep_header(&mut self, input: &mut &mut [u8]) {
@@ -198,7 +243,8 @@ impl Protocol {
             partial.message = Some(Assembly {
                 text: header.opcode == Opcode::Text,
                 utf8: Utf8Validator::default(),
-                bytes: Vec::new(),
+                invalid: false,
+                bytes: Buffer::default(),
             });
         }
         partial.control.clear();
@@ -246,7 +292,10 @@ impl Protocol {
         let Some(message) = partial.message.as_mut() else {
             return Ok(None);
         };
-        message.push(piece, &header, offset)?;
+        message.push(piece, &header, offset, blocks);
+        if message.invalid {
+            return Err(Violation::INVALID_UTF8);
+        }
         if !complete {
             return Ok(None);
         }
@@ -290,28 +339,36 @@ impl Partial {
 
 impl Assembly {
     /// Memory follows what has arrived, at most doubled: never what a header claims.
-    fn push(&mut self, piece: &[u8], header: &Header, offset: usize) -> Result<(), Violation> {
+    fn push(&mut self, piece: &[u8], header: &Header, offset: usize, blocks: &mut Blocks) {
         let start = self.bytes.len();
-        if self.bytes.capacity() - start < piece.len() {
+        if self.bytes.spare() < piece.len() {
             let frame_left = header.len as usize - offset;
             let room = piece.len().max(start).min(frame_left);
-            self.bytes.reserve_exact(room);
+            if start == 0 {
+                self.bytes = blocks.buffer(room, frame_left);
+            } else {
+                self.bytes.reserve(room);
+            }
         }
-        copy_masked(&mut self.bytes, piece, header.key, offset);
-        if self.text {
-            self.utf8
-                .push(&self.bytes[start..])
-                .map_err(|_| Violation::INVALID_UTF8)?;
-        }
-        Ok(())
+        self.bytes.extend(piece);
+        self.arrived(start, header, offset);
+    }
+
+    /// Unmasks and checks what has arrived from `start` on.
+    fn arrived(&mut self, start: usize, header: &Header, offset: usize) {
+        let fresh = self.bytes.from(start);
+        mask(fresh, header.key, offset);
+        self.invalid |= self.text && self.utf8.push(fresh).is_err();
     }
 
     fn finish(self, blocks: &mut Blocks) -> Result<Message, Violation> {
+        let mut buffer = self.bytes;
         // A short message in a large buffer would hold all of it alive.
-        let bytes = if self.bytes.capacity() - self.bytes.len() > self.bytes.len() / 2 {
-            blocks.copy(&self.bytes, self.bytes.len())
+        let bytes = if buffer.spare() > buffer.len() {
+            let coming = buffer.len();
+            blocks.copy(buffer.from(0), coming)
         } else {
-            Bytes::from(self.bytes)
+            blocks.hand_out(buffer)
         };
         if self.text {
             Ok(Message::Text(text(bytes)?))

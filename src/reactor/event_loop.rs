@@ -37,6 +37,9 @@ const EVENTS: usize = 1024;
 /// [`LoopHandle`](crate::link::LoopHandle).
 const NAP: Duration = Duration::from_millis(1);
 
+/// After so much idleness, memory kept for reuse is released.
+const TIDY: Duration = Duration::from_millis(100);
+
 /// Runnable connections are passed on in groups of this size, so that with more than one core the
 /// workers begin while the loop still reads.
 const GROUP: usize = 32;
@@ -199,14 +202,21 @@ impl<U: Upstream> EventLoop<U> {
             Some(Duration::ZERO)
         } else if napping {
             Some(NAP)
+        } else if self.tools.blocks.holds_memory() {
+            Some(timeout.map_or(TIDY, |timeout| timeout.min(TIDY)))
         } else {
             timeout
         };
         let result = self.poll.poll(&mut self.events, timeout);
         self.handle.awake();
         self.now = self.start.elapsed().as_millis() as u64;
-        if napping && self.events.is_empty() && timeout == Some(NAP) {
-            self.nap = false;
+        if self.events.is_empty() {
+            // It was quiet for as long as it took.
+            match timeout {
+                Some(NAP) => self.nap = false,
+                Some(TIDY) => self.tools.blocks.release(),
+                _ => {}
+            }
         }
         match result {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
