@@ -65,6 +65,11 @@ impl Buffer {
         self.filled
     }
 
+    /// Initialised memory that is there already.
+    pub(crate) fn ready(&self) -> usize {
+        self.bytes.len() - self.filled
+    }
+
     /// What can be added without allocating.
     pub(crate) fn spare(&self) -> usize {
         self.bytes.capacity() - self.filled

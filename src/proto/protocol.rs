@@ -26,8 +26,6 @@ pub(crate) enum Role {
 
 /// Bytes that a message must have before more of it is read directly into place.
 const DIRECT: usize = 64 << 10;
-/// The most that is read directly at once.
-const DIRECT_MAX: usize = 256 << 10;
 
 /// What [`Protocol::fill`] came to.
 #[derive(Clone, Copy, Debug)]
@@ -126,16 +124,20 @@ impl Protocol {
         &mut self,
         read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Option<Result<Filled, E>> {
+        if !self.is_in_large_message() {
+            return None;
+        }
         let partial = self.partial.as_deref_mut()?;
         let frame = partial.frame.as_mut()?;
         let message = partial.message.as_mut()?;
         let missing = frame.header.len as usize - frame.received;
-        if frame.header.opcode.is_control() || message.bytes.len() < DIRECT || missing < DIRECT / 4
-        {
+        if missing < DIRECT / 4 {
+            // So little may as well come along with what follows.
             return None;
         }
         let start = message.bytes.len();
-        let room = missing.min(start).min(DIRECT_MAX);
+        // At most doubled, unless the memory is there anyway.
+        let room = missing.min(start.max(message.bytes.ready()));
         let result = read(message.bytes.place(room));
         let arrived = *result.as_ref().unwrap_or(&0);
         message.bytes.advance(arrived);
@@ -145,6 +147,21 @@ impl Protocol {
             arrived,
             all: arrived == room,
         }))
+    }
+
+    /// Whether a large message is arriving, of which more should be read while it is in the cache.
+    pub(crate) fn is_in_large_message(&self) -> bool {
+        let Some(partial) = &self.partial else {
+            return false;
+        };
+        let data = partial
+            .frame
+            .as_ref()
+            .is_some_and(|frame| !frame.header.opcode.is_control());
+        data && partial
+            .message
+            .as_ref()
+            .is_some_and(|message| message.bytes.len() >= DIRECT)
     }
 
     fn keep_header(&mut self, input: &mut &mut [u8]) {

@@ -299,28 +299,42 @@ impl Conn {
         bucket.is_some_and(|bucket| bucket.is_empty(now))
     }
 
+    /// One read; several in the middle of a large message.
     fn read<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         let mut budget = LARGE_BUDGET;
-        while let Some(result) = self.protocol.fill(|place| self.stream.read(place)) {
-            let Some(filled) = self.note_read(result, cx) else {
-                return;
+        loop {
+            let filled = match self.protocol.fill(|place| self.stream.read(place)) {
+                Some(result) => {
+                    let filled = self.note_read(result, cx);
+                    if filled.is_some() {
+                        self.frames(&mut [], cx);
+                    }
+                    filled
+                }
+                None => self.read_and_look(cx),
             };
-            self.frames(&mut [], cx);
+            let Some(filled) = filled else { return };
             budget = budget.saturating_sub(filled.arrived);
-            if budget == 0 || !filled.all || self.gone || self.waits(cx) {
+            let more = filled.all && budget > 0 && self.protocol.is_in_large_message();
+            if !more || self.gone || self.waits(cx) {
                 return;
             }
         }
+    }
+
+    fn read_and_look<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Filled> {
         let buf = std::mem::take(&mut cx.buf);
         let (result, size) = (self.stream.read(buf), buf.len());
         let result = result.map(|arrived| Filled {
             arrived,
             all: arrived == size,
         });
-        if let Some(filled) = self.note_read(result, cx) {
+        let filled = self.note_read(result, cx);
+        if let Some(filled) = filled {
             self.input(&mut buf[..filled.arrived], cx);
         }
         cx.buf = buf;
+        filled
     }
 
     /// What every read means for the connection. `Some`: bytes have arrived.
