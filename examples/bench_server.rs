@@ -8,50 +8,91 @@
 
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
 use framemill::{Message, Origin, Peer, Server};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Mode {
-    /// Every message back to its sender.
-    Echo,
-    /// Every message to every connection.
-    Broadcast,
-    /// Every message to nobody.
-    Sink,
+const USAGE: &str = "\
+usage: bench_server <echo|broadcast|sink> [OPTIONS]
+
+  echo       every message back to its sender
+  broadcast  every message to every connection, its sender included
+  sink       every message to nobody
+
+  --addr HOST:PORT|unix:PATH   where to listen [127.0.0.1:9001]
+  --loops N                    event-loop threads [1]
+  --workers N                  worker threads; 0 runs the handler on the loops [one per core]
+  --max-message BYTES          longest message [1048576]
+  --handshake-timeout SECS     for the opening handshake [10]
+  --queue-limit BYTES          what may wait to be written to one peer [1048576]
+  --ping SECS                  silence before a ping, 0 for no pings [25]
+";
+
+/// By hand, so that what is measured is the library and not an argument parser.
+struct Args {
+    mode: String,
+    addr: String,
+    loops: usize,
+    workers: Option<usize>,
+    max_message: usize,
+    handshake_timeout: f64,
+    queue_limit: usize,
+    ping: f64,
 }
 
-#[derive(Parser)]
-struct Args {
-    mode: Mode,
-    /// HOST:PORT, or unix:PATH
-    #[arg(long, default_value = "127.0.0.1:9001")]
-    addr: String,
-    /// Event-loop threads
-    #[arg(long, default_value_t = 1)]
-    loops: usize,
-    /// Worker threads; 0 runs the handler on the loops. Default: one per core
-    #[arg(long)]
-    workers: Option<usize>,
-    /// Longest message in bytes
-    #[arg(long, default_value_t = 1 << 20)]
-    max_message: usize,
-    /// Seconds for the opening handshake
-    #[arg(long, default_value_t = 10.0)]
-    handshake_timeout: f64,
-    /// Bytes that may wait to be written to one peer
-    #[arg(long, default_value_t = 1 << 20)]
-    queue_limit: usize,
-    /// Seconds of silence before a ping; 0 for no pings
-    #[arg(long, default_value_t = 25.0)]
-    ping: f64,
+impl Args {
+    fn parse() -> Result<Self, String> {
+        let mut words = std::env::args().skip(1);
+        let mut args = Self {
+            mode: words.next().ok_or("echo, broadcast or sink?")?,
+            addr: "127.0.0.1:9001".into(),
+            loops: 1,
+            workers: None,
+            max_message: 1 << 20,
+            handshake_timeout: 10.0,
+            queue_limit: 1 << 20,
+            ping: 25.0,
+        };
+        while let Some(name) = words.next() {
+            let (name, value) = match name.split_once('=') {
+                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                None => (name, words.next()),
+            };
+            let value = value.ok_or(format!("{name} needs a value"))?;
+            match name.as_str() {
+                "--addr" => args.addr = value,
+                "--loops" => args.loops = number(&name, &value)?,
+                "--workers" => args.workers = Some(number(&name, &value)?),
+                "--max-message" => args.max_message = number(&name, &value)?,
+                "--handshake-timeout" => args.handshake_timeout = seconds(&name, &value)?,
+                "--queue-limit" => args.queue_limit = number(&name, &value)?,
+                "--ping" => args.ping = seconds(&name, &value)?,
+                _ => return Err(format!("{name} is not an option")),
+            }
+        }
+        Ok(args)
+    }
+}
+
+fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, String> {
+    let wrong = |_| format!("{name}: {value} is not a number that fits");
+    value.parse().map_err(wrong)
+}
+
+fn seconds(name: &str, value: &str) -> Result<f64, String> {
+    let seconds: f64 = number(name, value)?;
+    let sensible = (0.0..=1e9).contains(&seconds);
+    sensible
+        .then_some(seconds)
+        .ok_or(format!("{name}: {value} is not a number of seconds"))
 }
 
 fn main() -> framemill::Result<()> {
     env_logger::init();
-    let args = Args::parse();
+    let args = Args::parse().unwrap_or_else(|wrong| {
+        eprintln!("{wrong}\n\n{USAGE}");
+        std::process::exit(2);
+    });
     // Before any thread starts, so that no signal is missed.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
 
@@ -69,12 +110,16 @@ fn main() -> framemill::Result<()> {
         seconds => server.ping(Duration::from_secs_f64(seconds), Duration::from_secs(20)),
     };
     let everybody = server.handle();
-    let handle = match args.mode {
-        Mode::Echo => server.start(|peer: &Peer, message: Message| peer.send(message))?,
-        Mode::Broadcast => {
+    let handle = match args.mode.as_str() {
+        "echo" => server.start(|peer: &Peer, message: Message| peer.send(message))?,
+        "broadcast" => {
             server.start(move |_: &Peer, message: Message| everybody.broadcast(message))?
         }
-        Mode::Sink => server.start(|_: &Peer, _: Message| ())?,
+        "sink" => server.start(|_: &Peer, _: Message| ())?,
+        mode => {
+            eprintln!("{mode} is not a mode\n\n{USAGE}");
+            std::process::exit(2);
+        }
     };
     println!("listening on {}", handle.local_addrs().join(" "));
 

@@ -95,7 +95,8 @@ pub struct MessageRate {
 pub(crate) struct Config {
     pub(crate) loops: usize,
     pub(crate) workers: usize,
-    pub(crate) max_message: usize,
+    /// At most 1 GiB.
+    pub(crate) max_message: u32,
     pub(crate) max_head: usize,
     pub(crate) max_headers: usize,
     pub(crate) max_body: usize,

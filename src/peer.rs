@@ -84,12 +84,12 @@ impl Peer {
 
     /// Where the peer connected from.
     pub fn remote_addr(&self) -> RemoteAddr {
-        self.link.remote
+        self.link.remote()
     }
 
     /// The subprotocol that was agreed on.
     pub fn subprotocol(&self) -> Option<&str> {
-        self.link.subprotocol.get().map(|name| &**name)
+        self.link.subprotocol()
     }
 
     /// The round trip time of the last ping that was answered; `None` before the first. Pings go

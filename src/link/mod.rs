@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::addr::RemoteAddr;
+use crate::addr::{PackedAddr, RemoteAddr};
 use crate::error::{SendError, Sent};
 use crate::id::PeerId;
 use crate::message::{CloseCause, CloseCode, Message};
@@ -53,8 +53,8 @@ pub(crate) struct Link {
     latency_us: AtomicU32,
     /// The user's session, type-erased so that a `Peer` needs no type parameter.
     pub(crate) session: Mutex<Option<Box<dyn Any + Send>>>,
-    pub(crate) subprotocol: OnceLock<Box<str>>,
-    pub(crate) remote: RemoteAddr,
+    subprotocol: OnceLock<Box<String>>,
+    remote: PackedAddr,
 }
 
 /// A panic while a lock is held would be a bug of ours, not a reason to stop serving others: the
@@ -76,7 +76,7 @@ impl Link {
             latency_us: AtomicU32::new(u32::MAX),
             session: Mutex::new(None),
             subprotocol: OnceLock::new(),
-            remote,
+            remote: remote.into(),
         }
     }
 
@@ -215,6 +215,19 @@ impl Link {
     }
 
     // ---- facts ----
+
+    pub(crate) fn remote(&self) -> RemoteAddr {
+        self.remote.into()
+    }
+
+    pub(crate) fn subprotocol(&self) -> Option<&str> {
+        self.subprotocol.get().map(|name| name.as_str())
+    }
+
+    pub(crate) fn set_subprotocol(&self, name: &str) {
+        // Set once: a connection is opened once.
+        let _ = self.subprotocol.set(Box::new(name.into()));
+    }
 
     /// The last measured round trip in microseconds, `u32::MAX` before the first.
     pub(crate) fn latency_us(&self) -> u32 {

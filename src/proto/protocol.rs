@@ -42,7 +42,7 @@ pub(crate) struct Protocol {
     /// §5.5.1: after a close frame no more data follows; what comes all the same is ignored.
     closed: bool,
     /// Longest message, assembled, in bytes.
-    max_message: usize,
+    max_message: u32,
     /// What has begun and is not whole; `None` between messages.
     partial: Option<Box<Partial>>,
 }
@@ -79,7 +79,7 @@ struct Assembly {
 }
 
 impl Protocol {
-    pub(crate) fn new(role: Role, max_message: usize) -> Self {
+    pub(crate) fn new(role: Role, max_message: u32) -> Self {
         Self {
             role,
             closed: false,
@@ -193,7 +193,7 @@ impl Protocol {
             }
             (_, None) => 0,
         };
-        if header.len > (self.max_message - so_far) as u64 {
+        if header.len > u64::from(self.max_message) - so_far as u64 {
             return Err(Violation::TOO_BIG);
         }
         Ok(())

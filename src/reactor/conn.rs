@@ -108,7 +108,7 @@ pub(crate) struct Conn {
     /// When the phase began; in `Open`, when the unanswered ping was sent.
     pub(super) since: u64,
     /// What was read and must wait; not empty.
-    rest: Option<Box<[u8]>>,
+    rest: Option<Box<Rest>>,
     /// What was taken out of the outbox and the kernel did not take.
     pub(super) writing: Option<Box<Outbound>>,
     /// The closing, once it has begun.
@@ -145,6 +145,11 @@ pub(crate) struct Conn {
     /// Finished; the loop removes it.
     pub(crate) gone: bool,
 }
+
+/// Bytes that were read and not yet looked at. Behind a pointer of one word, as nearly always there
+/// are none.
+#[derive(Debug)]
+struct Rest(Box<[u8]>);
 
 /// What a flush came to.
 #[derive(Clone, Copy, Debug)]
@@ -185,7 +190,7 @@ impl Conn {
         stream: Stream,
         peer: Peer,
         opening: Opening,
-        max_message: usize,
+        max_message: u32,
         now: u64,
     ) -> Self {
         let refused = opening.is_refused();
@@ -272,7 +277,7 @@ impl Conn {
             return;
         }
         if let Some(mut rest) = self.rest.take() {
-            self.input(&mut rest, cx);
+            self.input(&mut rest.0, cx);
         } else if self.readable && !self.eof {
             self.read(cx);
         }
@@ -375,7 +380,7 @@ impl Conn {
 
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.rest = Some(bytes.into());
+            self.rest = Some(Box::new(Rest(bytes.into())));
         }
     }
 

@@ -366,7 +366,7 @@ impl<U: Upstream> EventLoop<U> {
             conn.peer.link.outbox().abandon();
             acceptor::discharge(
                 &self.handle.shared,
-                conn.peer.link.remote,
+                conn.peer.link.remote(),
                 conn.is_refused(),
             );
         }

@@ -64,7 +64,7 @@ impl Conn {
             Ok(Some(end)) => {
                 let head = std::mem::take(&mut opening.buf);
                 let refusal = opening.refusal;
-                match parse_request(&head[..end], cx.config.max_headers, self.peer.link.remote) {
+                match parse_request(&head[..end], cx.config.max_headers, self.peer.link.remote()) {
                     Err(error) => self.refuse(error.into(), cx),
                     Ok(request) => match refusal {
                         Some(status) => self.refuse_method(request.method(), status.into(), cx),

@@ -105,7 +105,8 @@ impl Server {
     /// The longest message, in bytes, assembled from all its fragments. Default: 1 MiB. Memory grows
     /// with what has arrived, never with what a header claims.
     pub fn max_message(mut self, bytes: usize) -> Self {
-        self.config.max_message = bytes;
+        // What does not fit is over the most that `check` allows anyway.
+        self.config.max_message = bytes.try_into().unwrap_or(u32::MAX);
         self
     }
 
@@ -296,7 +297,10 @@ fn check(config: &Config) -> Result<()> {
         (config.loops > PeerId::MAX_LOOPS, "at most 256 loops"),
         (config.workers > 4096, "at most 4096 workers"),
         (config.max_message == 0, "max_message of at least 1 byte"),
-        (config.max_message > widest, "max_message of at most 1 GiB"),
+        (
+            config.max_message as usize > widest,
+            "max_message of at most 1 GiB",
+        ),
         (config.max_head < 64, "max_head of at least 64 bytes"),
         (
             config.inbound_messages == 0 || config.inbound_bytes == 0,

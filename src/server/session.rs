@@ -216,7 +216,7 @@ fn accept_head<S>(
         })?),
     };
     if let Some(name) = subprotocol {
-        let _ = link.subprotocol.set(name.into());
+        link.set_subprotocol(name);
     }
     let mut head = Vec::with_capacity(192);
     accept_response(

@@ -19,7 +19,8 @@ use std::collections::VecDeque;
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Mailbox<T> {
-    queue: VecDeque<T>,
+    /// As small as a queue can be while it is empty; nothing is ever taken but all.
+    queue: Vec<T>,
     state: State,
 }
 
@@ -33,7 +34,7 @@ enum State {
 impl<T> Default for Mailbox<T> {
     fn default() -> Self {
         Self {
-            queue: VecDeque::new(),
+            queue: Vec::new(),
             state: State::Idle,
         }
     }
@@ -44,9 +45,9 @@ impl<T> Mailbox<T> {
     #[must_use]
     pub(crate) fn push(&mut self, batch: &mut VecDeque<T>) -> bool {
         if self.queue.is_empty() {
-            std::mem::swap(&mut self.queue, batch);
+            self.queue = std::mem::take(batch).into();
         } else {
-            self.queue.append(batch);
+            self.queue.extend(batch.drain(..));
         }
         self.schedule_if(State::Idle)
     }
@@ -54,7 +55,7 @@ impl<T> Mailbox<T> {
     /// Everything that waits, for the worker that runs this mailbox.
     pub(crate) fn take(&mut self) -> VecDeque<T> {
         debug_assert_eq!(self.state, State::Scheduled);
-        std::mem::take(&mut self.queue)
+        std::mem::take(&mut self.queue).into()
     }
 
     /// Ends a run. `true`: more came meanwhile, and the caller puts it back on the run queue.
@@ -71,8 +72,8 @@ impl<T> Mailbox<T> {
     /// [`unpark`](Self::unpark).
     pub(crate) fn park(&mut self, mut rest: VecDeque<T>) {
         debug_assert_eq!(self.state, State::Scheduled);
-        rest.append(&mut self.queue);
-        self.queue = rest;
+        rest.extend(self.queue.drain(..));
+        self.queue = rest.into();
         self.state = State::Parked;
     }
 
