@@ -28,9 +28,27 @@ usage: bench_server <echo|broadcast|sink> [OPTIONS]
   --ping SECS                  silence before a ping, 0 for no pings [25]
 ";
 
+#[derive(Clone, Copy)]
+enum Mode {
+    Echo,
+    Broadcast,
+    Sink,
+}
+
+impl Mode {
+    fn parse(word: Option<&str>) -> Result<Self, String> {
+        match word {
+            Some("echo") => Ok(Self::Echo),
+            Some("broadcast") => Ok(Self::Broadcast),
+            Some("sink") => Ok(Self::Sink),
+            _ => Err("the first argument is echo, broadcast or sink".into()),
+        }
+    }
+}
+
 /// By hand, so that what is measured is the library and not an argument parser.
 struct Args {
-    mode: String,
+    mode: Mode,
     addr: String,
     loops: usize,
     workers: Option<usize>,
@@ -44,7 +62,7 @@ impl Args {
     fn parse() -> Result<Self, String> {
         let mut words = std::env::args().skip(1);
         let mut args = Self {
-            mode: words.next().ok_or("echo, broadcast or sink?")?,
+            mode: Mode::parse(words.next().as_deref())?,
             addr: "127.0.0.1:9001".into(),
             loops: 1,
             workers: None,
@@ -110,17 +128,14 @@ fn main() -> framemill::Result<()> {
         seconds => server.ping(Duration::from_secs_f64(seconds), Duration::from_secs(20)),
     };
     let everybody = server.handle();
-    let handle = match args.mode.as_str() {
-        "echo" => server.start(|peer: &Peer, message: Message| peer.send(message))?,
-        "broadcast" => {
-            server.start(move |_: &Peer, message: Message| everybody.broadcast(message))?
+    let mode = args.mode;
+    let handle = server.start(move |peer: &Peer, message: Message| match mode {
+        Mode::Echo => drop(peer.send(message)),
+        Mode::Broadcast => {
+            everybody.broadcast(message);
         }
-        "sink" => server.start(|_: &Peer, _: Message| ())?,
-        mode => {
-            eprintln!("{mode} is not a mode\n\n{USAGE}");
-            std::process::exit(2);
-        }
-    };
+        Mode::Sink => {}
+    })?;
     println!("listening on {}", handle.local_addrs().join(" "));
 
     signals.forever().next();

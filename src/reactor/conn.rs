@@ -27,7 +27,7 @@ use std::io;
 use std::time::Instant;
 
 use super::ending::Ending;
-use super::liveness::Bucket;
+use super::liveness::{Bucket, Moment};
 use super::opening::Opening;
 use super::outbound::Outbound;
 use super::upstream::Upstream;
@@ -89,8 +89,8 @@ pub(crate) enum Phase {
     Opening(Box<Opening>),
     /// The handler has the request.
     Deciding,
-    /// A WebSocket.
-    Open,
+    /// A WebSocket, with its allowance of messages if that is limited.
+    Open(Option<Box<Bucket>>),
     /// All is said; what still comes is thrown away, until the peer hangs up.
     Lingering,
 }
@@ -104,16 +104,15 @@ pub(crate) struct Conn {
     protocol: Protocol,
     /// Milliseconds of the loop's clock: when bytes were last received (or, while we don't read for
     /// congestion, taken).
-    pub(super) last_seen: u64,
+    pub(super) last_seen: Moment,
     /// When the phase began; in `Open`, when the unanswered ping was sent.
-    pub(super) since: u64,
+    pub(super) since: Moment,
     /// What was read and must wait; not empty.
     rest: Option<Box<Rest>>,
     /// What was taken out of the outbox and the kernel did not take.
     pub(super) writing: Option<Box<Outbound>>,
     /// The closing, once it has begun.
     pub(super) ending: Option<Box<Ending>>,
-    pub(super) bucket: Option<Box<Bucket>>,
     /// The kernel may have more for us: set by events, cleared by a read that came up short.
     readable: bool,
     /// The peer's end of the stream, or an error, has been announced; a read will tell.
@@ -199,12 +198,11 @@ impl Conn {
             peer,
             phase: Phase::Opening(Box::new(opening)),
             protocol: Protocol::new(Role::Server, max_message),
-            last_seen: now,
-            since: now,
+            last_seen: Moment::at(now),
+            since: Moment::at(now),
             rest: None,
             writing: None,
             ending: None,
-            bucket: None,
             readable: false,
             hung_up: false,
             paused: false,
@@ -224,7 +222,7 @@ impl Conn {
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Open)
+        matches!(self.phase, Phase::Open(_))
     }
 
     pub(crate) fn is_refused(&self) -> bool {
@@ -289,7 +287,7 @@ impl Conn {
     fn waits<U: Upstream>(&self, cx: &Context<'_, U>) -> bool {
         match self.phase {
             Phase::Deciding => true,
-            Phase::Open => {
+            Phase::Open(_) => {
                 self.paused
                     || self.is_over_rate(cx.now)
                     || (cx.upstream.is_inline() && self.peer.link.is_congested())
@@ -300,8 +298,10 @@ impl Conn {
 
     /// The peer has used up its allowance of messages.
     fn is_over_rate(&self, now: u64) -> bool {
-        let bucket = self.bucket.as_ref().filter(|_| self.ending.is_none());
-        bucket.is_some_and(|bucket| bucket.is_empty(now))
+        match &self.phase {
+            Phase::Open(Some(bucket)) => self.ending.is_none() && bucket.is_empty(now),
+            _ => false,
+        }
     }
 
     /// One read; several in the middle of a large message.
@@ -358,7 +358,7 @@ impl Conn {
                 // whatever arrives later is a new edge; but an end that was announced together with
                 // the data is not announced again.
                 self.readable = filled.all || self.hung_up;
-                self.last_seen = cx.now;
+                self.last_seen = Moment::at(cx.now);
                 return Some(filled);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
@@ -373,7 +373,7 @@ impl Conn {
         match self.phase {
             Phase::Opening(_) => self.request_input(bytes, cx),
             Phase::Deciding => self.keep(bytes),
-            Phase::Open => self.frames(bytes, cx),
+            Phase::Open(_) => self.frames(bytes, cx),
             Phase::Lingering => {}
         }
     }
@@ -430,7 +430,7 @@ impl Conn {
                     return self.on_close(frame, cx);
                 }
                 Ok(Some(message)) => {
-                    if let Some(bucket) = &mut self.bucket {
+                    if let Phase::Open(Some(bucket)) = &mut self.phase {
                         bucket.take_one(cx.now);
                     }
                     // What comes after we have closed is of no interest to anybody.
@@ -584,7 +584,7 @@ impl Conn {
         if self.peer.link.is_congested() {
             if flushed.progress || flushed.drained {
                 // While a peer is congested it is not read from: what it takes is its sign of life.
-                self.last_seen = cx.now;
+                self.last_seen = Moment::at(cx.now);
             }
             if flushed.queued <= cx.config.outbound_bytes / 4 {
                 if self.peer.link.decongest() {

@@ -24,6 +24,7 @@
 use std::io;
 
 use super::conn::{Conn, Context, Phase};
+use super::liveness::Moment;
 use super::upstream::Upstream;
 use crate::link::{Event, Load};
 use crate::message::{CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Utf8Bytes};
@@ -52,7 +53,7 @@ impl Conn {
     /// Notes that closing has begun, and starts its deadline.
     fn begin_ending<U: Upstream>(&mut self, cx: &Context<'_, U>) -> &mut Ending {
         if self.ending.is_none() {
-            self.since = cx.now;
+            self.since = Moment::at(cx.now);
             self.rearm = true;
         }
         self.ending.get_or_insert_default()
@@ -124,10 +125,10 @@ impl Conn {
             Phase::Opening(_) | Phase::Lingering => self.gone = true,
             // The handler is asked already; its answer may still be read.
             Phase::Deciding => {}
-            Phase::Open if self.ending.is_some() || self.peer.link.outbox().is_sealed() => {
+            Phase::Open(_) if self.ending.is_some() || self.peer.link.outbox().is_sealed() => {
                 self.dirty = true;
             }
-            Phase::Open => {
+            Phase::Open(_) => {
                 self.begin_ending(cx);
                 // Behind the messages that came before; `finished` answers.
                 cx.batch.push_back(Event::Eof);
@@ -158,7 +159,7 @@ impl Conn {
 
     fn judge<U: Upstream>(&mut self, sealed: bool, cx: &mut Context<'_, U>) {
         match self.phase {
-            Phase::Open => {}
+            Phase::Open(_) => {}
             Phase::Lingering if self.writing.is_none() => return self.half_close(),
             _ => return,
         }
@@ -184,7 +185,7 @@ impl Conn {
     /// All is said: from here on the peer hangs up, or the deadline does.
     pub(super) fn linger<U: Upstream>(&mut self, cx: &Context<'_, U>) {
         self.phase = Phase::Lingering;
-        self.since = cx.now;
+        self.since = Moment::at(cx.now);
         self.rearm = true;
         // What is already here is thrown away.
         self.again = true;

@@ -18,6 +18,21 @@ use crate::proto::Opcode;
 /// How long a peer may take to hang up after all is said.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// A moment of the loop's clock, at most 49 days ago, in half the space: what comes of the upper
+/// half is told by the present.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment(u32);
+
+impl Moment {
+    pub(super) fn at(ms: u64) -> Self {
+        Self(ms as u32)
+    }
+
+    pub(super) fn ms(self, now: u64) -> u64 {
+        now - u64::from((now as u32).wrapping_sub(self.0))
+    }
+}
+
 /// A token bucket, in thousandths of a message.
 #[derive(Debug)]
 pub(crate) struct Bucket {
@@ -67,18 +82,18 @@ pub(super) fn millis(duration: Duration) -> u64 {
 impl Conn {
     /// When this connection next needs attention, if nothing else happens.
     pub(crate) fn deadline(&self, config: &Config, now: u64) -> Option<u64> {
-        let after = |start: u64, wait: Duration| Some(start.saturating_add(millis(wait)));
-        match self.phase {
+        let after = |start: Moment, wait| Some(start.ms(now).saturating_add(millis(wait)));
+        match &self.phase {
             Phase::Opening(_) | Phase::Deciding => after(self.since, config.handshake_timeout),
             Phase::Lingering => after(self.since, LINGER.min(config.close_timeout)),
-            Phase::Open if self.ending.is_some() => after(self.since, config.close_timeout),
-            Phase::Open => {
+            Phase::Open(_) if self.ending.is_some() => after(self.since, config.close_timeout),
+            Phase::Open(bucket) => {
                 let alive = match config.ping_interval {
                     Some(_) if self.pinged => after(self.since, config.pong_timeout),
                     Some(interval) => after(self.last_seen, interval),
                     None => None,
                 };
-                let token = self.bucket.as_ref().filter(|bucket| bucket.is_empty(now));
+                let token = bucket.as_ref().filter(|bucket| bucket.is_empty(now));
                 match (alive, token.map(|bucket| bucket.ready_at(now))) {
                     (Some(a), Some(b)) => Some(a.min(b)),
                     (a, b) => a.or(b),
@@ -91,7 +106,7 @@ impl Conn {
     pub(crate) fn on_deadline<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         // Activity may have moved the deadline; this sets the timer anew.
         self.rearm = true;
-        if self.bucket.as_ref().is_some_and(|b| !b.is_empty(cx.now)) {
+        if matches!(&self.phase, Phase::Open(Some(bucket)) if !bucket.is_empty(cx.now)) {
             self.again = true;
         }
         if self
@@ -107,7 +122,7 @@ impl Conn {
                 self.end_now(CloseCause::HandshakeTimeout, cx);
             }
             Phase::Lingering => self.gone = true,
-            Phase::Open if self.ending.is_some() => {
+            Phase::Open(_) if self.ending.is_some() => {
                 let cause = if self.eof {
                     CloseCause::Eof
                 } else {
@@ -115,7 +130,7 @@ impl Conn {
                 };
                 self.end_now(cause, cx);
             }
-            Phase::Open => self.on_silence(cx),
+            Phase::Open(_) => self.on_silence(cx),
         }
     }
 
@@ -123,11 +138,11 @@ impl Conn {
     fn on_silence<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if self.is_paused() {
             // It is we who don't listen.
-            self.last_seen = cx.now;
+            self.last_seen = Moment::at(cx.now);
             self.pinged = false;
         } else if !self.pinged {
             self.ping(cx);
-        } else if self.last_seen >= self.since {
+        } else if self.last_seen.ms(cx.now) >= self.since.ms(cx.now) {
             // Heard since the ping: anything received is as good as a pong.
             self.pinged = false;
         } else if self.peer.link.is_congested() {
@@ -139,7 +154,7 @@ impl Conn {
 
     fn ping<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         self.pinged = true;
-        self.since = cx.now;
+        self.since = Moment::at(cx.now);
         let payload = cx.clock_us().to_be_bytes();
         self.peer.link.outbox().control(Opcode::Ping, &payload);
         self.dirty = true;
@@ -152,7 +167,11 @@ impl Conn {
         };
         let round_trip = cx.clock_us().checked_sub(sent);
         // A peer may send any pong it likes, so only a sensible one counts.
-        let limit = cx.now.saturating_sub(self.since).saturating_add(1000) * 1000;
+        let limit = cx
+            .now
+            .saturating_sub(self.since.ms(cx.now))
+            .saturating_add(1000)
+            * 1000;
         if let Some(us) = round_trip.filter(|&us| self.pinged && us <= limit) {
             self.peer
                 .link
@@ -188,6 +207,15 @@ impl Conn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_survive_the_wrap() {
+        for then in [0, 5, u64::from(u32::MAX), u64::from(u32::MAX) + 7, 1 << 40] {
+            for later in [0, 1, 45_000, u64::from(u32::MAX)] {
+                assert_eq!(Moment::at(then).ms(then + later), then);
+            }
+        }
+    }
 
     #[test]
     fn bucket_fills_at_its_rate() {

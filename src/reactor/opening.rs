@@ -4,7 +4,7 @@
 use http::{HeaderValue, Method, StatusCode, header};
 
 use super::conn::{Conn, Context, Phase};
-use super::liveness::Bucket;
+use super::liveness::{Bucket, Moment};
 use super::upstream::Upstream;
 use crate::http::{Request, Response};
 use crate::link::{self, Event};
@@ -171,13 +171,11 @@ impl Conn {
         if !matches!(self.phase, Phase::Deciding) {
             return;
         }
-        self.phase = Phase::Open;
-        self.last_seen = cx.now;
+        let rate = cx.config.message_rate;
+        self.phase = Phase::Open(rate.map(|rate| Box::new(Bucket::new(rate, cx.now))));
+        self.last_seen = Moment::at(cx.now);
         self.rearm = true;
         self.again = true;
-        if let Some(rate) = cx.config.message_rate {
-            self.bucket = Some(Box::new(Bucket::new(rate, cx.now)));
-        }
         self.write_first(head);
         if cx.stopping {
             self.go_away(CloseCode::Away, "", CloseCause::Shutdown, cx);
