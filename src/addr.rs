@@ -47,11 +47,12 @@ impl fmt::Display for RemoteAddr {
     }
 }
 
-/// The same in 24 bytes instead of 32: what a connection keeps. Flow labels are not kept.
+/// The same in 22 bytes instead of 32: what a connection keeps. Flow labels are not kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PackedAddr {
     ip: [u8; 16],
-    scope: u32,
+    /// The index of an interface; those are small numbers.
+    scope: u16,
     port: u16,
     kind: Kind,
 }
@@ -74,7 +75,7 @@ impl From<RemoteAddr> for PackedAddr {
             }
             RemoteAddr::Ip(SocketAddr::V6(addr)) => {
                 ip = addr.ip().octets();
-                (addr.scope_id(), addr.port(), Kind::V6)
+                (addr.scope_id() as u16, addr.port(), Kind::V6)
             }
         };
         Self {
@@ -92,7 +93,9 @@ impl From<PackedAddr> for RemoteAddr {
         Self::Ip(match packed.kind {
             Kind::Unix => return Self::Unix,
             Kind::V4 => SocketAddrV4::new([a, b, c, d].into(), packed.port).into(),
-            Kind::V6 => SocketAddrV6::new(packed.ip.into(), packed.port, 0, packed.scope).into(),
+            Kind::V6 => {
+                SocketAddrV6::new(packed.ip.into(), packed.port, 0, packed.scope.into()).into()
+            }
         })
     }
 }
@@ -123,6 +126,6 @@ mod tests {
         }
         let unix = PackedAddr::from(RemoteAddr::Unix);
         assert_eq!(RemoteAddr::from(unix), RemoteAddr::Unix);
-        assert_eq!(size_of::<PackedAddr>(), 24);
+        assert_eq!(size_of::<PackedAddr>(), 22);
     }
 }

@@ -25,6 +25,9 @@ const BY_REFERENCE: usize = 4096;
 /// can be neither dropped nor replaced any more.
 const TAKE: usize = 256 << 10;
 
+/// The largest frame that is accepted: with the limit at most 1 GiB too, sums fit 32 bits.
+const MAX_FRAME: usize = 1 << 30;
+
 /// What `send_latest` tells messages apart by: a number or a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -143,8 +146,8 @@ pub(crate) struct Outbox {
     buf: Vec<u8>,
     queue: Option<Box<Queue>>,
     /// Bytes accepted and not yet taken by the kernel:
-    /// `buf` + `queue` + what the loop has taken + what is reserved.
-    queued: usize,
+    /// `buf` + `queue` + what the loop has taken + what is reserved; 32 bits, see `MAX_FRAME`.
+    queued: u32,
     goodbye: Option<Box<Goodbye>>,
     /// No more frames: a close frame is queued, or the connection is gone.
     sealed: bool,
@@ -167,7 +170,7 @@ impl Outbox {
             _ => return false,
         };
         let plain = payload.len() < BY_REFERENCE
-            && self.queued + payload.len() + MAX_HEADER <= config.outbound_bytes / 2
+            && self.queued() + payload.len() + MAX_HEADER <= config.outbound_bytes / 2
             && self.queue.is_none()
             && !self.sealed
             && config.overflow != Overflow::DropOldest;
@@ -177,7 +180,7 @@ impl Outbox {
             }
             let before = self.buf.len();
             encode(opcode, payload, None, &mut self.buf);
-            self.queued += self.buf.len() - before;
+            self.queued += (self.buf.len() - before) as u32;
         }
         plain
     }
@@ -207,7 +210,7 @@ impl Outbox {
                 Room::Closed => return Err(SendError::Closed(message)),
             }
         }
-        self.queued += size;
+        self.queued += size as u32;
         self.append(opcode, message, key, config.overflow);
         Ok(())
     }
@@ -231,7 +234,7 @@ impl Outbox {
             Room::Full => return Err(SendError::Full),
             Room::Closed => return Err(SendError::Closed),
         }
-        self.queued += size;
+        self.queued += size as u32;
         Ok(())
     }
 
@@ -259,7 +262,7 @@ impl Outbox {
         if self.sealed || !matches!(self.make_room(frame.len(), config), Room::Made) {
             return false;
         }
-        self.queued += frame.len();
+        self.queued += frame.len() as u32;
         match frame {
             Segment::Small(bytes) if config.overflow != Overflow::DropOldest => {
                 self.small().extend_from_slice(bytes);
@@ -303,7 +306,8 @@ impl Outbox {
         let buf = self.small();
         let before = buf.len();
         encode(opcode, payload, None, buf);
-        self.queued += buf.len() - before;
+        let added = (buf.len() - before) as u32;
+        self.queued += added;
     }
 
     /// Queues a close frame behind everything else and refuses what comes after it. `false` if that
@@ -340,7 +344,7 @@ impl Outbox {
 
     /// Bytes from `send` until the kernel took them.
     pub(crate) fn queued(&self) -> usize {
-        self.queued
+        self.queued as usize
     }
 
     pub(crate) fn is_stalled(&self) -> bool {
@@ -358,7 +362,7 @@ impl Outbox {
     /// Bytes of messages that nobody will deliver if the connection ends now.
     pub(crate) fn undelivered(&self) -> usize {
         let close_frame = self.goodbye.as_ref().map_or(0, |goodbye| goodbye.size);
-        self.queued.saturating_sub(close_frame)
+        self.queued().saturating_sub(close_frame)
     }
 
     // ---- for the loop ----
@@ -388,8 +392,8 @@ impl Outbox {
 
     /// The kernel took `bytes`. `true`: the queue had been stalled and is empty now.
     pub(crate) fn written(&mut self, bytes: usize) -> bool {
-        debug_assert!(bytes <= self.queued);
-        self.queued = self.queued.saturating_sub(bytes);
+        debug_assert!(bytes <= self.queued());
+        self.queued = self.queued.saturating_sub(bytes as u32);
         self.queued == 0 && std::mem::take(&mut self.stalled)
     }
 
@@ -400,7 +404,7 @@ impl Outbox {
 
     /// Counts bytes that the loop itself writes: the response to the handshake.
     pub(crate) fn count(&mut self, bytes: usize) {
-        self.queued += bytes;
+        self.queued += bytes as u32;
     }
 
     /// The connection is gone: nothing is accepted any more and nothing kept.
@@ -414,9 +418,12 @@ impl Outbox {
 
     /// Makes room for a frame of `size` bytes, as the policy says.
     fn make_room(&mut self, size: usize, config: &Config) -> Room {
+        if size > MAX_FRAME {
+            return Room::Full;
+        }
         let limit = config.outbound_bytes;
-        let too_much = |queued: usize| queued.saturating_add(size) > limit && queued > limit / 2;
-        if !too_much(self.queued) {
+        let too_much = |queued: usize| queued + size > limit && queued > limit / 2;
+        if !too_much(self.queued()) {
             return Room::Made;
         }
         match config.overflow {
@@ -428,11 +435,11 @@ impl Outbox {
             }
             Overflow::DropOldest => {}
         }
-        while too_much(self.queued) {
+        while too_much(self.queued()) {
             let Some(dropped) = self.drop_oldest() else {
                 return Room::Full;
             };
-            self.queued -= dropped;
+            self.queued -= dropped as u32;
         }
         Room::Made
     }
@@ -454,7 +461,7 @@ impl Outbox {
         } else {
             let frame = Segment::whole(opcode, message.into_data());
             let replaced = self.queue().push(frame, key);
-            self.queued -= replaced;
+            self.queued -= replaced as u32;
         }
     }
 
@@ -495,7 +502,7 @@ impl Outbox {
 
     fn discard(&mut self) {
         let waiting = self.queue.take().map_or(0, |queue| queue.len());
-        self.queued -= waiting + self.buf.len();
+        self.queued -= (waiting + self.buf.len()) as u32;
         self.buf = Vec::new();
     }
 }
