@@ -46,11 +46,11 @@ pub(crate) enum Command {
     /// A socket that another loop accepted.
     Adopt(Stream, RemoteAddr),
     /// See [`LoopHandle::ordered`].
-    Send {
-        link: Arc<Link>,
-        message: Message,
-        key: Option<LatestKey>,
-    },
+    Send { link: Arc<Link>, message: Message },
+    /// The same for what waits in the outbox under this key.
+    SendLatest { link: Arc<Link>, key: LatestKey },
+    /// The same for the close frame.
+    Close(Arc<Link>),
     /// One message for every open connection of the loop.
     Broadcast(Segment, Permit),
     /// Close all connections and end the loop, by this time at the latest.

@@ -26,7 +26,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::addr::{PackedAddr, RemoteAddr};
 use crate::error::{SendError, Sent};
 use crate::id::PeerId;
-use crate::message::{CloseCause, CloseCode, Message};
+use crate::message::{CloseCause, CloseCode, Message, Utf8Bytes};
+use crate::proto::may_travel;
 use crate::worker::Mailbox;
 
 pub(crate) use event::{Event, Opening};
@@ -53,9 +54,12 @@ pub(crate) struct Link {
     latency_us: AtomicU32,
     /// The user's session, type-erased so that a `Peer` needs no type parameter.
     pub(crate) session: Mutex<Option<Box<dyn Any + Send>>>,
-    subprotocol: OnceLock<Box<String>>,
+    subprotocol: OnceLock<Box<Name>>,
     remote: PackedAddr,
 }
+
+/// The subprotocol, behind a pointer of one word as most connections have none.
+struct Name(Box<str>);
 
 /// A panic while a lock is held would be a bug of ours, not a reason to stop serving others: the
 /// data are plain counters and queues.
@@ -92,6 +96,9 @@ impl Link {
         message: Message,
         key: Option<LatestKey>,
     ) -> Result<Sent, SendError> {
+        if let Message::Close(_) = message {
+            return self.send_close(message);
+        }
         if self.handle.has_ordered() {
             // An earlier broadcast of this thread may still be on its way to the loop.
             return self.send_ordered(message, key);
@@ -103,12 +110,7 @@ impl Link {
         } else {
             outbox.push(message, key, config)
         };
-        let status = self.note_level(&outbox);
-        let flush = outbox.request_flush();
-        drop(outbox);
-        if flush {
-            self.handle.request_flush(self.id);
-        }
+        let status = self.pushed(outbox);
         result.map(|()| status)
     }
 
@@ -119,34 +121,69 @@ impl Link {
         message: Message,
         key: Option<LatestKey>,
     ) -> Result<Sent, SendError> {
+        let config = &self.handle.config;
+        let link = self.clone();
         let mut outbox = self.outbox();
-        let result = outbox.reserve(&message, &self.handle.config);
-        let status = self.note_level(&outbox);
+        let command = match key.filter(|_| message.is_text() || message.is_binary()) {
+            None => outbox
+                .reserve(&message, config)
+                .map(|()| {
+                    Command::Send {
+                        link,
+                        message: message.clone(),
+                    }
+                    .into()
+                })
+                .map_err(|refused| refused(message)),
+            Some(key) => outbox
+                .reserve_latest(message, &key, config)
+                .map(|first| first.then_some(Command::SendLatest { link, key })),
+        };
+        let status = self.pushed(outbox);
+        if let Some(command) = command? {
+            self.handle.ordered(command);
+        }
+        Ok(status)
+    }
+
+    /// A close frame of the user's own.
+    fn send_close(self: &Arc<Self>, message: Message) -> Result<Sent, SendError> {
+        let (code, text) = match &message {
+            Message::Close(Some(frame)) => (frame.code, frame.reason.clone()),
+            _ => (CloseCode::Status, Utf8Bytes::default()),
+        };
+        if !(may_travel(code) || code == CloseCode::Status) {
+            return Err(SendError::Invalid(message));
+        }
+        if self.close(code, &text, CloseCause::Handshake) {
+            Ok(Sent::Queued)
+        } else {
+            Err(SendError::Closed(message))
+        }
+    }
+
+    /// Something may have been queued: notes how full the queue is, and tells the loop.
+    fn pushed(self: &Arc<Self>, mut outbox: MutexGuard<'_, Outbox>) -> Sent {
+        let status = self.note_level(&mut outbox);
         let flush = outbox.request_flush();
         drop(outbox);
         if flush {
             self.handle.request_flush(self.id);
         }
-        match result {
-            Ok(()) => {
-                let link = self.clone();
-                self.handle.ordered(Command::Send { link, message, key });
-                Ok(status)
-            }
-            Err(refused) => Err(refused(message)),
-        }
+        status
     }
 
     /// Queues a frame that was encoded for many; the loop, which calls this, flushes.
     pub(crate) fn send_shared(&self, frame: &Segment) {
         let mut outbox = self.outbox();
         outbox.push_shared(frame, &self.handle.config);
-        let _ = self.note_level(&outbox);
+        let _ = self.note_level(&mut outbox);
     }
 
-    fn note_level(&self, outbox: &Outbox) -> Sent {
+    fn note_level(&self, outbox: &mut Outbox) -> Sent {
         if outbox.queued() > self.handle.config.outbound_bytes / 2 {
             self.congested.store(true, Ordering::SeqCst);
+            outbox.stall();
         }
         if outbox.is_stalled() {
             Sent::Congested
@@ -155,14 +192,18 @@ impl Link {
         }
     }
 
-    /// Begins the closing handshake. `false` if it had begun before.
-    pub(crate) fn close(&self, code: CloseCode, text: &str, cause: CloseCause) -> bool {
+    /// Begins the closing handshake, behind all that was sent. `false` if it had begun before.
+    pub(crate) fn close(self: &Arc<Self>, code: CloseCode, text: &str, cause: CloseCause) -> bool {
+        let ordered = self.handle.has_ordered();
         let mut outbox = self.outbox();
-        let begun = outbox.close(code, text, cause);
-        let flush = outbox.request_flush();
-        drop(outbox);
-        if flush {
-            self.handle.request_flush(self.id);
+        let begun = if ordered {
+            outbox.seal(code, text, cause)
+        } else {
+            outbox.close(code, text, cause)
+        };
+        let _ = self.pushed(outbox);
+        if begun && ordered {
+            self.handle.ordered(Command::Close(self.clone()));
         }
         begun
     }
@@ -221,12 +262,12 @@ impl Link {
     }
 
     pub(crate) fn subprotocol(&self) -> Option<&str> {
-        self.subprotocol.get().map(|name| name.as_str())
+        self.subprotocol.get().map(|name| &*name.0)
     }
 
     pub(crate) fn set_subprotocol(&self, name: &str) {
         // Set once: a connection is opened once.
-        let _ = self.subprotocol.set(Box::new(name.into()));
+        let _ = self.subprotocol.set(Box::new(Name(name.into())));
     }
 
     /// The last measured round trip in microseconds, `u32::MAX` before the first.

@@ -13,7 +13,7 @@ use std::hash::Hash;
 use crate::config::{Config, Overflow};
 use crate::error::SendError;
 use crate::message::{Bytes, CloseCause, CloseCode, Message, Utf8Bytes};
-use crate::proto::{MAX_HEADER, Opcode, encode, encode_header, may_travel, truncate_reason};
+use crate::proto::{MAX_HEADER, Opcode, encode, encode_header, truncate_reason};
 
 use super::spare;
 
@@ -126,6 +126,8 @@ struct Queue {
     base: u64,
     /// Sequence number of the unsent message of each key: `base <= n < base + segments.len()`.
     latest: HashMap<LatestKey, u64>,
+    /// The latest message of keys that wait for what was sent before them to arrive here.
+    early: HashMap<LatestKey, Message>,
 }
 
 /// How and why this side closes.
@@ -134,8 +136,10 @@ pub(crate) struct Goodbye {
     pub(crate) code: CloseCode,
     pub(crate) text: Utf8Bytes,
     pub(crate) cause: CloseCause,
-    /// Size of the close frame.
+    /// Size of the close frame once it is queued; 0 before.
     size: usize,
+    /// Bytes that were accepted and thrown away because the queue was full.
+    discarded: usize,
 }
 
 /// See the module's documentation.
@@ -149,11 +153,16 @@ pub(crate) struct Outbox {
     /// `buf` + `queue` + what the loop has taken + what is reserved; 32 bits, see `MAX_FRAME`.
     queued: u32,
     goodbye: Option<Box<Goodbye>>,
-    /// No more frames: a close frame is queued, or the connection is gone.
+    /// Nothing more is accepted: `goodbye` is decided, or the connection is gone.
     sealed: bool,
+    /// The connection is gone.
+    dead: bool,
+    /// Sealed since the loop was last told.
+    news: bool,
     /// The loop knows that there is something to write.
     flush_requested: bool,
-    /// The kernel took less than it was offered.
+    /// The kernel took less than it was offered, or more than half of the limit is queued; until
+    /// the queue is empty.
     stalled: bool,
 }
 
@@ -204,10 +213,8 @@ impl Outbox {
         let replaced = key.as_ref().map_or(0, |key| self.waiting(key));
         // A message that takes the place of a larger one needs no room.
         if size > replaced {
-            match self.make_room(size - replaced, config) {
-                Room::Made => {}
-                Room::Full => return Err(SendError::Full(message)),
-                Room::Closed => return Err(SendError::Closed(message)),
+            if let Err(refused) = self.room_for(size - replaced, config) {
+                return Err(refused(message));
             }
         }
         self.queued += size as u32;
@@ -226,40 +233,67 @@ impl Outbox {
             return Err(SendError::Closed);
         }
         if !(message.is_text() || message.is_binary()) {
-            return Ok(());
+            return check_control(message);
         }
         let size = frame_len(message.len());
-        match self.make_room(size, config) {
-            Room::Made => {}
-            Room::Full => return Err(SendError::Full),
-            Room::Closed => return Err(SendError::Closed),
-        }
+        self.room_for(size, config)?;
         self.queued += size as u32;
         Ok(())
     }
 
-    /// Queues what was counted before.
-    pub(crate) fn push_reserved(
+    /// The same for a message of which only the latest matters; it waits here. `true`: it is the
+    /// first with this key, and is to be queued by [`push_latest`](Self::push_latest).
+    pub(crate) fn reserve_latest(
         &mut self,
         message: Message,
-        key: Option<LatestKey>,
+        key: &LatestKey,
         config: &Config,
-    ) {
+    ) -> Result<bool, SendError> {
+        if self.sealed {
+            return Err(SendError::Closed(message));
+        }
+        let early = self.queue.as_ref().and_then(|queue| queue.early.get(key));
+        let replaced = early.map(|message| frame_len(message.len()));
+        let size = frame_len(message.len());
+        if let Err(refused) = self.room_for(size.saturating_sub(replaced.unwrap_or(0)), config) {
+            return Err(refused(message));
+        }
+        self.queued += size as u32;
+        self.queued -= replaced.unwrap_or(0) as u32;
+        self.queue().early.insert(key.clone(), message);
+        Ok(replaced.is_none())
+    }
+
+    /// Queues what was counted before.
+    pub(crate) fn push_reserved(&mut self, message: Message, config: &Config) {
         let opcode = match &message {
             Message::Text(_) => Opcode::Text,
             Message::Binary(_) => Opcode::Binary,
             _ => return drop(self.push_control(message)),
         };
-        if self.sealed {
+        if self.is_finished() {
             // Accepted before the close and not sent after it: it stays counted, as undelivered.
             return;
         }
-        self.append(opcode, message, key, config.overflow);
+        self.append(opcode, message, None, config.overflow);
+    }
+
+    /// Queues the latest message of this key.
+    pub(crate) fn push_latest(&mut self, key: LatestKey, config: &Config) {
+        let early = self.queue.as_mut().and_then(|q| q.early.remove(&key));
+        let Some(message) = early else { return };
+        let opcode = if message.is_text() {
+            Opcode::Text
+        } else {
+            Opcode::Binary
+        };
+        self.append(opcode, message, Some(key), config.overflow);
     }
 
     /// Queues a frame that was encoded for many. `false`: it was refused.
     pub(crate) fn push_shared(&mut self, frame: &Segment, config: &Config) -> bool {
-        if self.sealed || !matches!(self.make_room(frame.len(), config), Room::Made) {
+        // What was sent before the close frame still goes out before it.
+        if self.is_finished() || !matches!(self.make_room(frame.len(), config), Room::Made) {
             return false;
         }
         self.queued += frame.len() as u32;
@@ -284,25 +318,25 @@ impl Outbox {
     }
 
     fn push_control(&mut self, message: Message) -> Result<(), SendError> {
+        if let Err(refused) = check_control(&message) {
+            return Err(refused(message));
+        }
         match message {
-            Message::Ping(payload) if payload.len() <= 125 => self.control(Opcode::Ping, &payload),
-            Message::Pong(payload) if payload.len() <= 125 => self.control(Opcode::Pong, &payload),
-            Message::Close(None) => {
-                self.close(CloseCode::Normal, "", CloseCause::Handshake);
-            }
-            Message::Close(Some(ref frame)) if may_travel(frame.code) => {
-                self.close(frame.code, &frame.reason, CloseCause::Handshake);
-            }
-            message => return Err(SendError::Invalid(message)),
+            Message::Ping(payload) => self.control(Opcode::Ping, &payload),
+            Message::Pong(payload) => self.control(Opcode::Pong, &payload),
+            _ => {}
         }
         Ok(())
     }
 
     /// Queues a control frame; they are exempt from the limit. The caller bounds their number.
     pub(crate) fn control(&mut self, opcode: Opcode, payload: &[u8]) {
-        if self.sealed {
-            return;
+        if !self.sealed {
+            self.add_control(opcode, payload);
         }
+    }
+
+    fn add_control(&mut self, opcode: Opcode, payload: &[u8]) {
         let buf = self.small();
         let before = buf.len();
         encode(opcode, payload, None, buf);
@@ -313,31 +347,53 @@ impl Outbox {
     /// Queues a close frame behind everything else and refuses what comes after it. `false` if that
     /// was done before.
     pub(crate) fn close(&mut self, code: CloseCode, text: &str, cause: CloseCause) -> bool {
+        let sealed = self.seal(code, text, cause);
+        if sealed {
+            self.say_goodbye();
+        }
+        sealed
+    }
+
+    /// Refuses what comes from now on; the close frame itself follows with
+    /// [`say_goodbye`](Self::say_goodbye).
+    pub(crate) fn seal(&mut self, code: CloseCode, text: &str, cause: CloseCause) -> bool {
         if self.sealed {
             return false;
         }
-        let text = truncate_reason(text);
-        let mut body = Vec::with_capacity(2 + text.len());
-        // 1005 stands for a close frame without a code.
-        if code != CloseCode::Status {
-            body.extend_from_slice(&u16::from(code).to_be_bytes());
-            body.extend_from_slice(text.as_bytes());
-        }
-        self.control(Opcode::Close, &body);
         self.sealed = true;
         self.goodbye = Some(Box::new(Goodbye {
             code,
-            text: text.into(),
+            text: truncate_reason(text).into(),
             cause,
-            size: 2 + body.len(),
+            size: 0,
+            discarded: 0,
         }));
         true
+    }
+
+    /// Queues the close frame.
+    pub(crate) fn say_goodbye(&mut self) {
+        let Some(mut goodbye) = self.goodbye.take_if(|goodbye| goodbye.size == 0) else {
+            return;
+        };
+        let mut body = Vec::with_capacity(2 + goodbye.text.len());
+        // 1005 stands for a close frame without a code.
+        if goodbye.code != CloseCode::Status {
+            body.extend_from_slice(&u16::from(goodbye.code).to_be_bytes());
+            body.extend_from_slice(goodbye.text.as_bytes());
+        }
+        self.add_control(Opcode::Close, &body);
+        goodbye.size = 2 + body.len();
+        self.goodbye = Some(goodbye);
+        self.news = true;
     }
 
     /// Makes the loop look, if it doesn't know yet. `true`: the caller tells it.
     pub(crate) fn request_flush(&mut self) -> bool {
         let something = !self.buf.is_empty() || self.queue.is_some();
-        something && !std::mem::replace(&mut self.flush_requested, true)
+        let unknown = something && !std::mem::replace(&mut self.flush_requested, true);
+        // A peer that takes nothing is not written to, but its closing has a deadline.
+        unknown | std::mem::take(&mut self.news)
     }
 
     // ---- facts ----
@@ -351,8 +407,14 @@ impl Outbox {
         self.stalled
     }
 
+    /// Nothing more is accepted.
     pub(crate) fn is_sealed(&self) -> bool {
         self.sealed
+    }
+
+    /// Nothing more will be queued: the close frame is, or the connection is gone.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.dead || self.goodbye.as_ref().is_some_and(|g| g.size > 0)
     }
 
     pub(crate) fn goodbye(&self) -> Option<&Goodbye> {
@@ -361,15 +423,21 @@ impl Outbox {
 
     /// Bytes of messages that nobody will deliver if the connection ends now.
     pub(crate) fn undelivered(&self) -> usize {
-        let close_frame = self.goodbye.as_ref().map_or(0, |goodbye| goodbye.size);
-        self.queued().saturating_sub(close_frame)
+        let goodbye = self.goodbye.as_ref();
+        let (close_frame, discarded) = goodbye.map_or((0, 0), |g| (g.size, g.discarded));
+        self.queued().saturating_sub(close_frame) + discarded
     }
 
     // ---- for the loop ----
 
-    /// Moves the front of the queue to the end of what `head` and then `into` hold. `false`: nothing
-    /// is there.
-    pub(crate) fn take(&mut self, head: &mut Vec<u8>, into: &mut VecDeque<Segment>) -> bool {
+    /// Moves the front of the queue to the end of what `head` and then `into` hold: of the messages
+    /// that are kept one by one, about `most` bytes. `false`: nothing is there.
+    pub(crate) fn take(
+        &mut self,
+        head: &mut Vec<u8>,
+        into: &mut VecDeque<Segment>,
+        most: usize,
+    ) -> bool {
         self.flush_requested = false;
         let mut taken = self.buf.len();
         if head.is_empty() {
@@ -378,12 +446,12 @@ impl Outbox {
             into.push_back(Segment::Small(std::mem::take(&mut self.buf)));
         }
         if let Some(queue) = &mut self.queue {
-            while taken < TAKE {
+            while taken < TAKE.min(most).max(1) {
                 let Some(segment) = queue.pop() else { break };
                 taken += segment.len();
                 into.push_back(segment);
             }
-            if queue.segments.is_empty() {
+            if queue.segments.is_empty() && queue.early.is_empty() {
                 self.queue = None;
             }
         }
@@ -410,6 +478,7 @@ impl Outbox {
     /// The connection is gone: nothing is accepted any more and nothing kept.
     pub(crate) fn abandon(&mut self) {
         self.sealed = true;
+        self.dead = true;
         self.buf = Vec::new();
         self.queue = None;
     }
@@ -429,19 +498,32 @@ impl Outbox {
         match config.overflow {
             Overflow::DropNewest => return Room::Full,
             Overflow::Close => {
-                self.discard();
+                let discarded = self.discard();
                 self.close(CloseCode::Again, "too slow", CloseCause::Overflow);
+                if let Some(goodbye) = &mut self.goodbye {
+                    goodbye.discarded = discarded;
+                }
                 return Room::Closed;
             }
             Overflow::DropOldest => {}
         }
         while too_much(self.queued()) {
             let Some(dropped) = self.drop_oldest() else {
-                return Room::Full;
+                // All that is left is being written: `TAKE` bytes at most, or one message.
+                break;
             };
             self.queued -= dropped as u32;
         }
         Room::Made
+    }
+
+    /// The same, with the refusal for the message.
+    fn room_for(&mut self, size: usize, config: &Config) -> Result<(), fn(Message) -> SendError> {
+        match self.make_room(size, config) {
+            Room::Made => Ok(()),
+            Room::Full => Err(SendError::Full),
+            Room::Closed => Err(SendError::Closed),
+        }
     }
 
     fn append(
@@ -500,10 +582,21 @@ impl Outbox {
         None
     }
 
-    fn discard(&mut self) {
+    /// Throws away what the loop has not taken; gives how much that was.
+    fn discard(&mut self) -> usize {
         let waiting = self.queue.take().map_or(0, |queue| queue.len());
-        self.queued -= (waiting + self.buf.len()) as u32;
+        let discarded = waiting + self.buf.len();
+        self.queued -= discarded as u32;
         self.buf = Vec::new();
+        discarded
+    }
+}
+
+/// Whether a control frame may be sent by the user. Close frames take another way.
+fn check_control(message: &Message) -> Result<(), fn(Message) -> SendError> {
+    match message {
+        Message::Ping(payload) | Message::Pong(payload) if payload.len() <= 125 => Ok(()),
+        _ => Err(SendError::Invalid),
     }
 }
 
@@ -557,7 +650,9 @@ impl Queue {
     }
 
     fn len(&self) -> usize {
-        self.segments.iter().map(|(segment, _)| segment.len()).sum()
+        let queued = self.segments.iter().map(|(segment, _)| segment.len());
+        let early = self.early.values().map(|message| frame_len(message.len()));
+        queued.chain(early).sum()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::lock;
 use crate::config::Config;
@@ -16,6 +16,8 @@ pub(crate) struct Shared {
     pub(crate) connections: AtomicUsize,
     /// Connections over a limit that are still being told so; not among `connections`.
     pub(crate) refusals: AtomicUsize,
+    /// Connections were dropped because the deadline of a shutdown had come.
+    cut_off: AtomicBool,
     /// Connections per address; empty unless there is a limit.
     per_ip: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -26,8 +28,17 @@ impl Shared {
             config,
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
+            cut_off: AtomicBool::new(false),
             per_ip: Mutex::default(),
         }
+    }
+
+    pub(crate) fn note_cut_off(&self) {
+        self.cut_off.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Relaxed)
     }
 
     /// Counts a connection from `ip` in. `false`: there are too many.

@@ -8,6 +8,7 @@ use mio::net::TcpListener;
 #[cfg(unix)]
 use mio::net::UnixListener;
 use mio::{Interest, Registry, Token};
+use socket2::SockRef;
 
 use super::Stream;
 use crate::addr::RemoteAddr;
@@ -34,6 +35,9 @@ pub trait Listen {
 /// An open listening socket, in a form that only this crate can look into.
 #[derive(Debug)]
 pub struct Bound(pub(crate) Listener);
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
 
 /// A listening socket of any kind.
 #[derive(Debug)]
@@ -78,7 +82,11 @@ impl fmt::Display for LocalAddr {
 
 impl Listener {
     fn tcp(addr: SocketAddr) -> io::Result<Self> {
-        TcpListener::bind(addr).map(Self::Tcp)
+        let listener = TcpListener::bind(addr)?;
+        // Once more with a longer backlog than mio's: a rush of clients should wait here, not for
+        // the second try of their SYN. The system cuts it to what it allows.
+        SockRef::from(&listener).listen(BACKLOG)?;
+        Ok(Self::Tcp(listener))
     }
 
     #[cfg(unix)]
@@ -113,15 +121,7 @@ impl Listener {
     /// On Linux an accepted socket inherits it, which saves a system call per connection.
     pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
         match self {
-            #[cfg(unix)]
-            Self::Tcp(listener) => {
-                use std::os::fd::{AsFd, OwnedFd};
-                // A listening socket is a socket; the option needs no connection.
-                let fd: OwnedFd = listener.as_fd().try_clone_to_owned()?;
-                std::net::TcpStream::from(fd).set_nodelay(on)
-            }
-            #[cfg(not(unix))]
-            Self::Tcp(_) => Ok(()),
+            Self::Tcp(listener) => SockRef::from(listener).set_tcp_nodelay(on),
             #[cfg(unix)]
             Self::Unix(..) => Ok(()),
         }

@@ -164,6 +164,19 @@ impl Protocol {
             .is_some_and(|message| message.bytes.len() >= DIRECT)
     }
 
+    /// Whether the next byte belongs to a text or binary message.
+    pub(crate) fn expects_data(&self, input: &[u8]) -> bool {
+        let partial = self.partial.as_deref();
+        let first = match partial {
+            Some(Partial {
+                frame: Some(frame), ..
+            }) => return !frame.header.opcode.is_control(),
+            Some(partial) if partial.header_len > 0 => Some(partial.header[0]),
+            _ => input.first().copied(),
+        };
+        first.is_some_and(|first| first & 0x08 == 0)
+    }
+
     fn keep_header(&mut self, input: &mut &mut [u8]) {
         if input.is_empty() {
             return;

@@ -31,9 +31,9 @@ use super::liveness::{Bucket, Moment};
 use super::opening::Opening;
 use super::outbound::Outbound;
 use super::upstream::Upstream;
-use crate::config::Config;
+use crate::config::{Config, OverRate};
 use crate::link::{Event, Load, Outbox};
-use crate::message::{Bytes, CloseCause, Message};
+use crate::message::{Bytes, CloseCause, CloseCode, Message};
 use crate::net::Stream;
 use crate::peer::Peer;
 use crate::proto::{Blocks, Filled, Opcode, Protocol, Role};
@@ -169,7 +169,7 @@ impl Flushed {
         Self {
             progress: false,
             drained: false,
-            sealed: outbox.is_sealed(),
+            sealed: outbox.is_finished(),
             queued: outbox.queued(),
         }
     }
@@ -229,9 +229,14 @@ impl Conn {
         self.refused
     }
 
-    /// Reading waits for the handler, not for the peer.
-    pub(super) fn is_paused(&self) -> bool {
-        self.paused && !self.peer.link.is_congested()
+    /// Open, or about to be: whoever is told that a connection opens may broadcast to it at once.
+    pub(crate) fn hears_broadcasts(&self) -> bool {
+        self.is_open() || (self.opened && matches!(self.phase, Phase::Deciding))
+    }
+
+    /// It is we who don't read: what the peer has to say may be there.
+    pub(super) fn is_deaf(&self) -> bool {
+        (self.paused || self.rest.is_some() || self.readable) && !self.peer.link.is_congested()
     }
 
     pub(crate) fn register(
@@ -289,7 +294,7 @@ impl Conn {
             Phase::Deciding => true,
             Phase::Open(_) => {
                 self.paused
-                    || self.is_over_rate(cx.now)
+                    || (self.is_over_rate(cx.now) && over_rate_waits(cx.config))
                     || (cx.upstream.is_inline() && self.peer.link.is_congested())
             }
             Phase::Opening(_) | Phase::Lingering => false,
@@ -359,6 +364,10 @@ impl Conn {
                 // the data is not announced again.
                 self.readable = filled.all || self.hung_up;
                 self.last_seen = Moment::at(cx.now);
+                if std::mem::take(&mut self.pinged) {
+                    // Anything received is as good as a pong.
+                    self.rearm = true;
+                }
                 return Some(filled);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
@@ -417,9 +426,19 @@ impl Conn {
                 }
                 continue;
             }
-            if self.is_over_rate(cx.now) && !input.is_empty() {
+            if self.is_over_rate(cx.now) && self.protocol.expects_data(input) {
                 self.hand_over(load, cx);
-                return self.over_rate(input, cx);
+                load = Load {
+                    messages: 0,
+                    bytes: 0,
+                };
+                if over_rate_waits(cx.config) {
+                    self.keep(input);
+                    self.rearm = true;
+                    return;
+                }
+                let text = "too many messages";
+                self.close_for(CloseCode::Policy, text, CloseCause::RateLimit, cx);
             }
             match self.protocol.next(&mut input, cx.blocks) {
                 Ok(None) => break,
@@ -535,6 +554,7 @@ impl Conn {
     }
 
     fn write_all(&mut self, out: &mut Outbound) -> io::Result<Flushed> {
+        let most = self.peer.link.handle.config.outbound_bytes / 4;
         let mut written = 0;
         let mut refills = 0;
         let mut drained = false;
@@ -546,7 +566,7 @@ impl Conn {
                 if let Some(payload) = pong {
                     outbox.control(Opcode::Pong, &payload);
                 }
-                if !out.refill(&mut outbox) {
+                if !out.refill(&mut outbox, most) {
                     return Ok(Flushed {
                         drained,
                         ..Flushed::nothing(&outbox)
@@ -593,6 +613,11 @@ impl Conn {
                 self.again = true;
             }
         }
+        if matches!(self.phase, Phase::Lingering) && (flushed.progress || flushed.drained) {
+            // A slow reader gets all of a long answer.
+            self.since = Moment::at(cx.now);
+            self.rearm = true;
+        }
         if flushed.drained && self.opened && !self.told {
             cx.batch.push_back(Event::Writable);
             self.deliver(cx);
@@ -616,6 +641,12 @@ impl Conn {
         log::debug!("{}: {error}", self.peer.link.id);
         self.end_now(CloseCause::Transport, cx);
     }
+}
+
+fn over_rate_waits(config: &Config) -> bool {
+    config
+        .message_rate
+        .is_some_and(|r| r.over == OverRate::Wait)
 }
 
 fn inbound_limit(config: &Config) -> Load {

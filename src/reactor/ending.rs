@@ -90,7 +90,8 @@ impl Conn {
             messages: 0,
             bytes: 0,
         };
-        if cx.upstream.is_inline() || self.peer.link.inflow.outstanding() == nothing {
+        let link = &self.peer.link;
+        if link.inflow.outstanding() == nothing && !link.has_parked() {
             self.peer.link.close(code, text, cause);
             self.dirty = true;
         } else {
@@ -122,10 +123,11 @@ impl Conn {
     /// The peer has closed its half of the connection.
     pub(super) fn on_eof<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         match self.phase {
-            Phase::Opening(_) | Phase::Lingering => self.gone = true,
+            Phase::Lingering => self.gone = self.writing.is_none(),
+            Phase::Opening(_) => self.gone = true,
             // The handler is asked already; its answer may still be read.
             Phase::Deciding => {}
-            Phase::Open(_) if self.ending.is_some() || self.peer.link.outbox().is_sealed() => {
+            Phase::Open(_) if self.ending.is_some() || self.peer.link.outbox().is_finished() => {
                 self.dirty = true;
             }
             Phase::Open(_) => {
@@ -160,7 +162,10 @@ impl Conn {
     fn judge<U: Upstream>(&mut self, sealed: bool, cx: &mut Context<'_, U>) {
         match self.phase {
             Phase::Open(_) => {}
-            Phase::Lingering if self.writing.is_none() => return self.half_close(),
+            Phase::Lingering if self.writing.is_none() => {
+                self.gone = self.eof;
+                return self.half_close();
+            }
             _ => return,
         }
         if sealed && self.ending.is_none() {
@@ -192,9 +197,7 @@ impl Conn {
         if self.writing.is_none() {
             self.half_close();
         }
-        if self.eof {
-            self.gone = true;
-        }
+        self.gone |= self.eof && self.writing.is_none();
     }
 
     fn half_close(&mut self) {

@@ -429,11 +429,17 @@ impl<U: Upstream> EventLoop<U> {
             }
             Command::Finished(key) => self.serve(key, |conn, cx| conn.finished(cx)),
             Command::Adopt(stream, remote) => self.adopt(stream, remote),
-            Command::Send { link, message, key } => {
-                link.outbox()
-                    .push_reserved(message, key, &self.handle.config);
-                self.touch(link.id.key());
-                self.handle.ordered_applied();
+            Command::Send { link, message } => {
+                link.outbox().push_reserved(message, &self.handle.config);
+                self.applied(&link);
+            }
+            Command::SendLatest { link, key } => {
+                link.outbox().push_latest(key, &self.handle.config);
+                self.applied(&link);
+            }
+            Command::Close(link) => {
+                link.outbox().say_goodbye();
+                self.applied(&link);
             }
             Command::Broadcast(frame, permit) => {
                 self.broadcast(&frame);
@@ -448,6 +454,12 @@ impl<U: Upstream> EventLoop<U> {
         }
     }
 
+    /// An ordered command has written to an outbox.
+    fn applied(&mut self, link: &Link) {
+        self.touch(link.id.key());
+        self.handle.ordered_applied();
+    }
+
     fn touch(&mut self, key: Key) {
         if let Some(conn) = self.conns.get_mut(key) {
             if !std::mem::replace(&mut conn.touched, true) {
@@ -458,7 +470,7 @@ impl<U: Upstream> EventLoop<U> {
 
     fn broadcast(&mut self, frame: &Segment) {
         for (key, conn) in self.conns.iter_mut() {
-            if !conn.is_open() {
+            if !conn.hears_broadcasts() {
                 continue;
             }
             conn.peer.link.send_shared(frame);
@@ -508,6 +520,9 @@ impl<U: Upstream> EventLoop<U> {
 
     /// Drops every connection, telling the handlers.
     fn end_all(&mut self) {
+        if !self.conns.is_empty() {
+            self.handle.shared.note_cut_off();
+        }
         for key in self.conns.keys() {
             self.serve(key, |conn, cx| conn.cut_off(cx));
         }

@@ -10,9 +10,9 @@ use http::StatusCode;
 
 use super::conn::{Conn, Context, Phase};
 use super::upstream::Upstream;
-use crate::config::{Config, MessageRate, OverRate};
+use crate::config::{Config, MessageRate};
 use crate::http::Response;
-use crate::message::{CloseCause, CloseCode};
+use crate::message::CloseCause;
 use crate::proto::Opcode;
 
 /// How long a peer may take to hang up after all is said.
@@ -85,6 +85,8 @@ impl Conn {
         let after = |start: Moment, wait| Some(start.ms(now).saturating_add(millis(wait)));
         match &self.phase {
             Phase::Opening(_) | Phase::Deciding => after(self.since, config.handshake_timeout),
+            // All is written, or some of it was taken just now.
+            Phase::Lingering if self.writing.is_some() => after(self.since, config.close_timeout),
             Phase::Lingering => after(self.since, LINGER.min(config.close_timeout)),
             Phase::Open(_) if self.ending.is_some() => after(self.since, config.close_timeout),
             Phase::Open(bucket) => {
@@ -136,14 +138,14 @@ impl Conn {
 
     /// Nothing was heard for the ping interval, or for the pong timeout after a ping.
     fn on_silence<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        if self.is_paused() {
+        if self.is_deaf() {
             // It is we who don't listen.
             self.last_seen = Moment::at(cx.now);
             self.pinged = false;
         } else if !self.pinged {
             self.ping(cx);
-        } else if self.last_seen.ms(cx.now) >= self.since.ms(cx.now) {
-            // Heard since the ping: anything received is as good as a pong.
+        } else if self.last_seen.ms(cx.now) > self.since.ms(cx.now) {
+            // It is congested, and takes what it is sent.
             self.pinged = false;
         } else if self.peer.link.is_congested() {
             self.end_now(CloseCause::WriteStall, cx);
@@ -172,25 +174,9 @@ impl Conn {
             .saturating_sub(self.since.ms(cx.now))
             .saturating_add(1000)
             * 1000;
-        if let Some(us) = round_trip.filter(|&us| self.pinged && us <= limit) {
-            self.peer
-                .link
-                .set_latency_us(us.try_into().unwrap_or(u32::MAX - 1));
-            self.pinged = false;
-        }
-    }
-
-    /// The peer has used up its allowance of messages, and `input` holds more.
-    pub(super) fn over_rate<U: Upstream>(&mut self, input: &[u8], cx: &mut Context<'_, U>) {
-        match cx.config.message_rate.map(|rate| rate.over) {
-            Some(OverRate::Close) => {
-                let text = "too many messages";
-                self.close_for(CloseCode::Policy, text, CloseCause::RateLimit, cx);
-            }
-            _ => {
-                self.keep(input);
-                self.rearm = true;
-            }
+        if let Some(us) = round_trip.filter(|&us| us <= limit) {
+            let us = us.try_into().unwrap_or(u32::MAX - 1);
+            self.peer.link.set_latency_us(us);
         }
     }
 

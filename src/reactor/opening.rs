@@ -24,6 +24,8 @@ pub(crate) struct Opening {
     body: Option<(Request, usize)>,
     /// Whatever is asked, this is the answer: a limit was reached when the connection was accepted.
     refusal: Option<StatusCode>,
+    /// It begins like a HEAD request, sound or not.
+    is_head: bool,
 }
 
 impl Opening {
@@ -59,6 +61,7 @@ impl Conn {
             .len()
             .min((cx.config.max_head + 1).saturating_sub(old));
         opening.buf.extend_from_slice(&bytes[..fresh]);
+        opening.is_head = opening.buf.trim_ascii_start().starts_with(b"HEAD ");
         match opening.scan.request(&opening.buf, cx.config.max_head) {
             Ok(None) => {}
             Ok(Some(end)) => {
@@ -67,7 +70,7 @@ impl Conn {
                 match parse_request(&head[..end], cx.config.max_headers, self.peer.link.remote()) {
                     Err(error) => self.refuse(error.into(), cx),
                     Ok(request) => match refusal {
-                        Some(status) => self.refuse_method(request.method(), status.into(), cx),
+                        Some(status) => self.refuse(status.into(), cx),
                         None => self.on_request(request, &mut bytes[end - old..], cx),
                     },
                 }
@@ -92,10 +95,9 @@ impl Conn {
             return self.refuse(response.header(header::ALLOW, allow), cx);
         }
         match body_length(&request) {
-            Err(error) => self.refuse_method(request.method(), error.into(), cx),
+            Err(error) => self.refuse(error.into(), cx),
             Ok(length) if length > cx.config.max_body => {
-                let response = StatusCode::PAYLOAD_TOO_LARGE.into();
-                self.refuse_method(request.method(), response, cx);
+                self.refuse(StatusCode::PAYLOAD_TOO_LARGE.into(), cx);
             }
             Ok(0) => self.ask(Event::Http(Box::new(request)), cx),
             Ok(length) => {
@@ -193,19 +195,11 @@ impl Conn {
 
     /// Answers without asking the handler.
     pub(super) fn refuse<U: Upstream>(&mut self, response: Response, cx: &mut Context<'_, U>) {
-        self.refuse_method(&Method::GET, response, cx);
-    }
-
-    /// The same when the method is known: the answer to HEAD has no body.
-    fn refuse_method<U: Upstream>(
-        &mut self,
-        method: &Method,
-        response: Response,
-        cx: &mut Context<'_, U>,
-    ) {
         log::debug!("{}: refused with {}", self.peer.link.id, response.status());
+        // RFC 9110 §9.3.2: the answer to HEAD has no body, whatever it answers.
+        let head_only = matches!(&self.phase, Phase::Opening(opening) if opening.is_head);
         let mut out = Vec::new();
-        write_response(&response, method == Method::HEAD, &mut out);
+        write_response(&response, head_only, &mut out);
         self.answer(out, cx);
     }
 

@@ -38,9 +38,10 @@ impl Outbound {
         self.head.is_empty() && self.segments.is_empty()
     }
 
-    /// Takes what waits. `false`: nothing did.
-    pub(crate) fn refill(&mut self, outbox: &mut Outbox) -> bool {
-        outbox.take(&mut self.head, &mut self.segments)
+    /// Takes what waits, no more than about `most` bytes of what could still be dropped. `false`:
+    /// nothing waits.
+    pub(crate) fn refill(&mut self, outbox: &mut Outbox, most: usize) -> bool {
+        outbox.take(&mut self.head, &mut self.segments, most)
     }
 
     /// One write. The bytes the kernel took are forgotten here.

@@ -247,6 +247,11 @@ impl Server {
             0 => (None, None),
             _ => Some(Pool::start(workers, &engine)?).unzip(),
         };
+        // Before any handler can run: it may broadcast.
+        handle.reachable(Running {
+            shared,
+            loops: handles.clone(),
+        });
         let mut threads = Vec::with_capacity(loops);
         let mut listeners = Some(listeners);
         for prepared in prepared {
@@ -259,15 +264,10 @@ impl Server {
                 None => reactor::spawn(prepared, OnTheLoop(engine.clone()), listeners, loops)?,
             });
         }
-        let running = Running {
-            shared,
-            loops: handles,
-        };
-        let threads = Threads {
+        handle.started(Threads {
             loops: threads,
             pool,
-        };
-        handle.started(running, threads);
+        });
         Ok(handle)
     }
 

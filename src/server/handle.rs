@@ -22,10 +22,21 @@ pub struct ServerHandle {
 struct Inner {
     addrs: Vec<LocalAddr>,
     running: OnceLock<Running>,
-    /// Taken by whoever waits for the end first; others wait for the lock.
-    threads: Mutex<Option<Threads>>,
+    /// Held by whoever waits for the end first; others wait for the lock.
+    state: Mutex<State>,
+    /// The latest deadline that was given for the end.
+    deadline: Mutex<Option<Instant>>,
 }
 
+#[derive(Debug)]
+enum State {
+    NotStarted,
+    Running(Threads),
+    /// Whether it ended in good order.
+    Ended(bool),
+}
+
+/// How to reach the loops.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) shared: Arc<Shared>,
@@ -41,21 +52,33 @@ pub(super) struct Threads {
 /// Handlers that are still busy when everything else has ended get so much longer.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// As good as never, and no sum of it overflows.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 impl ServerHandle {
     pub(super) fn new(addrs: Vec<LocalAddr>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 addrs,
                 running: OnceLock::new(),
-                threads: Mutex::new(None),
+                state: Mutex::new(State::NotStarted),
+                deadline: Mutex::new(None),
             }),
         }
     }
 
-    pub(super) fn started(&self, running: Running, threads: Threads) {
-        *lock(&self.inner.threads) = Some(threads);
+    /// The loops can be reached, though they may not run yet.
+    pub(super) fn reachable(&self, running: Running) {
         // Set once: a `Server` is consumed by starting it.
         let _ = self.inner.running.set(running);
+    }
+
+    pub(super) fn started(&self, threads: Threads) {
+        *lock(&self.inner.state) = State::Running(threads);
+        // Somebody may have been faster.
+        if let Some(deadline) = *lock(&self.inner.deadline) {
+            self.tell_loops(deadline);
+        }
     }
 
     /// The address of the first TCP listener: with port 0, this is how to find the port.
@@ -107,34 +130,50 @@ impl ServerHandle {
     ///
     /// Must not be called by a handler, which would wait for itself.
     pub fn shutdown(&self, deadline: Duration) -> bool {
-        let deadline = Instant::now() + deadline;
-        if let Some(running) = self.inner.running.get() {
-            for handle in &running.loops {
-                handle.command(Command::Shutdown(deadline));
-            }
-        }
-        self.end(Some(deadline))
+        let deadline = Instant::now() + deadline.min(NEVER);
+        *lock(&self.inner.deadline) = Some(deadline);
+        self.tell_loops(deadline);
+        self.end()
     }
 
     /// Waits until the server has ended because somebody called [`shutdown`](Self::shutdown).
+    /// Returns at once if it is not running.
     pub fn wait(&self) {
-        self.end(None);
+        self.end();
     }
 
-    fn end(&self, deadline: Option<Instant>) -> bool {
-        let mut threads = lock(&self.inner.threads);
-        let Some(Threads { loops, pool }) = threads.take() else {
-            return true;
+    fn tell_loops(&self, deadline: Instant) {
+        for handle in self.inner.running.get().iter().flat_map(|r| &r.loops) {
+            handle.command(Command::Shutdown(deadline));
+        }
+    }
+
+    fn end(&self) -> bool {
+        let mut state = lock(&self.inner.state);
+        let Threads { loops, pool } = match std::mem::replace(&mut *state, State::NotStarted) {
+            State::Running(threads) => threads,
+            other => {
+                let verdict = !matches!(other, State::Ended(false));
+                *state = other;
+                return verdict;
+            }
         };
         for thread in loops {
             if thread.join().is_err() {
                 log::error!("a loop panicked: this is a bug in framemill");
             }
         }
-        let in_time = deadline.is_none_or(|deadline| Instant::now() < deadline);
+        let cut_off = self
+            .inner
+            .running
+            .get()
+            .is_some_and(|r| r.shared.has_cut_off());
         // The loops held the run queue open; the workers end once it is empty.
-        let last = deadline.unwrap_or_else(Instant::now).max(Instant::now()) + GRACE;
-        let idle = pool.is_none_or(|pool| pool.join(last));
-        in_time && idle
+        let idle = pool.is_none_or(|pool| {
+            let deadline = (*lock(&self.inner.deadline)).unwrap_or_else(Instant::now);
+            pool.join(deadline.max(Instant::now()) + GRACE)
+        });
+        *state = State::Ended(idle && !cut_off);
+        idle && !cut_off
     }
 }

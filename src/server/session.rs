@@ -104,7 +104,7 @@ impl<H: Handler> Engine<H> {
         if congested { Run::Congested } else { Run::Done }
     }
 
-    fn panicked(&self, link: &Link, session: &mut Option<Box<dyn Any + Send>>) {
+    fn panicked(&self, link: &Arc<Link>, session: &mut Option<Box<dyn Any + Send>>) {
         log::error!("{}: the handler panicked; closing with 1011", link.id);
         link.close(CloseCode::Error, "", CloseCause::Panic);
         // No more messages for it, but it is still told the end.

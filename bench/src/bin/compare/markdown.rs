@@ -1,0 +1,233 @@
+//! Rows as Markdown tables, and the document around them.
+
+use std::fs;
+
+use crate::{
+    measure::Setting,
+    outcome::{Doubt, Outcome, Row, Spread},
+    scenario::{Mode, thousands},
+};
+
+const LOCK: &str = include_str!("../../../Cargo.lock");
+
+/// The libraries whose version belongs to the result.
+const LIBRARIES: [&str; 5] = [
+    "tokio-tungstenite",
+    "fastwebsockets",
+    "tokio-websockets",
+    "tungstenite",
+    "tokio",
+];
+
+const READING: &str = "\
+- **vs reference**: messages per second over those of the reference *in the same round*; the
+  median of all rounds and, in brackets, the least and the most. The reference is `limit`, a server
+  that parses nothing and so shows what the kernel alone costs; where it cannot take part, the
+  first row.
+- **CPU µs**: CPU time of the whole server process for each message; less is better. **CPU vs
+  reference** is the ratio of these.
+- **p50, p99**: from writing a message to reading its echo (broadcast: to the last delivery), with
+  one in flight. Under such a load most of it is waiting for the other connections' turn.
+- **server busy, load busy**: how much of its core each of the two used.
+- *load generator was the limit*: it had no time left and the server had, so the rate is that of
+  the load generator. Compare the CPU time instead.
+- *neither was busy*: other work took the cores, or the two waited for each other. The CPU time
+  still holds, more or less: caches are shared too.
+
+Client and server share one machine and its loopback interface: ratios carry over to other machines
+better than rates do, and there is no network in any of this.
+";
+
+pub(crate) fn document(outcomes: &[Outcome<'_>], setting: &Setting) -> String {
+    let mut text = String::from("# Benchmark results\n\nWritten by `compare`, see `bench/`.\n\n");
+    text += &format!(
+        "{}; one core for the server, one for the load generator. {} rounds of {} s each.\n",
+        machine(),
+        setting.rounds,
+        setting.seconds.as_secs_f64(),
+    );
+    let versions: Vec<String> = LIBRARIES
+        .iter()
+        .filter_map(|name| Some(format!("{name} {}", version(name)?)))
+        .collect();
+    text += &format!("Compared with: {}.\n\n{READING}", versions.join(", "));
+    for outcome in outcomes {
+        let title = outcome.scenario.title();
+        let mut letters = title.chars();
+        let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+        let title: String = first.into_iter().chain(letters).collect();
+        text += &format!("\n## {title}\n\n{}\n", table(outcome));
+        text += &format!("![{title}]({})\n", outcome.chart_file());
+    }
+    text
+}
+
+pub(crate) fn table(outcome: &Outcome<'_>) -> String {
+    let rows = outcome.rows();
+    match outcome.scenario.mode {
+        Mode::Idle => render(&idle_header(), &rows, idle_cells),
+        _ => render(&rate_header(outcome), &rows, rate_cells),
+    }
+}
+
+/// Columns are padded: tables are read in terminals too.
+fn render(header: &[String], rows: &[Row<'_>], cells: fn(&Row<'_>) -> Vec<String>) -> String {
+    let body: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            let mut line = vec![row.server.label.clone()];
+            line.extend(cells(row));
+            line.push(remark(row));
+            line
+        })
+        .collect();
+    let width = |column: usize| {
+        let cells = body
+            .iter()
+            .map(|line| &line[column])
+            .chain([&header[column]]);
+        cells
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    // Names and remarks to the left, figures to the right.
+    let left = |column: usize| column == 0 || column == header.len() - 1;
+    let line = |cells: &[String]| {
+        let padded = cells
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(column, (cell, &width))| {
+                if left(column) {
+                    format!("{cell:width$}")
+                } else {
+                    format!("{cell:>width$}")
+                }
+            });
+        format!("| {} |\n", padded.collect::<Vec<_>>().join(" | "))
+    };
+    let rule = widths.iter().enumerate().map(|(column, &width)| {
+        if left(column) {
+            "-".repeat(width + 2)
+        } else {
+            "-".repeat(width + 1) + ":"
+        }
+    });
+    let rule = format!("|{}|\n", rule.collect::<Vec<_>>().join("|"));
+    line(header) + &rule + &body.iter().map(|cells| line(cells)).collect::<String>()
+}
+
+fn rate_header(outcome: &Outcome<'_>) -> Vec<String> {
+    let reference = &outcome.servers[outcome.reference()].label;
+    let mut header = vec![
+        "server".to_owned(),
+        format!("vs {reference}"),
+        format!("{}/s", outcome.scenario.units()),
+        format!("CPU µs/{}", outcome.scenario.unit()),
+        format!("CPU vs {reference}"),
+    ];
+    header.extend(["p50 µs", "p99 µs", "server busy", "load busy", ""].map(str::to_owned));
+    header
+}
+
+fn rate_cells(row: &Row<'_>) -> Vec<String> {
+    vec![
+        shown(row.ratio, ratio),
+        shown(row.rate, thousands),
+        shown(row.cpu_us, micros),
+        shown(row.cpu_ratio, |ratio| format!("{ratio:.2}")),
+        shown(row.p50_us, thousands),
+        shown(row.p99_us, thousands),
+        shown(row.server_busy, percent),
+        shown(row.load_busy, percent),
+    ]
+}
+
+fn idle_header() -> Vec<String> {
+    [
+        "server",
+        "bytes/connection",
+        "least–most",
+        "resident at start",
+        "",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+fn idle_cells(row: &Row<'_>) -> Vec<String> {
+    let range = |s: Spread| format!("{}–{}", thousands(s.min), thousands(s.max));
+    vec![
+        shown(row.bytes, |bytes| thousands(bytes.median)),
+        shown(row.bytes, range),
+        shown(row.resident_at_start, megabytes),
+    ]
+}
+
+fn remark(row: &Row<'_>) -> String {
+    match (row.error, row.doubt) {
+        (Some(error), _) => format!("failed: {error}"),
+        (None, Some(Doubt::LoadGenerator)) => "load generator was the limit".to_owned(),
+        (None, Some(Doubt::NeitherBusy)) => "neither was busy".to_owned(),
+        (None, None) => String::new(),
+    }
+}
+
+fn shown<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| "–".to_owned(), show)
+}
+
+pub(crate) fn ratio(Spread { median, min, max }: Spread) -> String {
+    format!("{median:.2} ({min:.2}–{max:.2})")
+}
+
+pub(crate) fn micros(micros: f64) -> String {
+    match micros {
+        100.0.. => thousands(micros),
+        10.0.. => format!("{micros:.1}"),
+        1.0.. => format!("{micros:.2}"),
+        _ => format!("{micros:.3}"),
+    }
+}
+
+pub(crate) fn megabytes(bytes: f64) -> String {
+    format!("{:.1} MB", bytes / 1e6)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
+
+/// Processor and kernel, as far as they matter to a result.
+fn machine() -> String {
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kernel: Vec<&str> = kernel.split('.').take(2).collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let model = model.map_or("unknown processor", |(_, model)| model);
+    format!("{model}, {cores} cores, Linux {}", kernel.join("."))
+}
+
+/// The newest version of a crate in the lock file.
+fn version(name: &str) -> Option<&'static str> {
+    let entry = format!("name = \"{name}\"\nversion = \"");
+    let (_, rest) = LOCK.rsplit_once(&entry)?;
+    Some(rest.split_once('"')?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_known() {
+        for library in LIBRARIES {
+            assert!(version(library).is_some(), "{library}");
+        }
+    }
+}

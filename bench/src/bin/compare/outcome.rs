@@ -1,0 +1,204 @@
+//! All measurements of one scenario, and the rows they add up to.
+
+use framemill_bench::report::Report;
+
+use crate::{
+    scenario::Scenario,
+    server::{Program, Server},
+};
+
+/// A process that used this much of its core had no time left.
+const BUSY: f64 = 0.95;
+
+pub(crate) struct Outcome<'a> {
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) servers: Vec<Server>,
+    /// Per server, the reports in the order of the rounds.
+    reports: Vec<Vec<Report>>,
+}
+
+/// What is said of one server. Each figure is the median over the rounds.
+pub(crate) struct Row<'a> {
+    pub(crate) server: &'a Server,
+    /// Of the reference, in the same round. Of rates (more is better), of bytes when idle (less
+    /// is).
+    pub(crate) ratio: Option<Spread>,
+    pub(crate) rate: Option<f64>,
+    pub(crate) cpu_us: Option<f64>,
+    /// CPU per message over that of the reference in the same round (less is better).
+    pub(crate) cpu_ratio: Option<f64>,
+    pub(crate) p50_us: Option<f64>,
+    pub(crate) p99_us: Option<f64>,
+    pub(crate) server_busy: Option<f64>,
+    pub(crate) load_busy: Option<f64>,
+    pub(crate) bytes: Option<Spread>,
+    pub(crate) resident_at_start: Option<f64>,
+    pub(crate) doubt: Option<Doubt>,
+    /// Of the first measurement that failed.
+    pub(crate) error: Option<&'a str>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+}
+
+/// Why a rate says little about the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// The load generator had no time left, the server had.
+    LoadGenerator,
+    /// Both had: something else took the cores, or there was not enough in flight.
+    NeitherBusy,
+}
+
+impl<'a> Outcome<'a> {
+    pub(crate) fn new(scenario: &'a Scenario, servers: Vec<Server>) -> Self {
+        let reports = vec![Vec::new(); servers.len()];
+        Self {
+            scenario,
+            servers,
+            reports,
+        }
+    }
+
+    pub(crate) fn record(&mut self, server: usize, report: Report) {
+        self.reports[server].push(report);
+    }
+
+    pub(crate) fn failures(&self) -> usize {
+        self.reports
+            .iter()
+            .flatten()
+            .filter(|report| report.error.is_some())
+            .count()
+    }
+
+    pub(crate) fn chart_file(&self) -> String {
+        format!("{}.svg", self.scenario.name)
+    }
+
+    /// The server that the others are measured by: `limit`, or the first of all.
+    pub(crate) fn reference(&self) -> usize {
+        self.servers
+            .iter()
+            .position(|server| server.program == Program::Limit)
+            .unwrap_or(0)
+    }
+
+    pub(crate) fn rows(&self) -> Vec<Row<'_>> {
+        (0..self.servers.len())
+            .map(|server| self.row(server))
+            .collect()
+    }
+
+    fn row(&self, server: usize) -> Row<'_> {
+        let reference = self.reference();
+        let median = |figure: fn(&Report) -> Option<f64>| {
+            Some(spread(self.figures(server, figure).flatten())?.median)
+        };
+        let ratio = |figure: fn(&Report) -> Option<f64>| {
+            let pairs = self
+                .figures(server, figure)
+                .zip(self.figures(reference, figure));
+            spread(pairs.filter_map(|(mine, theirs)| Some(mine? / theirs?)))
+        };
+        let rate = |report: &Report| Some(report.messages_per_second);
+        let bytes = |report: &Report| report.bytes_per_connection;
+        let server_busy = median(|report| report.server_busy);
+        let load_busy = median(|report| Some(report.load_busy));
+        Row {
+            server: &self.servers[server],
+            ratio: ratio(rate),
+            rate: median(rate),
+            cpu_us: median(|report| report.server_cpu_us),
+            cpu_ratio: ratio(|report| report.server_cpu_us).map(|ratio| ratio.median),
+            p50_us: median(|report| report.p50_us),
+            p99_us: median(|report| report.p99_us),
+            server_busy,
+            load_busy,
+            bytes: spread(self.figures(server, bytes).flatten()),
+            resident_at_start: median(|report| report.resident_at_start.map(|bytes| bytes as f64)),
+            doubt: server_busy
+                .zip(load_busy)
+                .and_then(|(server, load)| Doubt::of(server, load)),
+            error: self.reports[server]
+                .iter()
+                .find_map(|report| report.error.as_deref()),
+        }
+    }
+
+    /// A figure of each round; `None` where the measurement failed.
+    fn figures(
+        &self,
+        server: usize,
+        figure: fn(&Report) -> Option<f64>,
+    ) -> impl Iterator<Item = Option<f64>> {
+        self.reports[server]
+            .iter()
+            .map(move |report| figure(report).filter(|_| report.error.is_none()))
+    }
+}
+
+impl Doubt {
+    fn of(server_busy: f64, load_busy: f64) -> Option<Self> {
+        match (server_busy >= BUSY, load_busy > BUSY) {
+            (true, _) => None,
+            (false, true) => Some(Self::LoadGenerator),
+            (false, false) => Some(Self::NeitherBusy),
+        }
+    }
+}
+
+fn spread(values: impl Iterator<Item = f64>) -> Option<Spread> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let (&min, &max) = (values.first()?, values.last()?);
+    let half = values.len() / 2;
+    let median = match values.len() % 2 {
+        0 => (values[half - 1] + values[half]) / 2.0,
+        _ => values[half],
+    };
+    Some(Spread { median, min, max })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{scenario::SCENARIOS, server};
+
+    fn report(rate: f64, cpu: f64, server_busy: f64, load_busy: f64) -> Report {
+        Report {
+            messages_per_second: rate,
+            server_cpu_us: Some(cpu),
+            server_busy: Some(server_busy),
+            load_busy,
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn ratios_are_taken_within_a_round() {
+        let names = ["tokio-tungstenite", "limit"].map(str::to_owned);
+        let mut outcome = Outcome::new(&SCENARIOS[0], server::choose(&names, &[]).unwrap());
+        // The machine is twice as fast in the second round. In the third, one fails.
+        for (mine, limit) in [(50.0, 100.0), (120.0, 200.0), (0.0, 100.0)] {
+            let mut mine = report(mine, 3.0, 1.0, 0.5);
+            mine.error = (mine.messages_per_second == 0.0).then(|| "refused".to_owned());
+            outcome.record(0, mine);
+            outcome.record(1, report(limit, 2.0, 0.5, 1.0));
+        }
+        let rows = outcome.rows();
+        let ratio = rows[0].ratio.unwrap();
+        assert_eq!((ratio.min, ratio.median, ratio.max), (0.5, 0.55, 0.6));
+        assert_eq!(
+            (rows[0].cpu_ratio, rows[0].error),
+            (Some(1.5), Some("refused"))
+        );
+        assert_eq!(rows[1].ratio.unwrap().median, 1.0);
+        assert!(rows[0].doubt.is_none() && rows[1].doubt == Some(Doubt::LoadGenerator));
+        assert_eq!(outcome.failures(), 1);
+    }
+}

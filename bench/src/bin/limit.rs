@@ -1,0 +1,215 @@
+//! The kernel's own price: a server that parses nothing.
+//!
+//! It answers the opening handshake as it must. From then on it only counts bytes: told the size of
+//! the messages, it knows how many whole frames have arrived, and answers every read with one write
+//! of as many frames that were made beforehand. What it spends on a message is the system calls and
+//! the copies of the kernel. A real server also has to find frames, unmask, and call somebody, so
+//! nothing that makes the same system calls comes out ahead of it.
+
+use std::{
+    collections::HashMap,
+    io::{Error, Result},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use clap::Parser;
+use framemill_bench::{
+    frame::{self, Opcode},
+    handshake,
+    net::{self, Addr, EventFlags, Events, Poller},
+};
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags, recv, send},
+};
+
+/// One for all connections.
+const BUFFER: usize = 256 * 1024;
+
+/// Token of the listener. Connections have their file descriptor, which is never that large.
+const LISTENER: usize = usize::MAX;
+
+#[derive(Parser)]
+#[command(about = "Echo server that parses nothing: the lower limit of what a message costs")]
+struct Args {
+    /// HOST:PORT or unix:PATH
+    #[arg(long, default_value = "127.0.0.1:0")]
+    addr: Addr,
+    /// Bytes of payload of each message
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    size: u32,
+    /// Answer with text messages instead of binary ones
+    #[arg(long)]
+    text: bool,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let (listener, addr) = net::listen(&args.addr)?;
+    println!("listening on {addr}");
+    Limit::new(
+        listener,
+        addr,
+        Opcode::of_message(args.text),
+        args.size as usize,
+    )?
+    .run()
+}
+
+struct Limit {
+    listener: OwnedFd,
+    addr: Addr,
+    poller: Poller,
+    /// By file descriptor.
+    conns: Vec<Option<Conn>>,
+    /// Requests that came in pieces, by file descriptor.
+    heads: HashMap<usize, Vec<u8>>,
+    replies: Replies,
+    buffer: Vec<u8>,
+}
+
+struct Replies {
+    /// Length of a request and of a reply.
+    request_len: usize,
+    reply_len: usize,
+    /// Replies end to end, at least as many as one read can ask for.
+    bytes: Vec<u8>,
+}
+
+struct Conn {
+    socket: OwnedFd,
+    upgraded: bool,
+    /// Bytes of a request that is not complete; `< request_len`.
+    partial: usize,
+    /// Bytes of replies that the kernel has not taken yet.
+    owed: usize,
+    /// Where in a reply they begin; `< reply_len`.
+    position: usize,
+}
+
+impl Limit {
+    fn new(listener: OwnedFd, addr: Addr, opcode: Opcode, size: usize) -> Result<Self> {
+        let payload = frame::payload(size);
+        let request_len = frame::client_frame(opcode, &payload).len();
+        let reply = frame::server_frame(opcode, &payload);
+        let replies = Replies {
+            request_len,
+            reply_len: reply.len(),
+            bytes: reply.repeat(BUFFER / request_len + 1),
+        };
+        let poller = Poller::new()?;
+        poller.add(&listener, LISTENER)?;
+        let buffer = vec![0; BUFFER];
+        Ok(Self {
+            listener,
+            addr,
+            poller,
+            conns: Vec::new(),
+            heads: HashMap::new(),
+            replies,
+            buffer,
+        })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let mut events = Events::new();
+        loop {
+            for (token, flags) in self.poller.wait(&mut events, None)? {
+                if token == LISTENER {
+                    self.accept()?;
+                } else if self.serve(token, flags).is_err() {
+                    self.conns[token] = None;
+                    self.heads.remove(&token);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) -> Result<()> {
+        while let Some(socket) = net::accept(&self.listener, &self.addr)? {
+            let token = socket.as_raw_fd() as usize;
+            self.poller.add(&socket, token)?;
+            if self.conns.len() <= token {
+                self.conns.resize_with(token + 1, || None);
+            }
+            self.conns[token] = Some(Conn {
+                socket,
+                upgraded: false,
+                partial: 0,
+                owed: 0,
+                position: 0,
+            });
+        }
+        Ok(())
+    }
+
+    /// An error means that the connection is over, for whatever reason.
+    fn serve(&mut self, token: usize, flags: EventFlags) -> Result<()> {
+        let Some(conn) = &mut self.conns[token] else {
+            return Ok(());
+        };
+        conn.flush(&self.replies)?;
+        let ended = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        if !ended && !flags.contains(EventFlags::IN) {
+            return Ok(());
+        }
+        loop {
+            let count = match recv(&conn.socket, &mut self.buffer, RecvFlags::empty()) {
+                Ok((_, 0)) => return Err(Error::other("closed")),
+                Ok((_, count)) => count,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            if conn.upgraded {
+                conn.answer(count, &self.replies)?;
+            } else {
+                let head = self.heads.entry(token).or_default();
+                head.extend_from_slice(&self.buffer[..count]);
+                conn.upgrade(head, &self.replies)?;
+                if conn.upgraded {
+                    self.heads.remove(&token);
+                }
+            }
+            if count < self.buffer.len() && !ended {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Conn {
+    fn upgrade(&mut self, head: &[u8], replies: &Replies) -> Result<()> {
+        if let Some((length, response)) = handshake::respond(head)? {
+            send(&self.socket, &response, SendFlags::NOSIGNAL)?;
+            self.upgraded = true;
+            self.answer(head.len() - length, replies)?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, received: usize, replies: &Replies) -> Result<()> {
+        let bytes = self.partial + received;
+        self.partial = bytes % replies.request_len;
+        self.owed += bytes / replies.request_len * replies.reply_len;
+        self.flush(replies)
+    }
+
+    fn flush(&mut self, replies: &Replies) -> Result<()> {
+        while self.owed > 0 {
+            let end = replies.bytes.len().min(self.position + self.owed);
+            match send(
+                &self.socket,
+                &replies.bytes[self.position..end],
+                SendFlags::NOSIGNAL,
+            ) {
+                Ok(sent) => {
+                    self.owed -= sent;
+                    self.position = (self.position + sent) % replies.reply_len;
+                }
+                Err(Errno::AGAIN) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}

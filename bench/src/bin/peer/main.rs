@@ -1,0 +1,93 @@
+//! The servers that framemill is compared with, one subcommand each.
+//!
+//! Each is written the way its own documentation recommends for speed: one tokio thread (the server
+//! has one core), TCP_NODELAY, no cooperative budget, and where the library can queue messages
+//! apart from flushing them, one flush for all messages that one read brought.
+//!
+//! `--broadcast` makes them pass every message on to all connections but the one it came from.
+
+mod fastwebsockets;
+mod hub;
+mod tokio_tungstenite;
+mod tokio_websockets;
+mod tungstenite;
+
+use std::{future::Future, io::Result, net::SocketAddr};
+
+use clap::{Parser, ValueEnum};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task,
+};
+
+use crate::hub::Hub;
+
+/// The longest message accepted, by those that have a limit.
+const MAX_MESSAGE: usize = 32 * 1024 * 1024 + 1024;
+
+#[derive(Parser)]
+#[command(about = "Echo servers of other WebSocket libraries")]
+struct Args {
+    #[arg(value_enum)]
+    library: Library,
+    /// HOST:PORT
+    #[arg(long, default_value = "127.0.0.1:0")]
+    addr: SocketAddr,
+    /// Pass messages on to all other connections instead of echoing them
+    #[arg(long)]
+    broadcast: bool,
+    /// Bytes of read buffer per connection (tungstenite and tokio-tungstenite). The default is
+    /// theirs; they recommend 4096 where there are many connections.
+    #[arg(long, default_value_t = 128 * 1024)]
+    read_buffer: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Library {
+    TokioTungstenite,
+    Fastwebsockets,
+    TokioWebsockets,
+    /// Without async: a thread per connection. Echo only.
+    Tungstenite,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let hub = args.broadcast.then(Hub::new);
+    let config = ::tungstenite::protocol::WebSocketConfig::default()
+        .read_buffer_size(args.read_buffer)
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
+    match args.library {
+        Library::TokioTungstenite => serve(args.addr, |stream| {
+            tokio_tungstenite::serve(stream, config, hub.clone())
+        }),
+        Library::Fastwebsockets => serve(args.addr, |stream| {
+            fastwebsockets::serve(stream, hub.clone())
+        }),
+        Library::TokioWebsockets => serve(args.addr, |stream| {
+            tokio_websockets::serve(stream, hub.clone())
+        }),
+        Library::Tungstenite => tungstenite::serve(args.addr, config),
+    }
+}
+
+/// Accepts for ever, each connection a task that ends when the connection does, for whatever
+/// reason: the client is the one to tell that something is wrong.
+fn serve<F>(addr: SocketAddr, mut connection: impl FnMut(TcpStream) -> F) -> Result<()>
+where
+    F: Future<Output = Option<()>> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(addr).await?;
+        println!("listening on {}", listener.local_addr()?);
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            tokio::spawn(task::unconstrained(connection(stream)));
+        }
+    })
+}

@@ -1,0 +1,309 @@
+#!/usr/bin/env bash
+#
+# Runs the Autobahn test suite against the example server and compares every case with expected.json.
+#
+#   tests/autobahn/run.sh [--workers N ...] [--cases SET|PATTERN ...] [--server-args "..."]
+#
+#   --workers N ...        worker counts, one run of the suite for each (default: 0 2)
+#   --cases SET|PATTERN ...  which cases (default: core)
+#         core     sections 1 to 7, 9 and 10: all but compression
+#         quick    core without most of the big messages of section 9
+#         deflate  sections 12 and 13: permessage-deflate
+#         all      everything
+#         or patterns of the suite: '6.*' 9.3.4
+#   --server-args "..."    more arguments for the server, split at spaces
+#   --server PATH          run this binary instead of building examples/bench_server.rs
+#   --timeout SECONDS      bound on one run of the suite
+#
+# The suite is Python 2 code. The interpreter is $PY27, or the newest 2.7 of pyenv, or python2.7 on PATH;
+# the suite is installed once, under ${XDG_CACHE_HOME:-~/.cache}/framemill-autobahn.
+# Reports are left in autobahn/ of cargo's target directory.
+#
+# Exit status: 0 all as expected, 1 not all, 2 wrong usage, 3 the suite cannot be had on this machine.
+
+set -euo pipefail
+
+readonly NOT_AS_EXPECTED=1 USAGE=2 NO_SUITE=3
+readonly MAX_MESSAGE=33554432 # section 9 echoes messages of 16 MiB
+readonly START_SECONDS=10 STOP_SECONDS=10 STALL_SECONDS=60
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+
+say() { printf 'autobahn: %s\n' "$*"; }
+fail() {
+    local status=$1
+    shift
+    printf 'autobahn: %s\n' "$*" >&2
+    exit "$status"
+}
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+workers=()
+cases=()
+server_args=()
+server=
+limit=
+
+parse_arguments() {
+    local option
+    while [ $# -gt 0 ]; do
+        option=$1
+        shift
+        case $option in
+        --workers)
+            while [ $# -gt 0 ] && [[ $1 != --* ]]; do
+                [[ $1 =~ ^[0-9]+$ ]] || fail $USAGE "--workers takes numbers, not '$1'"
+                workers+=("$1")
+                shift
+            done
+            ;;
+        --cases)
+            while [ $# -gt 0 ] && [[ $1 != --* ]]; do
+                add_cases "$1"
+                shift
+            done
+            ;;
+        --server-args)
+            [ $# -gt 0 ] || fail $USAGE "$option needs a value"
+            read -ra server_args <<<"$1"
+            shift
+            ;;
+        --server)
+            [ $# -gt 0 ] && [ -x "$1" ] || fail $USAGE "$option needs the path of a program"
+            server=$1
+            shift
+            ;;
+        --timeout)
+            [ $# -gt 0 ] && [[ $1 =~ ^[1-9][0-9]*$ ]] || fail $USAGE "$option needs a number of seconds"
+            limit=$1
+            shift
+            ;;
+        -h | --help)
+            sed -n '3,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            exit 0
+            ;;
+        *) fail $USAGE "unknown argument '$option' (see --help)" ;;
+        esac
+    done
+    [ ${#workers[@]} -gt 0 ] || workers=(0 2)
+    [ ${#cases[@]} -gt 0 ] || add_cases core
+    if [ -z "$limit" ]; then
+        limit=300
+        # Compression takes the suite itself many minutes.
+        case " ${cases[*]} " in *" 12"* | *" 13"* | *" * "*) limit=2400 ;; esac
+    fi
+}
+
+add_cases() {
+    case $1 in
+    core) cases+=('1.*' '2.*' '3.*' '4.*' '5.*' '6.*' '7.*' '9.*' '10.*') ;;
+    quick) cases+=('1.*' '2.*' '3.*' '4.*' '5.*' '6.*' '7.*' 9.1.1 9.2.1 9.3.4 9.4.4 9.5.6 9.6.6 9.7.1 9.8.1 '10.*') ;;
+    deflate) cases+=('12.*' '13.*') ;;
+    all) cases+=('*') ;;
+    *)
+        [[ $1 =~ ^[0-9.*]+$ ]] || fail $USAGE "'$1' is neither a set of cases nor a pattern"
+        cases+=("$1")
+        ;;
+    esac
+}
+
+# --- the suite -------------------------------------------------------------------------------------------------------
+
+python27=
+site=
+
+find_python27() {
+    local candidate
+    for candidate in "${PY27:-}" \
+        "$(newest "${PYENV_ROOT:-$HOME/.pyenv}"/versions/2.7*/bin/python2.7)" \
+        "$(type -P python2.7 || true)"; do
+        # Asked for its version, since a pyenv shim may be there for an interpreter that is not.
+        if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (2, 7))' 2>/dev/null; then
+            python27=$candidate
+            return
+        fi
+    done
+    fail $NO_SUITE "the suite needs Python 2.7 and none was found: set PY27, or 'pyenv install 2.7.18'"
+}
+
+newest() { printf '%s\n' "$@" | sort -V | tail -n 1; }
+
+# Installs into a scratch folder and renames it, so that a folder of the final name is always complete.
+install_suite() {
+    local cache key scratch
+    cache=${XDG_CACHE_HOME:-$HOME/.cache}/framemill-autobahn
+    key=$({ cat "$here/requirements.txt" && "$python27" -c 'import sys; print(sys.version, sys.maxunicode)'; } | sha256sum)
+    site=$cache/${key:0:12}
+    [ ! -d "$site" ] || return 0
+    say "installing the suite into $site"
+    mkdir -p "$cache"
+    scratch=$(mktemp -d "$cache/install.XXXXXX")
+    if ! "$python27" -m pip --disable-pip-version-check install --no-deps \
+        --requirement "$here/requirements.txt" --target "$scratch/site" >"$cache/install.log" 2>&1; then
+        tail -n 20 "$cache/install.log" >&2
+        rm -rf "$scratch"
+        fail $NO_SUITE "the suite could not be installed; all of it: $cache/install.log"
+    fi
+    mv -T "$scratch/site" "$site" 2>/dev/null || [ -d "$site" ] # another run may have been first
+    rm -rf "$scratch"
+}
+
+# wstest ARGS...: the suite's command. Its site folder comes first and has its .pth files read.
+wstest() {
+    PYTHONPATH=$site exec timeout --kill-after=5 "$limit" "$python27" -u -W ignore -c \
+        'import site, sys; site.addsitedir(sys.argv.pop(1)); from autobahntestsuite.wstest import run; run()' "$site" "$@"
+}
+
+# --- one run ---------------------------------------------------------------------------------------------------------
+
+server_pid=
+server_killed=
+suite_pid=
+
+stop_everything() {
+    # The suite runs under `timeout`, which passes this signal on to it.
+    [ -z "$suite_pid" ] || kill -TERM "$suite_pid" 2>/dev/null || true
+    [ -z "$server_pid" ] || kill -KILL "$server_pid" 2>/dev/null || true
+}
+trap stop_everything EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+build_server() {
+    [ -z "$server" ] || return 0
+    say "building the server"
+    (cd "$root" && cargo build --release --example bench_server)
+    server=$target/release/examples/bench_server
+}
+
+# Starts the server and sets `address`; fails if it does not say that it listens.
+start_server() {
+    local dir=$1 count=$2 deadline=$((SECONDS + START_SECONDS))
+    address=
+    "$server" echo --addr 127.0.0.1:0 --workers "$count" --max-message "$MAX_MESSAGE" "${server_args[@]}" \
+        >"$dir/server.out" 2>"$dir/server.err" </dev/null &
+    server_pid=$!
+    while [ -z "$address" ] && [ $SECONDS -lt $deadline ] && kill -0 "$server_pid" 2>/dev/null; do
+        sleep 0.05
+        address=$(sed -n 's/^listening on //p' "$dir/server.out")
+    done
+    [ -n "$address" ]
+}
+
+# Asks the server to stop and sets `stop_status`; kills it when it does not in time.
+stop_server() {
+    local deadline=$((SECONDS + STOP_SECONDS)) pid=$server_pid
+    kill -TERM "$pid" 2>/dev/null || true
+    while kill -0 "$pid" 2>/dev/null; do
+        if [ $SECONDS -ge $deadline ]; then
+            kill -KILL "$pid" 2>/dev/null || true
+            break
+        fi
+        sleep 0.05
+    done
+    stop_status=0
+    wait "$pid" || stop_status=$?
+    server_pid=
+}
+
+# Runs the suite's client against the server and sets `suite_status`.
+run_suite() {
+    local dir=$1 label=$2 pattern patterns=
+    for pattern in "${cases[@]}"; do patterns+="${patterns:+, }\"$pattern\""; done
+    cat >"$dir/spec.json" <<SPEC
+{"outdir": ".", "servers": [{"agent": "framemill", "url": "ws://$address"}], "cases": [$patterns], "exclude-cases": []}
+SPEC
+    (cd "$dir" && wstest --mode fuzzingclient --spec spec.json) >"$dir/suite.log" 2>&1 </dev/null &
+    suite_pid=$!
+    watch_suite "$dir" "$label"
+    suite_status=0
+    wait "$suite_pid" || suite_status=$?
+    suite_pid=
+}
+
+# Shows how far the suite is, and ends a run that gets no further.
+#
+# The suite waits up to 1000 s for an answer, and writes its reports only at its own end, which comes when no case is
+# left or the server is gone. So a case that hangs is ended by killing the server: that keeps the cases before it.
+watch_suite() {
+    local dir=$1 label=$2 total ran last_ran=-1 moved=$SECONDS shown=0 shown_at=$SECONDS gone=
+    while kill -0 "$suite_pid" 2>/dev/null; do
+        sleep 0.2
+        total=$(sed -n 's/^Ok, will run \([0-9]*\) test cases.*/\1/p' "$dir/suite.log")
+        ran=$(grep -c '^Running test case' "$dir/suite.log" || true)
+        if [ "$ran" != "$last_ran" ]; then
+            last_ran=$ran moved=$SECONDS
+        fi
+        if ! kill -0 "$server_pid" 2>/dev/null; then
+            gone=${gone:-$SECONDS}
+            [ $((SECONDS - gone)) -lt $STOP_SECONDS ] || kill -TERM "$suite_pid" 2>/dev/null || true
+        elif [ $((SECONDS - moved)) -ge $STALL_SECONDS ]; then
+            echo "no progress for $STALL_SECONDS s, at $(last_case "$dir"): the server was killed" >>"$dir/problems"
+            server_killed=yes
+            kill -KILL "$server_pid" 2>/dev/null || true
+        elif [ "$total" = 0 ]; then # the suite would wait for ever
+            kill -TERM "$suite_pid" 2>/dev/null || true
+        fi
+        if [ -t 1 ]; then
+            printf '\rautobahn: %s: case %s of %s ' "$label" "$ran" "${total:-?}"
+        elif [ "$ran" != "$shown" ] && [ $((SECONDS - shown_at)) -ge 5 ]; then
+            say "$label: case $ran of ${total:-?}"
+            shown=$ran shown_at=$SECONDS
+        fi
+    done
+    [ ! -t 1 ] || printf '\r\e[K'
+}
+
+last_case() {
+    local case
+    case=$(sed -n 's/^Running test case ID \([0-9.]*\) .*/case \1/p' "$1/suite.log" | tail -n 1)
+    echo "${case:-no case yet}"
+}
+
+# One run against a fresh server. Whatever goes wrong outside the cases is a line of the run's problems file.
+run_once() {
+    local dir=$1 count=$2 label="workers $2" started=$SECONDS
+    server_killed=
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    if start_server "$dir" "$count"; then
+        say "$label: server on $address"
+        run_suite "$dir" "$label"
+        case $suite_status in
+        0) ;;
+        124) echo "the suite was ended after $limit s, at $(last_case "$dir")" ;;
+        *) echo "the suite ended with status $suite_status: $(tail -n 1 "$dir/suite.log")" ;;
+        esac >>"$dir/problems"
+        kill -0 "$server_pid" 2>/dev/null || [ -n "$server_killed" ] ||
+            echo "the server ended during the run" >>"$dir/problems"
+    else
+        echo "the server did not say that it listens" >>"$dir/problems"
+    fi
+    stop_server
+    [ "$stop_status" -eq 0 ] || [ -n "$server_killed" ] ||
+        echo "the server exited with status $stop_status, not 0" >>"$dir/problems"
+    if [ -s "$dir/problems" ] && [ -s "$dir/server.err" ]; then
+        say "$label: the end of what the server said:"
+        tail -n 20 "$dir/server.err"
+    fi
+    say "$label: took $((SECONDS - started)) s"
+}
+
+# --- all runs --------------------------------------------------------------------------------------------------------
+
+parse_arguments "$@"
+find_python27
+install_suite
+target=$(cd "$root" && cargo metadata --no-deps --format-version 1 |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+build_server
+
+runs=()
+for count in "${workers[@]}"; do
+    dir=$target/autobahn/workers-$count
+    run_once "$dir" "$count"
+    runs+=("workers $count=$dir")
+done
+python3 "$here/report.py" --expected "$here/expected.json" --cases "${cases[*]}" "${runs[@]}" || exit $NOT_AS_EXPECTED

@@ -1,0 +1,252 @@
+//! `Server::events`: a user's own loop, fed through one channel.
+
+mod support;
+
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded, never, select};
+use framemill::{CloseCode, Event, Message, Origin, Peer, PeerId, Server};
+use support::spy::{frames, narrow, number, numbered, upgraded};
+use support::{Raw, Running, WAIT, frame};
+
+fn start(settings: impl FnOnce(Server) -> Server) -> (Running, Receiver<Event>) {
+    let server = Server::bind("127.0.0.1:0").unwrap().origin(Origin::Any);
+    let (handle, events) = settings(server).events().unwrap();
+    let addr = handle.local_addr().unwrap();
+    (Running { handle, addr }, events)
+}
+
+/// An event that must come.
+fn next(events: &Receiver<Event>) -> Event {
+    events.recv_timeout(WAIT).expect("an event")
+}
+
+#[test]
+fn a_loop_of_ones_own() {
+    // At least one worker runs, even with 0.
+    for workers in [0, 2] {
+        let (server, events) = start(|s| s.workers(workers));
+        let (order, orders) = bounded::<&str>(1);
+        let (tell, told) = bounded(1);
+        let user = thread::spawn(move || {
+            let mut peers: Vec<Peer> = Vec::new();
+            let mut log = Vec::new();
+            loop {
+                select! {
+                    recv(events) -> event => match event.unwrap() {
+                        Event::Open(peer) => {
+                            log.push("open".to_owned());
+                            peer.send("welcome").unwrap();
+                            peers.push(peer);
+                        }
+                        Event::Message(peer, message) => {
+                            assert!(peers.contains(&peer));
+                            log.push(format!("message {message}"));
+                            peer.send(message).unwrap();
+                        }
+                        Event::Close(peer, reason) => {
+                            log.push(format!("close {}", u16::from(reason.code())));
+                            peers.retain(|other| *other != peer);
+                            tell.send(()).unwrap();
+                        }
+                        _ => {}
+                    },
+                    recv(orders) -> order => match order {
+                        Ok(text) => peers.iter().for_each(|peer| drop(peer.send(text))),
+                        Err(_) => return log,
+                    },
+                    default(WAIT) => panic!("nothing happens"),
+                }
+            }
+        });
+        let mut raw = Raw::open(server.addr);
+        assert_eq!(raw.frame(), Some((0x81, b"welcome".to_vec())));
+        raw.write(&frame(0x81, b"hello"));
+        assert_eq!(raw.frame(), Some((0x81, b"hello".to_vec())));
+        order.send("from another channel").unwrap();
+        assert_eq!(raw.frame(), Some((0x81, b"from another channel".to_vec())));
+        raw.write(&frame(0x88, b"\x0F\xA0"));
+        assert_eq!(raw.close_code(), Some(4000));
+        told.recv_timeout(WAIT).unwrap();
+        drop(order);
+        let log = user.join().unwrap();
+        assert_eq!(log, ["open", "message hello", "close 4000"]);
+    }
+}
+
+/// Whoever is told that a WebSocket is open reaches it, by `send` and by `broadcast`.
+#[test]
+fn a_new_peer_is_reached() {
+    const CLIENTS: usize = 300;
+    let (server, events) = start(|s| s.workers(2));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut closed = 0;
+            while closed < CLIENTS {
+                match next(&events) {
+                    Event::Open(peer) => {
+                        assert!(server.handle.broadcast("somebody came"));
+                        peer.send("welcome").unwrap();
+                    }
+                    Event::Close(..) => closed += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+        for n in 0..CLIENTS {
+            let mut raw = Raw::open(server.addr);
+            let first = raw.frame().unwrap().1;
+            assert_eq!(first, b"somebody came", "client {n}");
+            assert_eq!(raw.frame(), Some((0x81, b"welcome".to_vec())));
+        }
+    });
+}
+
+/// With this for a write timeout, a write that fails shows that nobody reads.
+const STUCK: Duration = Duration::from_millis(500);
+
+#[test]
+fn a_slow_receiver_slows_the_senders_down() {
+    const CLIENTS: usize = 4;
+    const MESSAGES: u32 = 5_000;
+    let (server, events) = start(|s| s.workers(2));
+    let all = &frames(0..MESSAGES, 1000);
+    thread::scope(|scope| {
+        let (stuck, slowed) = bounded(CLIENTS);
+        for _ in 0..CLIENTS {
+            let (addr, stuck) = (server.addr, stuck.clone());
+            scope.spawn(move || {
+                let mut raw = upgraded(narrow(addr));
+                raw.stream.set_write_timeout(Some(STUCK)).unwrap();
+                let mut written = 0;
+                while written < all.len() {
+                    match raw.stream.write(&all[written..]) {
+                        Ok(n) => written += n,
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                stuck.send(written).unwrap();
+                raw.stream.set_write_timeout(Some(WAIT)).unwrap();
+                raw.write(&all[written..]);
+                raw.write(&frame(0x88, b"\x03\xE8"));
+                assert_eq!(raw.close_code(), Some(1000));
+            });
+        }
+        // Nobody receives until all clients are stuck.
+        for _ in 0..CLIENTS {
+            let written = slowed.recv_timeout(WAIT).unwrap();
+            assert!(written < all.len() / 2, "{written} bytes were taken");
+        }
+        let mut seen: HashMap<PeerId, u32> = HashMap::new();
+        let mut closed = 0;
+        while closed < CLIENTS {
+            match next(&events) {
+                Event::Open(peer) => assert_eq!(seen.insert(peer.id(), 0), None),
+                Event::Message(peer, message) => {
+                    let expected = seen.get_mut(&peer.id()).unwrap();
+                    assert_eq!(number(&message.into_data()), *expected);
+                    *expected += 1;
+                }
+                Event::Close(peer, reason) => {
+                    assert_eq!(seen.remove(&peer.id()), Some(MESSAGES));
+                    assert_eq!(reason.code(), CloseCode::Normal);
+                    closed += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    assert!(events.is_empty());
+}
+
+#[test]
+fn several_threads_may_receive() {
+    const MESSAGES: u32 = 2_000;
+    let (server, events) = start(|s| s.workers(2));
+    let mut raw = Raw::open(server.addr);
+    let mut numbers: Vec<u32> = thread::scope(|scope| {
+        let receive = || {
+            let mut numbers = Vec::new();
+            loop {
+                match next(&events) {
+                    Event::Open(_) => {}
+                    Event::Message(peer, Message::Binary(payload)) => {
+                        numbers.push(number(&payload));
+                        peer.send(payload).unwrap();
+                    }
+                    // One for each.
+                    Event::Message(..) => return numbers,
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        let receivers: Vec<_> = (0..3).map(|_| scope.spawn(receive)).collect();
+        raw.write(&frames(0..MESSAGES, 10));
+        for _ in 0..MESSAGES {
+            assert_eq!(raw.frame().unwrap().0, 0x82);
+        }
+        for _ in 0..3 {
+            raw.write(&frame(0x81, b"end"));
+        }
+        let numbers = receivers.into_iter().map(|r| r.join().unwrap());
+        numbers.flatten().collect()
+    });
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..MESSAGES));
+}
+
+#[test]
+fn writable_is_an_event() {
+    let (_server, events) = start(|s| s.workers(2).outbound_limit(16 << 20));
+    let mut raw = upgraded(narrow(_server.addr));
+    let Event::Open(peer) = next(&events) else {
+        panic!("not an open");
+    };
+    for n in 0..5000 {
+        peer.send(numbered(n, 1000)).unwrap();
+    }
+    assert!(events.is_empty());
+    for n in 0..5000 {
+        assert_eq!(number(&raw.frame().unwrap().1), n);
+    }
+    let event = next(&events);
+    assert!(matches!(event, Event::Writable(it) if it == peer));
+    assert_eq!(peer.queued_bytes(), 0);
+}
+
+/// Whoever drops the receiver has no interest any more; the server is still there, and still ends.
+#[test]
+fn nobody_receives() {
+    let (server, events) = start(|s| s.workers(2));
+    drop(events);
+    let mut raw = Raw::open(server.addr);
+    raw.write(&frames(0..3000, 10));
+    assert!(server.handle.broadcast("hello"));
+    assert_eq!(raw.frame(), Some((0x81, b"hello".to_vec())));
+    thread::scope(|scope| {
+        let shutdown = scope.spawn(|| server.handle.shutdown(WAIT));
+        assert_eq!(raw.close_code(), Some(1001));
+        raw.write(&frame(0x88, b"\x03\xE9"));
+        assert_eq!(raw.frame(), None);
+        drop(raw);
+        assert!(shutdown.join().unwrap());
+    });
+}
+
+/// The channel ends with the server.
+#[test]
+fn the_channel_ends() {
+    let (server, events) = start(|s| s.workers(2));
+    assert!(server.handle.shutdown(WAIT));
+    let nothing = never::<()>();
+    select! {
+        recv(events) -> event => assert!(event.is_err()),
+        recv(nothing) -> _ => unreachable!(),
+        default(WAIT) => panic!("the channel is still open"),
+    }
+}

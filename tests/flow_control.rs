@@ -1,0 +1,714 @@
+//! What happens when one side is faster than the other (DESIGN.md, "Flow control").
+
+mod support;
+
+use std::collections::HashMap;
+use std::io::{BufReader, ErrorKind, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{bounded, unbounded};
+use framemill::{
+    CloseCause, CloseCode, CloseReason, Message, Overflow, Peer, SendError, Sent, Server,
+};
+use support::spy::{PLENTY, Seen, frames, narrow, number, numbered, serve_narrow, spy, upgraded};
+use support::{Raw, Running, WAIT, frame, serve, socket, until};
+
+/// Payload and whole frame of most messages here.
+const SIZE: usize = 1000;
+const FRAME: usize = 4 + SIZE;
+
+/// A client that does not read until told to, and what its server sees. The handler does nothing.
+fn stalling(settings: impl FnOnce(Server) -> Server) -> (Running, Seen, Raw, Peer) {
+    let (handler, seen) = spy(|_, _| ());
+    let server = serve_narrow(settings, handler);
+    let raw = upgraded(narrow(server.addr));
+    let peer = seen.peer();
+    (server, seen, raw, peer)
+}
+
+/// Sends numbered messages until one finds the kernel full; tells how many.
+fn fill(peer: &Peer) -> u32 {
+    for n in 0.. {
+        match peer.send(numbered(n, SIZE)) {
+            Ok(Sent::Queued) => thread::yield_now(),
+            Ok(Sent::Congested) => return n + 1,
+            Err(error) => panic!("message {n}: {error}"),
+        }
+    }
+    unreachable!()
+}
+
+/// The numbers of all messages up to the close frame or the end, and the code of that frame.
+fn numbers(raw: &mut Raw) -> (Vec<u32>, Option<u16>) {
+    let mut numbers = Vec::new();
+    while let Some((first, payload)) = raw.frame() {
+        match first {
+            0x82 => numbers.push(number(&payload)),
+            0x88 => {
+                raw.write(&frame(0x88, &payload[..2]));
+                return (numbers, Some(u16::from_be_bytes([payload[0], payload[1]])));
+            }
+            other => panic!("a frame of type {other:x}"),
+        }
+    }
+    (numbers, None)
+}
+
+/// Reads `count` numbered messages.
+fn read(raw: &mut Raw, count: usize) -> Vec<u32> {
+    let next = |_| match raw.frame() {
+        Some((0x82, payload)) => number(&payload),
+        other => panic!("not a message: {other:?}"),
+    };
+    (0..count).map(next).collect()
+}
+
+// ---- the count ----
+
+#[test]
+fn queued_bytes_is_the_sum_of_the_frames() {
+    // On the loop nothing is written while the handler runs.
+    let (tell, told) = unbounded();
+    let server = serve(
+        |s| s.workers(0),
+        move |peer: &Peer, _: Message| {
+            let mut sum = 0;
+            for (len, header) in [
+                (0, 2),
+                (1, 2),
+                (125, 2),
+                (126, 4),
+                (5000, 4),
+                (65535, 4),
+                (65536, 10),
+                (70000, 10),
+            ] {
+                peer.send(Message::Binary(vec![7; len].into())).unwrap();
+                sum += header + len;
+                tell.send((peer.queued_bytes(), sum)).unwrap();
+            }
+            peer.send(Message::Ping("ping".into())).unwrap();
+            tell.send((peer.queued_bytes(), sum + 6)).unwrap();
+        },
+    );
+    let mut raw = Raw::open(server.addr);
+    raw.write(&frame(0x81, b"go"));
+    for _ in 0..9 {
+        let (queued, sum) = told.recv_timeout(WAIT).unwrap();
+        assert_eq!(queued, sum);
+    }
+}
+
+#[test]
+fn queued_bytes_is_what_the_kernel_has_not_taken() {
+    for workers in [0, 2] {
+        let (server, seen, mut raw, peer) = stalling(|s| s.workers(workers));
+        let sent = fill(&peer) as usize * FRAME;
+        // The kernel delivers what it has, even though the server hangs up; the rest is lost.
+        assert!(!server.handle.shutdown(Duration::ZERO));
+        let received = raw.rest().len();
+        let undelivered = seen.end().undelivered_bytes();
+        assert!(undelivered > 0);
+        assert_eq!(received + undelivered, sent);
+        assert_eq!(peer.queued_bytes(), undelivered);
+    }
+}
+
+#[test]
+fn queued_bytes_returns_to_zero() {
+    for workers in [0, 2] {
+        let (_server, _seen, mut raw, peer) = stalling(|s| s.workers(workers));
+        let sent = fill(&peer);
+        assert!(peer.queued_bytes() > 0);
+        let numbers = read(&mut raw, sent as usize);
+        assert!(numbers.into_iter().eq(0..sent));
+        until("nothing is queued", || peer.queued_bytes() == 0);
+        // And it is not congested any more.
+        assert_eq!(peer.send(numbered(sent, SIZE)), Ok(Sent::Queued));
+    }
+}
+
+// ---- the policies ----
+
+/// Sends until a message is refused; tells how many were accepted, and the refusal.
+fn overflow(peer: &Peer) -> (u32, SendError) {
+    for n in 0.. {
+        if let Err(error) = peer.send(numbered(n, SIZE)) {
+            return (n, error);
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn overflow_closes() {
+    for workers in [0, 2] {
+        let limit = PLENTY;
+        let (_server, seen, mut raw, peer) = stalling(|s| s.workers(workers).outbound_limit(limit));
+        let (accepted, error) = overflow(&peer);
+        assert_eq!(error, SendError::Closed(numbered(accepted, SIZE).into()));
+        assert!(peer.is_closed());
+        // What waited is forgotten at once; what the loop was writing stays, and the close frame.
+        assert!(peer.queued_bytes() < limit);
+        let (numbers, code) = numbers(&mut raw);
+        assert_eq!(code, Some(1013));
+        let received = numbers.len();
+        assert!(numbers.into_iter().eq(0..received as u32), "no gaps");
+        assert!(received < accepted as usize);
+        assert_eq!(raw.frame(), None);
+        let reason = seen.end();
+        assert_eq!(reason.cause(), CloseCause::Overflow);
+        assert_eq!(reason.code(), CloseCode::Again);
+        assert_eq!(peer.queued_bytes(), 0);
+        // "Bytes that send accepted and the kernel never took".
+        assert_eq!(
+            reason.undelivered_bytes(),
+            (accepted as usize - received) * FRAME
+        );
+    }
+}
+
+#[test]
+fn overflow_gives_the_newest_back() {
+    for workers in [0, 2] {
+        let (_server, _seen, mut raw, peer) = stalling(|s| {
+            s.workers(workers)
+                .outbound_limit(200 << 10)
+                .overflow(Overflow::DropNewest)
+        });
+        let mut accepted = Vec::new();
+        let mut received = Vec::new();
+        let mut n = 0;
+        for _ in 0..4 {
+            let mut refused = 0;
+            while refused < 10 {
+                let message = numbered(n, SIZE);
+                match peer.send(message.clone()) {
+                    Ok(_) => accepted.push(n),
+                    Err(SendError::Full(Message::Binary(back))) => {
+                        assert_eq!(back.as_ptr(), message.as_ptr(), "the very message");
+                        refused += 1;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+                n += 1;
+            }
+            assert!(peer.queued_bytes() <= 200 << 10);
+            // Some room.
+            received.extend(read(&mut raw, 150));
+        }
+        received.extend(read(&mut raw, accepted.len() - received.len()));
+        assert_eq!(received, accepted);
+        assert!(accepted.len() < n as usize - 39);
+        peer.send("and no more").unwrap();
+        assert_eq!(raw.frame(), Some((0x81, b"and no more".to_vec())));
+    }
+}
+
+/// The newest is never refused, and the last ones arrive without a gap.
+#[test]
+fn overflow_drops_the_oldest() {
+    const MESSAGES: u32 = 4000;
+    for workers in [0, 2] {
+        let (_server, _seen, mut raw, peer) = stalling(|s| {
+            s.workers(workers)
+                .outbound_limit(PLENTY)
+                .overflow(Overflow::DropOldest)
+        });
+        for n in 0..MESSAGES {
+            let sent = peer.send(numbered(n, SIZE));
+            assert!(sent.is_ok(), "message {n}: {sent:?}");
+            assert!(peer.queued_bytes() <= PLENTY);
+        }
+        let mut received = read(&mut raw, 1);
+        while received.last() != Some(&(MESSAGES - 1)) {
+            received.extend(read(&mut raw, 1));
+        }
+        assert!(received.is_sorted_by(|a, b| a < b), "in order");
+        assert!(received.len() < MESSAGES as usize);
+        // What the loop is writing can't be dropped; the rest is the newest.
+        let last = PLENTY / 2 / FRAME;
+        let end = &received[received.len() - last..];
+        assert_eq!(end[0], MESSAGES - last as u32, "the last without a gap");
+    }
+}
+
+/// Though one message that is being written may be most of what the queue holds.
+#[test]
+fn overflow_drops_the_oldest_of_few() {
+    const LEN: usize = PLENTY / 8 * 5;
+    for workers in [0, 2] {
+        let (_server, _seen, mut raw, peer) = stalling(|s| {
+            s.workers(workers)
+                .outbound_limit(PLENTY)
+                .overflow(Overflow::DropOldest)
+        });
+        for n in 0..20 {
+            let sent = peer.send(numbered(n, LEN));
+            assert!(sent.is_ok(), "message {n} is refused");
+            assert!(peer.queued_bytes() <= 2 * PLENTY);
+        }
+        let mut received = read(&mut raw, 1);
+        while received.last() != Some(&19) {
+            received.extend(read(&mut raw, 1));
+        }
+        assert!(received.is_sorted_by(|a, b| a < b), "in order");
+    }
+}
+
+#[test]
+fn control_frames_are_exempt() {
+    let (_server, _seen, mut raw, peer) = stalling(|s| {
+        s.workers(2)
+            .outbound_limit(PLENTY)
+            .overflow(Overflow::DropNewest)
+    });
+    let (accepted, _full) = overflow(&peer);
+    for _ in 0..10 {
+        peer.send(Message::Ping("still there?".into())).unwrap();
+    }
+    // More than the kernel may have taken meanwhile.
+    let more = peer.send(numbered(0, PLENTY / 3));
+    assert!(matches!(more, Err(SendError::Full(_))));
+    assert!(peer.close(CloseCode::Away, "bye"));
+    assert!(
+        read(&mut raw, accepted as usize)
+            .into_iter()
+            .eq(0..accepted)
+    );
+    for _ in 0..10 {
+        assert_eq!(raw.frame(), Some((0x89, b"still there?".to_vec())));
+    }
+    assert_eq!(raw.frame(), Some((0x88, b"\x03\xE9bye".to_vec())));
+}
+
+/// RFC 6455 §5.5.3: the pong of the latest ping is enough.
+#[test]
+fn a_flood_of_pings_is_answered_in_little_memory() {
+    const PINGS: u32 = 50_000;
+    for workers in [0, 2] {
+        let (tell, told) = unbounded();
+        let (handler, _seen) = spy(move |peer: &Peer, _| tell.send(peer.queued_bytes()).unwrap());
+        let server = serve_narrow(|s| s.workers(workers), handler);
+        let mut raw = upgraded(narrow(server.addr));
+        let pings: Vec<u8> = (0..PINGS)
+            .flat_map(|n| frame(0x89, &numbered(n, 100)))
+            .collect();
+        raw.write(&pings);
+        raw.write(&frame(0x81, b"done"));
+        let queued = told.recv_timeout(WAIT).unwrap();
+        assert!(queued < 256 << 10, "{queued} bytes queued");
+        let mut next = 0;
+        while next < PINGS {
+            let (first, payload) = raw.frame().unwrap();
+            let n = number(&payload);
+            assert!(first == 0x8A && n >= next, "pong {n} after {next}");
+            next = n + 1;
+        }
+    }
+}
+
+// ---- only the latest ----
+
+/// Queues more than the kernel takes, so that what comes behind it waits; tells how many messages.
+fn dam(peer: &Peer) -> usize {
+    let messages = PLENTY.div_ceil(SIZE);
+    for n in 0..messages {
+        peer.send(numbered(n as u32, SIZE)).unwrap();
+    }
+    messages
+}
+
+#[test]
+fn only_the_latest_of_each_key_waits() {
+    const KEYS: u32 = 10;
+    const UPDATES: u32 = 20_000;
+    for workers in [0, 2] {
+        let (_server, _seen, mut raw, peer) =
+            stalling(|s| s.workers(workers).outbound_limit(2 * PLENTY));
+        let dammed = dam(&peer);
+        let before = peer.queued_bytes();
+        for n in 0..UPDATES {
+            peer.send_latest(n % KEYS, numbered(n, SIZE)).unwrap();
+            assert!(peer.queued_bytes() <= before + KEYS as usize * FRAME);
+        }
+        read(&mut raw, dammed);
+        let updates = read(&mut raw, KEYS as usize);
+        assert!(updates.into_iter().eq(UPDATES - KEYS..UPDATES));
+        peer.send("and no more").unwrap();
+        assert_eq!(raw.frame(), Some((0x81, b"and no more".to_vec())));
+    }
+}
+
+/// However the peer's reading and the updates interleave.
+#[test]
+fn each_key_grows_newer_up_to_the_newest() {
+    const KEYS: u32 = 10;
+    const UPDATES: u32 = 20_000;
+    for workers in [0, 2] {
+        let (_server, _seen, mut raw, peer) = stalling(|s| s.workers(workers));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..UPDATES {
+                    peer.send_latest(n % KEYS, numbered(n, SIZE)).unwrap();
+                }
+            });
+            let mut latest = HashMap::new();
+            while !(UPDATES - KEYS..UPDATES).all(|n| latest.get(&(n % KEYS)) == Some(&n)) {
+                let n = read(&mut raw, 1)[0];
+                let before = latest.insert(n % KEYS, n);
+                assert!(before < Some(n), "{n} after {before:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_name_is_a_key_and_sizes_may_change() {
+    let (_server, _seen, mut raw, peer) = stalling(|s| s.workers(0).outbound_limit(2 * PLENTY));
+    let dammed = dam(&peer);
+    for len in [10, 100_000, 4000, 5000, 200] {
+        peer.send_latest("long", numbered(0, 300_000)).unwrap();
+        let before = peer.queued_bytes();
+        peer.send_latest("long", numbered(len as u32, len)).unwrap();
+        assert!(peer.queued_bytes() < before - (300_000 - len) + 10);
+        peer.send_latest("short", "x").unwrap();
+    }
+    read(&mut raw, dammed);
+    assert_eq!(raw.frame().unwrap().1, numbered(200, 200));
+    assert_eq!(raw.frame(), Some((0x81, b"x".to_vec())));
+    until("nothing is queued", || peer.queued_bytes() == 0);
+}
+
+/// The queue holds one message per key, also while a broadcast is on its way.
+#[test]
+fn only_the_latest_waits_behind_a_broadcast() {
+    let everybody = Arc::new(std::sync::OnceLock::<framemill::ServerHandle>::new());
+    let handle = everybody.clone();
+    let server = serve(
+        |s| {
+            let _ = everybody.set(s.handle());
+            s.workers(0)
+        },
+        move |peer: &Peer, _: Message| {
+            // On the loop: the broadcast is carried out after this.
+            handle.get().unwrap().broadcast("first");
+            for n in 0..5000 {
+                let _ = peer.send_latest(n % 10, numbered(n, SIZE));
+            }
+        },
+    );
+    let mut raw = Raw::open(server.addr);
+    raw.write(&frame(0x81, b"go"));
+    assert_eq!(raw.frame(), Some((0x81, b"first".to_vec())));
+    assert!(read(&mut raw, 10).into_iter().eq(4990..5000));
+}
+
+// ---- writable ----
+
+#[test]
+fn writable_comes_after_congestion() {
+    for workers in [0, 2] {
+        let (_server, seen, mut raw, peer) = stalling(|s| s.workers(workers));
+        for round in 1..=3 {
+            let sent = fill(&peer);
+            assert!(
+                seen.writable.is_empty(),
+                "round {round}: not before it is read"
+            );
+            read(&mut raw, sent as usize);
+            assert_eq!(seen.writable.recv_timeout(WAIT).as_ref(), Ok(&peer));
+            assert_eq!(peer.queued_bytes(), 0);
+        }
+        assert!(seen.writable.is_empty(), "once each time");
+    }
+}
+
+#[test]
+fn writable_comes_only_after_congestion() {
+    for workers in [0, 2] {
+        let (handler, seen) = spy(|peer: &Peer, message| assert!(peer.send(message).is_ok()));
+        let server = serve(|s| s.workers(workers), handler);
+        let mut raw = Raw::open(server.addr);
+        for n in 0..500 {
+            raw.write(&frame(0x82, &numbered(n, SIZE)));
+            assert_eq!(read(&mut raw, 1), [n]);
+        }
+        raw.write(&frame(0x88, b"\x03\xE8"));
+        assert_eq!(raw.close_code(), Some(1000));
+        seen.end();
+        assert!(seen.writable.is_empty());
+    }
+}
+
+/// Sends a stream of messages as the documentation says: until congested, then when writable.
+struct Streaming {
+    next: AtomicU32,
+    end: u32,
+}
+
+impl Streaming {
+    fn go_on(&self, peer: &Peer) {
+        while self.next.load(Ordering::Relaxed) < self.end {
+            let n = self.next.fetch_add(1, Ordering::Relaxed);
+            match peer.send(numbered(n, SIZE)) {
+                Ok(Sent::Queued) => {}
+                Ok(Sent::Congested) => return,
+                Err(error) => return log_refusal(n, &error),
+            }
+        }
+    }
+}
+
+fn log_refusal(n: u32, error: &SendError) {
+    std::io::stderr()
+        .write_fmt(format_args!("message {n}: {error}\n"))
+        .unwrap();
+}
+
+impl framemill::Handler for Streaming {
+    type Session = ();
+
+    fn open(
+        &self,
+        _: &framemill::Request,
+        _: &Peer,
+    ) -> Result<framemill::Accept<()>, framemill::Response> {
+        Ok(framemill::Accept::new(()))
+    }
+
+    fn message(&self, (): &mut (), peer: &Peer, _: Message) {
+        self.go_on(peer);
+    }
+
+    fn writable(&self, (): &mut (), peer: &Peer) {
+        self.go_on(peer);
+    }
+}
+
+/// A handler that stops at `Congested` and goes on at `writable` may stream as much as it likes.
+fn streams(workers: usize, limit: usize) {
+    let end = 5000;
+    let handler = Streaming {
+        next: AtomicU32::new(0),
+        end,
+    };
+    let server = serve_narrow(|s| s.workers(workers).outbound_limit(limit), handler);
+    let mut raw = upgraded(narrow(server.addr));
+    raw.write(&frame(0x81, b"go"));
+    assert!(read(&mut raw, end as usize).into_iter().eq(0..end));
+}
+
+#[test]
+fn a_stream_from_a_worker() {
+    streams(1, 64 << 20);
+}
+
+#[test]
+fn a_stream_from_the_loop() {
+    streams(0, 64 << 20);
+}
+
+#[test]
+fn a_stream_from_a_worker_within_the_limit() {
+    streams(1, 1 << 20);
+}
+
+#[test]
+fn a_stream_from_the_loop_within_the_limit() {
+    streams(0, 1 << 20);
+}
+
+/// What a handler sends when `writable` is called goes out, though nothing else happens.
+#[test]
+fn what_is_sent_in_writable_is_written() {
+    struct Last;
+    impl framemill::Handler for Last {
+        type Session = ();
+        fn open(
+            &self,
+            _: &framemill::Request,
+            _: &Peer,
+        ) -> Result<framemill::Accept<()>, framemill::Response> {
+            Ok(framemill::Accept::new(()))
+        }
+        fn message(&self, (): &mut (), peer: &Peer, _: Message) {
+            for n in 0..500 {
+                peer.send(numbered(n, SIZE)).unwrap();
+            }
+        }
+        fn writable(&self, (): &mut (), peer: &Peer) {
+            peer.send("drained").unwrap();
+        }
+    }
+    for workers in [0, 2] {
+        // The limit is far away: only the kernel is full.
+        let server = serve_narrow(|s| s.workers(workers).outbound_limit(64 << 20), Last);
+        let mut raw = upgraded(narrow(server.addr));
+        raw.write(&frame(0x81, b"go"));
+        read(&mut raw, 500);
+        assert_eq!(raw.frame(), Some((0x81, b"drained".to_vec())));
+    }
+}
+
+// ---- inbound ----
+
+/// Writes `bytes` until the kernel takes no more; tells how much it took.
+fn write_until_stuck(stream: &mut impl Write, bytes: &[u8]) -> usize {
+    let mut written = 0;
+    while written < bytes.len() {
+        match stream.write(&bytes[written..]) {
+            Ok(n) => written += n,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    written
+}
+
+/// With this for a write timeout, a write that fails shows that nobody reads.
+const STUCK: Duration = Duration::from_millis(500);
+
+#[test]
+fn a_busy_handler_slows_its_sender_down() {
+    const MESSAGES: u32 = 10_000;
+    let (release, gate) = bounded::<()>(0);
+    let (handled, done) = unbounded();
+    let server = serve_narrow(
+        |s| s.workers(2),
+        move |_: &Peer, message: Message| {
+            let n = number(&message.into_data());
+            if n == 0 {
+                gate.recv_timeout(WAIT).unwrap();
+            }
+            handled.send(n).unwrap();
+        },
+    );
+    let mut raw = upgraded(narrow(server.addr));
+    let all = frames(0..MESSAGES, 1 << 10);
+    raw.stream.set_write_timeout(Some(STUCK)).unwrap();
+    let written = write_until_stuck(&mut raw.stream, &all);
+    // 64 messages, the read buffer of the loop, and what the kernel holds.
+    assert!(written < PLENTY, "{written} bytes were taken");
+    assert!(done.is_empty());
+    release.send_timeout((), WAIT).unwrap();
+    raw.stream.set_write_timeout(Some(WAIT)).unwrap();
+    raw.write(&all[written..]);
+    for n in 0..MESSAGES {
+        assert_eq!(done.recv_timeout(WAIT), Ok(n));
+    }
+}
+
+/// An echo client that writes all it has while it doesn't read, and reads only once it is stuck.
+fn asks_without_reading(workers: usize, size: usize, total: usize) {
+    let server = serve(
+        |s| s.workers(workers),
+        |peer: &Peer, message: Message| peer.send(message),
+    );
+    let raw = upgraded(socket(server.addr));
+    let messages = (total / size) as u32;
+    let mut reader = BufReader::with_capacity(1 << 16, raw.stream.try_clone().unwrap());
+    let mut stream = raw.stream;
+    let (stuck, go) = bounded(1);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            stream.set_write_timeout(Some(STUCK)).unwrap();
+            let batch = (1 << 20) / size as u32;
+            let mut first_stop = Some(stuck);
+            for start in (0..messages).step_by(batch as usize) {
+                let end = messages.min(start + batch);
+                let bytes = frames(start..end, size);
+                let written = write_until_stuck(&mut stream, &bytes);
+                if written < bytes.len() {
+                    if let Some(stuck) = first_stop.take() {
+                        stuck.send(start as usize * size + written).unwrap();
+                        stream.set_write_timeout(Some(WAIT)).unwrap();
+                    }
+                    stream.write_all(&bytes[written..]).unwrap();
+                }
+            }
+        });
+        let written = go
+            .recv_timeout(WAIT)
+            .expect("the server slows the client down");
+        assert!(written < 20 << 20, "{written} bytes were taken");
+        let header = if size < 126 {
+            2
+        } else if size < 65536 {
+            4
+        } else {
+            10
+        };
+        let mut echo = vec![0; header + size];
+        for n in 0..messages {
+            reader.read_exact(&mut echo).unwrap();
+            assert_eq!(echo[0], 0x82, "a message, not a close frame");
+            assert_eq!(number(&echo[header..]), n);
+        }
+    });
+}
+
+#[test]
+fn asking_long_questions_without_reading_loses_nothing() {
+    for workers in [0, 2] {
+        asks_without_reading(workers, 1 << 20, 50 << 20);
+    }
+}
+
+#[test]
+fn asking_short_questions_without_reading_loses_nothing() {
+    for workers in [0, 2] {
+        asks_without_reading(workers, 64, 10 << 20);
+    }
+}
+
+/// Several replies to each question, more than the queue holds.
+#[test]
+fn several_replies_to_each_question_find_room() {
+    for workers in [0, 2] {
+        let server = serve_narrow(
+            |s| s.workers(workers).outbound_limit(64 << 10),
+            |peer: &Peer, message: Message| {
+                for _ in 0..3 {
+                    let _ = peer.send(message.clone());
+                }
+            },
+        );
+        let raw = upgraded(narrow(server.addr));
+        let mut writer = Raw::over(raw.stream.try_clone().unwrap());
+        let mut raw = raw;
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for n in 0..1000 {
+                    writer.write(&frames(n..n + 1, 10_000));
+                }
+            });
+            for n in 0..1000 {
+                assert_eq!(read(&mut raw, 3), [n; 3]);
+            }
+        });
+    }
+}
+
+/// A close frame is answered behind the replies to all that came before it.
+#[test]
+fn a_congested_peer_that_closes_gets_all_replies_first() {
+    for workers in [0, 2] {
+        let (handler, seen) = spy(|peer: &Peer, message| drop(peer.send(message)));
+        let server = serve(|s| s.workers(workers).outbound_limit(4 << 10), handler);
+        let mut raw = Raw::open(server.addr);
+        let mut bytes: Vec<u8> = (0..16)
+            .flat_map(|n| frame(0x82, &numbered(n, SIZE)))
+            .collect();
+        bytes.extend(frame(0x88, b"\x03\xE8"));
+        raw.write(&bytes);
+        let (numbers, code) = numbers(&mut raw);
+        assert!(numbers.into_iter().eq(0..16), "workers: {workers}");
+        assert_eq!(code, Some(1000));
+        let reason: CloseReason = seen.end();
+        assert_eq!(reason.undelivered_bytes(), 0);
+    }
+}

@@ -1,0 +1,406 @@
+//! What arrives in which order, and who waits for whom.
+
+mod support;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+
+use crossbeam_channel::{bounded, unbounded};
+use framemill::{
+    Accept, CloseCode, CloseReason, Handler, Message, Peer, Request, Response, SendError,
+    ServerHandle,
+};
+use support::spy::spy;
+use support::{Raw, WAIT, client, frame, serve};
+
+/// For each sender, the number that must come next.
+#[derive(Default)]
+struct Sequences(HashMap<u32, u32>);
+
+impl Sequences {
+    /// Looks at "sender:number".
+    fn next(&mut self, payload: &[u8]) {
+        let text = std::str::from_utf8(payload).unwrap();
+        let (sender, n) = text.split_once(':').unwrap();
+        let expected = self.0.entry(sender.parse().unwrap()).or_default();
+        assert_eq!(n.parse(), Ok(*expected), "the next of sender {sender}");
+        *expected += 1;
+    }
+
+    /// Looks at the next `count` messages of `raw`.
+    fn read(&mut self, raw: &mut Raw, count: u32) {
+        for _ in 0..count {
+            let (first, payload) = raw.frame().expect("more messages");
+            assert_eq!(first, 0x81);
+            self.next(&payload);
+        }
+    }
+}
+
+#[test]
+fn a_thread_sends_and_broadcasts_in_order() {
+    const PEERS: usize = 6;
+    const THREADS: u32 = 4;
+    const MESSAGES: u32 = 600;
+    for (loops, workers) in [(1, 0), (1, 2), (2, 2)] {
+        let (handler, seen) = spy(|_, _| ());
+        let server = serve(
+            |s| s.loops(loops).workers(workers).outbound_limit(64 << 20),
+            handler,
+        );
+        let raws: Vec<Raw> = (0..PEERS).map(|_| Raw::open(server.addr)).collect();
+        let peers: Vec<Peer> = raws.iter().map(|_| seen.peer()).collect();
+        thread::scope(|scope| {
+            for id in 0..THREADS {
+                let (peers, everybody) = (&peers, &server.handle);
+                scope.spawn(move || {
+                    for n in 0..MESSAGES {
+                        let text = format!("{id}:{n}");
+                        // Runs of one kind and of the other, different for each thread.
+                        if (n / (1 + id)) % 2 == 0 {
+                            assert!(everybody.broadcast(text));
+                        } else {
+                            for peer in peers {
+                                peer.send(text.as_str()).unwrap();
+                            }
+                        }
+                    }
+                });
+            }
+            for mut raw in raws {
+                scope.spawn(move || Sequences::default().read(&mut raw, THREADS * MESSAGES));
+            }
+        });
+    }
+}
+
+#[test]
+fn a_handler_sends_and_broadcasts_in_order() {
+    for workers in [0, 4] {
+        let everybody = Arc::new(OnceLock::<ServerHandle>::new());
+        let handle = everybody.clone();
+        let server = serve(
+            |s| {
+                let _ = everybody.set(s.handle());
+                s.workers(workers)
+            },
+            move |peer: &Peer, message: Message| {
+                let n: u32 = message.to_text().unwrap().parse().unwrap();
+                peer.send(format!("0:{}", 3 * n)).unwrap();
+                assert!(handle.get().unwrap().broadcast(format!("0:{}", 3 * n + 1)));
+                peer.send(format!("0:{}", 3 * n + 2)).unwrap();
+            },
+        );
+        let mut raw = Raw::open(server.addr);
+        let questions: Vec<Vec<u8>> = (0..500)
+            .map(|n: u32| frame(0x81, n.to_string().as_bytes()))
+            .collect();
+        raw.write(&questions.concat());
+        Sequences::default().read(&mut raw, 1500);
+    }
+}
+
+/// `close` begins the closing handshake "behind everything that was sent".
+#[test]
+fn close_comes_behind_what_was_sent() {
+    for workers in [0, 2] {
+        let everybody = Arc::new(OnceLock::<ServerHandle>::new());
+        let handle = everybody.clone();
+        let (handler, seen) = spy(move |peer: &Peer, _| {
+            assert!(handle.get().unwrap().broadcast("one"));
+            peer.send("two").unwrap();
+            assert!(peer.close(CloseCode::Normal, ""));
+            assert!(peer.is_closed());
+            assert!(matches!(peer.send("three"), Err(SendError::Closed(_))));
+        });
+        let server = serve(
+            |s| {
+                let _ = everybody.set(s.handle());
+                s.workers(workers)
+            },
+            handler,
+        );
+        let mut raw = Raw::open(server.addr);
+        raw.write(&frame(0x81, b"go"));
+        assert_eq!(raw.frame(), Some((0x81, b"one".to_vec())), "{workers}");
+        assert_eq!(raw.frame(), Some((0x81, b"two".to_vec())), "{workers}");
+        assert_eq!(raw.frame(), Some((0x88, b"\x03\xE8".to_vec())));
+        raw.write(&frame(0x88, b"\x03\xE8"));
+        assert_eq!(raw.frame(), None);
+        assert_eq!(seen.end().undelivered_bytes(), 0);
+    }
+}
+
+/// What can't be sent is refused, whatever else is on its way.
+#[test]
+fn refusals_are_the_same_behind_a_broadcast() {
+    let everybody = Arc::new(OnceLock::<ServerHandle>::new());
+    let handle = everybody.clone();
+    let server = serve(
+        |s| {
+            let _ = everybody.set(s.handle());
+            s.workers(0)
+        },
+        move |peer: &Peer, _: Message| {
+            let long = Message::Ping(vec![0; 126].into());
+            let before = peer.send(long.clone());
+            handle.get().unwrap().broadcast("on its way");
+            let after = peer.send(long);
+            let same = before == after && matches!(before, Err(SendError::Invalid(_)));
+            peer.send(if same { "same" } else { "not the same" })
+                .unwrap();
+        },
+    );
+    let mut raw = Raw::open(server.addr);
+    raw.write(&frame(0x81, b"go"));
+    assert_eq!(raw.frame(), Some((0x81, b"on its way".to_vec())));
+    assert_eq!(raw.frame(), Some((0x81, b"same".to_vec())));
+}
+
+#[test]
+fn handlers_send_to_other_peers_in_order() {
+    const CLIENTS: u32 = 4;
+    const MESSAGES: u32 = 300;
+    for workers in [0, 4] {
+        let members = Arc::new(Mutex::new(Vec::<Peer>::new()));
+        let table = members.clone();
+        let (handler, seen) = spy(move |peer: &Peer, message: Message| {
+            let others = table.lock().unwrap().clone();
+            for other in others.iter().filter(|other| *other != peer) {
+                other.send(message.clone()).unwrap();
+            }
+        });
+        let server = serve(|s| s.loops(2).workers(workers), handler);
+        let raws: Vec<Raw> = (0..CLIENTS).map(|_| Raw::open(server.addr)).collect();
+        members
+            .lock()
+            .unwrap()
+            .extend(raws.iter().map(|_| seen.peer()));
+        thread::scope(|scope| {
+            for (id, mut raw) in raws.into_iter().enumerate() {
+                scope.spawn(move || {
+                    let mut writer = Raw::over(raw.stream.try_clone().unwrap());
+                    let all: Vec<Vec<u8>> = (0..MESSAGES)
+                        .map(|n| frame(0x81, format!("{id}:{n}").as_bytes()))
+                        .collect();
+                    writer.write(&all.concat());
+                    Sequences::default().read(&mut raw, (CLIENTS - 1) * MESSAGES);
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn replies_under_pipelining_keep_order() {
+    const MESSAGES: u32 = 5000;
+    let server = serve(|s| s.workers(4), |peer: &Peer, m: Message| peer.send(m));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut raw = Raw::open(server.addr);
+                let stream = raw.stream.try_clone().unwrap();
+                let writer = scope.spawn(move || {
+                    let mut writer = Raw::over(stream);
+                    for n in 0..MESSAGES {
+                        writer.write(&frame(0x81, format!("0:{n}").as_bytes()));
+                    }
+                });
+                Sequences::default().read(&mut raw, MESSAGES);
+                writer.join().unwrap();
+            });
+        }
+    });
+}
+
+/// Counts calls that overlap on one connection.
+struct Exclusive {
+    overlaps: Arc<AtomicUsize>,
+    closed: crossbeam_channel::Sender<u32>,
+}
+
+/// Not to be entered twice at once.
+#[derive(Default)]
+struct Room {
+    inside: AtomicBool,
+    /// Without a lock or an atomic: lost if two workers count at once.
+    calls: u32,
+}
+
+impl Exclusive {
+    fn visit(&self, room: &mut Room) {
+        if room.inside.swap(true, Ordering::SeqCst) {
+            self.overlaps.fetch_add(1, Ordering::SeqCst);
+        }
+        thread::yield_now();
+        room.calls += 1;
+        room.inside.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Handler for Exclusive {
+    type Session = Room;
+
+    fn open(&self, _: &Request, _: &Peer) -> Result<Accept<Room>, Response> {
+        Ok(Accept::new(Room::default()))
+    }
+
+    fn message(&self, room: &mut Room, _: &Peer, _: Message) {
+        self.visit(room);
+    }
+
+    fn close(&self, mut room: Room, _: &Peer, _: &CloseReason) {
+        self.visit(&mut room);
+        self.closed.send(room.calls).unwrap();
+    }
+}
+
+#[test]
+fn one_worker_at_a_time_touches_a_session() {
+    const MESSAGES: u32 = 2000;
+    let overlaps = Arc::new(AtomicUsize::new(0));
+    let (closed, calls) = unbounded();
+    let handler = Exclusive {
+        overlaps: overlaps.clone(),
+        closed,
+    };
+    let server = serve(|s| s.workers(4), handler);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut raw = Raw::open(server.addr);
+                for _ in 0..MESSAGES {
+                    raw.write(&frame(0x82, b"x"));
+                }
+            });
+        }
+    });
+    for _ in 0..4 {
+        assert_eq!(calls.recv_timeout(WAIT), Ok(MESSAGES + 1));
+    }
+    assert_eq!(overlaps.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn different_connections_run_at_the_same_time() {
+    // Each handler waits for the other: neither goes on if they take turns.
+    let (meet, other) = bounded(0);
+    let server = serve(
+        |s| s.workers(2),
+        move |peer: &Peer, message: Message| match message.to_text() {
+            Ok("give") => meet
+                .send_timeout((), WAIT)
+                .map(|()| peer.send("met"))
+                .is_ok(),
+            _ => other.recv_timeout(WAIT).map(|()| peer.send("met")).is_ok(),
+        },
+    );
+    let (mut a, mut b) = (Raw::open(server.addr), Raw::open(server.addr));
+    a.write(&frame(0x81, b"give"));
+    b.write(&frame(0x81, b"take"));
+    assert_eq!(a.frame(), Some((0x81, b"met".to_vec())));
+    assert_eq!(b.frame(), Some((0x81, b"met".to_vec())));
+}
+
+#[test]
+fn a_blocked_handler_holds_up_nobody_else() {
+    let (release, gate) = bounded::<()>(1);
+    let server = serve(
+        |s| s.workers(2),
+        move |peer: &Peer, message: Message| {
+            if message == Message::text("block") {
+                gate.recv_timeout(WAIT).unwrap();
+            }
+            peer.send(message)
+        },
+    );
+    let mut blocked = Raw::open(server.addr);
+    blocked.write(&[frame(0x81, b"block"), frame(0x81, b"behind")].concat());
+    let mut others: Vec<_> = (0..100).map(|_| client(server.addr)).collect();
+    for other in &mut others {
+        other.send(Message::text("hello")).unwrap();
+    }
+    for other in &mut others {
+        assert_eq!(other.read().unwrap(), Message::text("hello"));
+    }
+    release.send(()).unwrap();
+    assert_eq!(blocked.frame(), Some((0x81, b"block".to_vec())));
+    assert_eq!(blocked.frame(), Some((0x81, b"behind".to_vec())));
+}
+
+/// A batch of messages may run on one worker without a pause, but each reply goes out all the same.
+#[test]
+fn what_was_sent_arrives_while_the_handler_blocks() {
+    for workers in [1, 3] {
+        let (release, gate) = bounded::<()>(0);
+        let server = serve(
+            |s| s.workers(workers),
+            move |peer: &Peer, message: Message| {
+                peer.send(message).unwrap();
+                gate.recv_timeout(WAIT).unwrap();
+            },
+        );
+        let mut raw = Raw::open(server.addr);
+        // All three are in the mailbox before the first is handled, or come while it blocks.
+        raw.write(&[frame(0x81, b"1"), frame(0x81, b"2"), frame(0x81, b"3")].concat());
+        for n in [b"1", b"2", b"3"] {
+            assert_eq!(raw.frame(), Some((0x81, n.to_vec())));
+            release.send_timeout((), WAIT).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_was_broadcast_arrives_while_the_handler_blocks() {
+    for workers in [1, 3] {
+        let everybody = Arc::new(OnceLock::<ServerHandle>::new());
+        let handle = everybody.clone();
+        let (release, gate) = bounded::<()>(0);
+        let server = serve(
+            |s| {
+                let _ = everybody.set(s.handle());
+                s.loops(2).workers(workers)
+            },
+            move |_: &Peer, message: Message| {
+                assert!(handle.get().unwrap().broadcast(message));
+                gate.recv_timeout(WAIT).unwrap();
+            },
+        );
+        let mut other = client(server.addr);
+        let mut raw = Raw::open(server.addr);
+        raw.write(&[frame(0x81, b"1"), frame(0x81, b"2")].concat());
+        for n in ["1", "2"] {
+            assert_eq!(raw.frame(), Some((0x81, n.as_bytes().to_vec())));
+            assert_eq!(other.read().unwrap(), Message::text(n));
+            release.send_timeout((), WAIT).unwrap();
+        }
+    }
+}
+
+/// A client may be there before the server runs; its handler can reach everybody all the same.
+#[test]
+fn the_first_handler_can_broadcast() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut early = Raw::connect(listener.local_addr().unwrap());
+    early.write(support::request("localhost").as_bytes());
+    early.write(&frame(0x81, b"go"));
+    let everybody = Arc::new(OnceLock::<ServerHandle>::new());
+    let handle = everybody.clone();
+    let _server = support::serve_on(
+        listener,
+        |s| {
+            let _ = everybody.set(s.handle());
+            // Many threads, so that starting takes a while.
+            s.loops(64).workers(0)
+        },
+        move |peer: &Peer, _: Message| {
+            let done = handle.get().unwrap().broadcast("to all");
+            peer.send(format!("{done}"))
+        },
+    );
+    assert!(early.head().starts_with("HTTP/1.1 101 "));
+    assert_eq!(early.frame(), Some((0x81, b"to all".to_vec())));
+    assert_eq!(early.frame(), Some((0x81, b"true".to_vec())));
+}

@@ -1,0 +1,642 @@
+//! The end of a server: who is told what, what is still delivered, and who waits for whom.
+
+mod support;
+
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use framemill::{
+    CloseCause, CloseCode, Handler, Initiator, Message, Origin, Peer, RemoteAddr, SendError, Server,
+};
+use support::spy::{Seen, frames, narrow, number, numbered, serve_narrow, spy, upgraded};
+use support::{Raw, Running, WAIT, client, frame, request, serve, until};
+
+/// Far enough away not to be reached.
+const LONG: Duration = WAIT;
+/// Soon reached.
+const SHORT: Duration = Duration::from_millis(300);
+
+const GOING_AWAY: &[u8] = b"\x03\xE9";
+
+/// A server whose handler does nothing.
+fn quiet(workers: usize) -> (Running, Seen) {
+    let (handler, seen) = spy(|_, _| ());
+    (serve(|s| s.loops(2).workers(workers), handler), seen)
+}
+
+/// Answers the close frame that comes next, and sees the end of the stream.
+fn part(raw: &mut Raw) {
+    assert_eq!(raw.frame(), Some((0x88, GOING_AWAY.to_vec())));
+    raw.write(&frame(0x88, GOING_AWAY));
+    assert_eq!(raw.frame(), None);
+}
+
+/// Whether nobody listens there any more.
+fn refuses(server: &Running) -> bool {
+    TcpStream::connect_timeout(&server.addr, WAIT)
+        .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+// ---- in good order ----
+
+#[test]
+fn idle_peers_are_told_and_go() {
+    for workers in [0, 2] {
+        let (server, seen) = quiet(workers);
+        let mut raws: Vec<Raw> = (0..10).map(|_| Raw::open(server.addr)).collect();
+        let mut other = client(server.addr);
+        thread::scope(|scope| {
+            let shutdown = scope.spawn(|| server.handle.shutdown(LONG));
+            raws.iter_mut().for_each(part);
+            let Message::Close(Some(close)) = other.read().unwrap() else {
+                panic!("no close frame");
+            };
+            assert_eq!(close.code, CloseCode::Away);
+            assert!(other.read().is_err(), "the end");
+            drop(raws);
+            drop(other);
+            assert!(shutdown.join().unwrap());
+        });
+        for _ in 0..11 {
+            let reason = seen.end();
+            assert_eq!(reason.code(), CloseCode::Away);
+            assert_eq!(reason.initiator(), Initiator::Local);
+            assert_eq!(reason.cause(), CloseCause::Shutdown);
+            assert_eq!(reason.undelivered_bytes(), 0);
+            assert!(reason.is_clean());
+        }
+        assert_eq!(server.handle.connections(), 0);
+        assert!(refuses(&server));
+    }
+}
+
+#[test]
+fn a_server_without_peers_ends_at_once() {
+    for workers in [0, 2] {
+        let (server, _seen) = quiet(workers);
+        let start = Instant::now();
+        assert!(server.handle.shutdown(LONG));
+        assert!(start.elapsed() < LONG / 4);
+        assert!(refuses(&server));
+        // There is nothing left to end.
+        assert!(server.handle.shutdown(Duration::ZERO));
+        assert!(!server.handle.broadcast("to nobody") || server.handle.connections() == 0);
+    }
+}
+
+#[test]
+fn a_deadline_may_be_any_time() {
+    let (server, _seen) = quiet(1);
+    assert!(server.handle.shutdown(Duration::MAX));
+}
+
+/// No more connections while those that are there say goodbye.
+#[test]
+fn nobody_is_let_in_meanwhile() {
+    let (server, _seen) = quiet(2);
+    let mut raw = Raw::open(server.addr);
+    thread::scope(|scope| {
+        let shutdown = scope.spawn(|| server.handle.shutdown(LONG));
+        assert_eq!(raw.frame(), Some((0x88, GOING_AWAY.to_vec())));
+        until("the listener is closed", || refuses(&server));
+        raw.write(&frame(0x88, GOING_AWAY));
+        assert_eq!(raw.frame(), None);
+        drop(raw);
+        assert!(shutdown.join().unwrap());
+    });
+}
+
+#[test]
+fn what_had_arrived_is_still_answered() {
+    const MESSAGES: usize = 20;
+    let (release, gate) = bounded::<()>(0);
+    let (handler, seen) = spy(move |peer: &Peer, message: Message| {
+        gate.recv_timeout(WAIT).unwrap();
+        peer.send(message).unwrap();
+    });
+    let server = serve(|s| s.workers(1), handler);
+    let mut idle = Raw::open(server.addr);
+    let mut raw = Raw::open(server.addr);
+    for n in 0..MESSAGES {
+        raw.write(&frame(0x81, n.to_string().as_bytes()));
+    }
+    // The loop answers pings by itself, when it has read all that came before.
+    raw.write(&frame(0x89, b"all there?"));
+    assert_eq!(raw.frame(), Some((0x8A, b"all there?".to_vec())));
+    thread::scope(|scope| {
+        let shutdown = scope.spawn(|| server.handle.shutdown(LONG));
+        // Others are told already, so the shutdown has begun.
+        part(&mut idle);
+        for n in 0..MESSAGES {
+            release.send_timeout((), WAIT).unwrap();
+            assert_eq!(raw.frame(), Some((0x81, n.to_string().into_bytes())));
+        }
+        part(&mut raw);
+        drop((raw, idle));
+        assert!(shutdown.join().unwrap());
+    });
+    assert_eq!(seen.end().undelivered_bytes(), 0);
+    assert_eq!(seen.end().undelivered_bytes(), 0);
+}
+
+// ---- what was accepted is delivered, or counted ----
+
+/// Sends numbered messages from several threads until the connection takes no more.
+struct Senders {
+    /// Messages accepted, of each thread.
+    accepted: Vec<AtomicU32>,
+    bytes: AtomicUsize,
+}
+
+const SENDERS: u32 = 3;
+
+impl Senders {
+    fn new() -> Self {
+        Self {
+            accepted: (0..SENDERS).map(|_| AtomicU32::new(0)).collect(),
+            bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// Thread `id` sends its next message. `false`: it was refused.
+    fn send(&self, id: u32, peer: &Peer) -> bool {
+        let accepted = &self.accepted[id as usize];
+        let n = accepted.load(Ordering::SeqCst);
+        let len = 8 + (n as usize * 37) % 500;
+        let mut payload = id.to_be_bytes().to_vec();
+        payload.extend_from_slice(&numbered(n, len - 4));
+        match peer.send(payload) {
+            Ok(_) => {
+                accepted.store(n + 1, Ordering::SeqCst);
+                let header = if len < 126 { 2 } else { 4 };
+                self.bytes.fetch_add(header + len, Ordering::SeqCst);
+                true
+            }
+            Err(SendError::Closed(_)) => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// What one client received.
+#[derive(Default)]
+struct Received {
+    messages: [u32; SENDERS as usize],
+    bytes: usize,
+    code: Option<u16>,
+}
+
+impl Received {
+    /// Reads to the end, and checks that each thread's messages come in order and without a gap.
+    fn all<S: Read + std::io::Write>(raw: &mut Raw<S>) -> Self {
+        let mut received = Self::default();
+        while let Some((first, payload)) = raw.frame() {
+            match first {
+                0x82 => {
+                    let (id, rest) = payload.split_at(4);
+                    let next = &mut received.messages[id[3] as usize];
+                    assert_eq!(number(rest), *next);
+                    *next += 1;
+                    received.bytes += payload.len() + if payload.len() < 126 { 2 } else { 4 };
+                }
+                0x88 => {
+                    received.code = Some(u16::from_be_bytes([payload[0], payload[1]]));
+                    raw.write(&frame(0x88, &payload));
+                }
+                0x81 => {}
+                other => panic!("a frame of type {other:x}"),
+            }
+        }
+        received
+    }
+}
+
+/// Which of the peers is this client.
+fn place(peers: &[Peer], client: &TcpStream) -> usize {
+    let addr = RemoteAddr::from(client.local_addr().unwrap());
+    peers.iter().position(|p| p.remote_addr() == addr).unwrap()
+}
+
+/// Several threads send to several clients while the server is shut down; every message that was
+/// accepted arrives.
+#[test]
+fn what_was_accepted_is_delivered() {
+    const CLIENTS: usize = 5;
+    for (workers, broadcasting) in [(0, false), (2, false), (2, true)] {
+        let (handler, seen) = spy(|_, _| ());
+        let server = serve_narrow(
+            |s| s.loops(2).workers(workers).outbound_limit(256 << 20),
+            handler,
+        );
+        let raws: Vec<_> = (0..CLIENTS)
+            .map(|_| upgraded(narrow(server.addr)))
+            .collect();
+        let peers: Vec<Peer> = raws.iter().map(|_| seen.peer()).collect();
+        let senders: Vec<Senders> = peers.iter().map(|_| Senders::new()).collect();
+        thread::scope(|scope| {
+            for id in 0..SENDERS {
+                let (peers, senders, server) = (&peers, &senders, &server);
+                scope.spawn(move || {
+                    let mut open = vec![true; CLIENTS];
+                    for round in 0.. {
+                        for n in 0..CLIENTS {
+                            open[n] = open[n] && senders[n].send(id, &peers[n]);
+                        }
+                        if !open.contains(&true) {
+                            return;
+                        }
+                        if broadcasting && round % 10 == 0 {
+                            server.handle.broadcast("to all");
+                        }
+                        // Faster than the clients read, but within bounds.
+                        if peers.iter().any(|peer| peer.queued_bytes() > 4 << 20) {
+                            thread::yield_now();
+                        }
+                    }
+                });
+            }
+            until("all are busy", || {
+                let busy = |s: &Senders| s.accepted.iter().all(|n| n.load(Ordering::SeqCst) > 200);
+                senders.iter().all(busy)
+            });
+            let shutdown = scope.spawn(|| server.handle.shutdown(LONG));
+            let readers: Vec<_> = raws
+                .into_iter()
+                .map(|mut raw| {
+                    let n = place(&peers, &raw.stream);
+                    (n, scope.spawn(move || Received::all(&mut raw)))
+                })
+                .collect();
+            for (n, received) in readers {
+                let received = received.join().unwrap();
+                assert_eq!(received.code, Some(1001));
+                let accepted = senders[n].accepted.iter();
+                let accepted: Vec<u32> = accepted.map(|n| n.load(Ordering::SeqCst)).collect();
+                assert_eq!(
+                    received.messages[..],
+                    accepted,
+                    "client {n}, broadcasting: {broadcasting}"
+                );
+            }
+            assert!(shutdown.join().unwrap());
+        });
+        for _ in 0..CLIENTS {
+            assert_eq!(seen.end().undelivered_bytes(), 0);
+        }
+    }
+}
+
+/// The same with clients that don't read in time: each connection's end tells exactly how much was
+/// not delivered.
+#[test]
+fn what_is_not_delivered_is_counted() {
+    const CLIENTS: usize = 8;
+    for workers in [0, 2] {
+        let (handler, seen) = spy(|_, _| ());
+        let server = serve_narrow(
+            |s| s.loops(2).workers(workers).outbound_limit(256 << 20),
+            handler,
+        );
+        let mut raws: Vec<_> = (0..CLIENTS)
+            .map(|_| upgraded(narrow(server.addr)))
+            .collect();
+        let peers: Vec<Peer> = raws.iter().map(|_| seen.peer()).collect();
+        let senders: Vec<Senders> = peers.iter().map(|_| Senders::new()).collect();
+        thread::scope(|scope| {
+            for id in 0..SENDERS {
+                for (peer, senders) in peers.iter().zip(&senders) {
+                    scope.spawn(move || while senders.send(id, peer) {});
+                }
+            }
+            until("all are congested", || {
+                peers.iter().all(|peer| peer.queued_bytes() > 100 << 10)
+            });
+            assert!(!server.handle.shutdown(Duration::ZERO), "some were cut off");
+        });
+        for raw in &mut raws {
+            let n = place(&peers, &raw.stream);
+            let (peer, senders) = (&peers[n], &senders[n]);
+            let received = raw.rest().len();
+            let accepted = senders.bytes.load(Ordering::SeqCst);
+            // A count that is too small would say that more was delivered than arrived.
+            assert_eq!(received + peer.queued_bytes(), accepted);
+        }
+        let mut queued: Vec<usize> = peers.iter().map(Peer::queued_bytes).collect();
+        let mut undelivered: Vec<usize> = (0..CLIENTS)
+            .map(|_| seen.end().undelivered_bytes())
+            .collect();
+        queued.sort_unstable();
+        undelivered.sort_unstable();
+        assert_eq!(undelivered, queued);
+    }
+}
+
+/// A peer hangs up while others send to it: what was accepted after that is counted as well.
+#[test]
+fn what_is_accepted_at_the_very_end_is_counted() {
+    let (handler, seen) = spy(|_, _| ());
+    let server = serve(|s| s.workers(1).close_timeout(SHORT / 3), handler);
+    for _ in 0..50 {
+        let mut raw = Raw::open(server.addr);
+        let peer = seen.peer();
+        let senders = Senders::new();
+        let mut received = 0;
+        thread::scope(|scope| {
+            for id in 0..SENDERS {
+                let (peer, senders) = (&peer, &senders);
+                scope.spawn(move || {
+                    while senders.send(id, peer) {
+                        thread::yield_now();
+                    }
+                });
+            }
+            // The server is told the end while it is still written to.
+            raw.stream.shutdown(std::net::Shutdown::Write).unwrap();
+            received = raw.rest().len();
+        });
+        let accepted = senders.bytes.load(Ordering::SeqCst);
+        assert_eq!(received + seen.end().undelivered_bytes(), accepted);
+    }
+}
+
+// ---- who doesn't go ----
+
+#[test]
+fn a_peer_that_does_not_answer_is_cut_off() {
+    for workers in [0, 2] {
+        let (server, seen) = quiet(workers);
+        let mut raw = Raw::open(server.addr);
+        let start = Instant::now();
+        assert!(!server.handle.shutdown(SHORT));
+        assert!(start.elapsed() >= SHORT);
+        assert!(start.elapsed() < SHORT + LONG / 2);
+        assert_eq!(raw.frame(), Some((0x88, GOING_AWAY.to_vec())));
+        assert_eq!(raw.frame(), None);
+        let reason = seen.end();
+        assert_eq!(reason.code(), CloseCode::Away);
+        assert_eq!(reason.cause(), CloseCause::Shutdown);
+        assert_eq!(reason.initiator(), Initiator::Local);
+        assert!(!reason.is_clean());
+        assert!(refuses(&server));
+    }
+}
+
+/// A handler that blocks until the returned channel is dropped.
+fn blocking() -> (impl Handler, Sender<()>, Receiver<()>) {
+    let (release, gate) = bounded::<()>(0);
+    let (entered, inside) = bounded(1);
+    let handler = move |peer: &Peer, message: Message| {
+        entered.send(()).unwrap();
+        let _ = gate.recv_timeout(WAIT);
+        peer.send(message)
+    };
+    (handler, release, inside)
+}
+
+#[test]
+fn a_handler_that_blocks_is_left_behind() {
+    let (handler, release, inside) = blocking();
+    let server = serve(|s| s.workers(2), handler);
+    let mut raw = Raw::open(server.addr);
+    raw.write(&frame(0x81, b"block"));
+    inside.recv_timeout(WAIT).unwrap();
+    let start = Instant::now();
+    assert!(!server.handle.shutdown(SHORT));
+    assert!(start.elapsed() >= SHORT);
+    assert!(start.elapsed() < SHORT + LONG / 2);
+    assert!(refuses(&server));
+    drop(release);
+}
+
+#[test]
+fn a_handler_gets_the_time_until_the_deadline() {
+    let (handler, release, inside) = blocking();
+    let server = serve(|s| s.workers(2), handler);
+    let mut raw = Raw::open(server.addr);
+    raw.write(&frame(0x81, b"block"));
+    inside.recv_timeout(WAIT).unwrap();
+    let mut idle = Raw::open(server.addr);
+    thread::scope(|scope| {
+        let shutdown = scope.spawn(|| server.handle.shutdown(LONG));
+        part(&mut idle);
+        drop(release);
+        assert_eq!(raw.frame(), Some((0x81, b"block".to_vec())));
+        part(&mut raw);
+        drop((raw, idle));
+        assert!(shutdown.join().unwrap());
+    });
+}
+
+#[test]
+fn a_handshake_in_progress_is_refused() {
+    for workers in [0, 2] {
+        let (server, _seen) = quiet(workers);
+        let mut blank = Raw::connect(server.addr);
+        let mut half = Raw::connect(server.addr);
+        let all = request(server.addr);
+        half.write(&all.as_bytes()[..60]);
+        // Both are there, and so is half a request, once a later one is served on the same loop.
+        let mut later: Vec<Raw> = (0..2).map(|_| Raw::open(server.addr)).collect();
+        assert_eq!(server.handle.connections(), 4);
+        thread::scope(|scope| {
+            let shutdown = scope.spawn(|| server.handle.shutdown(LONG));
+            later.iter_mut().for_each(part);
+            assert_eq!(blank.rest(), b"");
+            let (status, ..) = half.response();
+            assert_eq!(status, 503);
+            drop((later, blank, half));
+            assert!(shutdown.join().unwrap());
+        });
+    }
+}
+
+#[test]
+fn a_handler_that_still_decides_may_accept() {
+    struct Deciding(Sender<()>, Receiver<()>);
+    impl Handler for Deciding {
+        type Session = ();
+        fn open(
+            &self,
+            _: &framemill::Request,
+            _: &Peer,
+        ) -> Result<framemill::Accept<()>, framemill::Response> {
+            self.0.send(()).unwrap();
+            let _ = self.1.recv_timeout(WAIT);
+            Ok(framemill::Accept::new(()))
+        }
+        fn message(&self, (): &mut (), _: &Peer, _: Message) {}
+    }
+    let (entered, inside) = bounded(1);
+    let (release, gate) = bounded::<()>(0);
+    let server = serve(|s| s.workers(2), Deciding(entered, gate));
+    let mut raw = Raw::connect(server.addr);
+    raw.write(request(server.addr).as_bytes());
+    inside.recv_timeout(WAIT).unwrap();
+    thread::scope(|scope| {
+        let shutdown = scope.spawn(|| server.handle.shutdown(LONG));
+        until("the listener is closed", || refuses(&server));
+        drop(release);
+        assert!(raw.head().starts_with("HTTP/1.1 101 "));
+        part(&mut raw);
+        drop(raw);
+        assert!(shutdown.join().unwrap());
+    });
+}
+
+// ---- who waits ----
+
+/// `run` on a thread of its own, with the handle to stop it.
+fn running(handler: impl Handler) -> (Running, thread::JoinHandle<framemill::Result<()>>) {
+    let server = Server::bind("127.0.0.1:0")
+        .unwrap()
+        .origin(Origin::Any)
+        .workers(2);
+    let handle = server.handle();
+    let addr = handle.local_addr().unwrap();
+    let run = thread::spawn(move || server.run(handler));
+    (Running { handle, addr }, run)
+}
+
+#[test]
+fn run_returns() {
+    let (server, run) = running(|peer: &Peer, message: Message| peer.send(message));
+    let mut raw = Raw::open(server.addr);
+    raw.write(&frame(0x81, b"hello"));
+    assert_eq!(raw.frame(), Some((0x81, b"hello".to_vec())));
+    thread::scope(|scope| {
+        let shutdown = scope.spawn(|| server.handle.shutdown(LONG));
+        part(&mut raw);
+        drop(raw);
+        assert!(shutdown.join().unwrap());
+    });
+    run.join().unwrap().unwrap();
+}
+
+/// The verdict is the same, no matter who waited first.
+#[test]
+fn whoever_waits_hears_the_same() {
+    let (handler, release, inside) = blocking();
+    let (server, run) = running(handler);
+    let mut raw = Raw::open(server.addr);
+    raw.write(&frame(0x81, b"block"));
+    inside.recv_timeout(WAIT).unwrap();
+    let verdicts: Vec<bool> = thread::scope(|scope| {
+        let calls: Vec<_> = (0..3)
+            .map(|_| scope.spawn(|| server.handle.shutdown(SHORT)))
+            .collect();
+        calls.into_iter().map(|call| call.join().unwrap()).collect()
+    });
+    assert_eq!(
+        verdicts, [false; 3],
+        "a handler blocks and a peer is cut off"
+    );
+    run.join().unwrap().unwrap();
+    drop(release);
+}
+
+/// A peer is gone, but its handler is at work and the deadline far: `run` waits for it.
+#[test]
+fn run_waits_for_the_last_handler() {
+    let (release, gate) = bounded::<()>(0);
+    let (entered, inside) = bounded(1);
+    let (done_in, done) = bounded(1);
+    let (server, run) = running(move |_: &Peer, _: Message| {
+        entered.send(()).unwrap();
+        gate.recv_timeout(WAIT).unwrap();
+        done_in.send(()).unwrap();
+    });
+    let mut raw = Raw::open(server.addr);
+    raw.write(&frame(0x81, b"work"));
+    inside.recv_timeout(WAIT).unwrap();
+    support::reset(raw.stream);
+    until("the connection is gone", || {
+        server.handle.connections() == 0
+    });
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let shutdown = scope.spawn(|| {
+            let verdict = server.handle.shutdown(LONG);
+            ended.store(true, Ordering::SeqCst);
+            verdict
+        });
+        until("the listener is closed", || refuses(&server));
+        // Long enough for the loops to end, and for a `run` that doesn't wait to return.
+        let patience = Instant::now() + SHORT;
+        until("some time has passed", || {
+            Instant::now() > patience || run.is_finished()
+        });
+        assert!(!run.is_finished() && !ended.load(Ordering::SeqCst));
+        release.send_timeout((), WAIT).unwrap();
+        assert!(shutdown.join().unwrap());
+    });
+    done.recv_timeout(WAIT).unwrap();
+    run.join().unwrap().unwrap();
+}
+
+/// A second call with less patience is heeded.
+#[test]
+fn a_second_shutdown_may_be_shorter() {
+    let (server, _seen) = quiet(2);
+    let _silent = Raw::open(server.addr);
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| server.handle.shutdown(LONG));
+        until("the listener is closed", || refuses(&server));
+        server.handle.shutdown(Duration::ZERO);
+        first.join().unwrap();
+    });
+    assert!(start.elapsed() < LONG / 2);
+}
+
+/// A signal may come before the server runs.
+#[test]
+fn a_shutdown_before_the_start_is_not_forgotten() {
+    let server = Server::bind("127.0.0.1:0").unwrap().workers(1);
+    let handle = server.handle();
+    handle.shutdown(SHORT);
+    let run = thread::spawn(move || server.run(|_: &Peer, _: Message| ()));
+    let deadline = Instant::now() + LONG / 4;
+    until("run returns", || {
+        run.is_finished() || Instant::now() > deadline
+    });
+    let returned = run.is_finished();
+    until("run returns at the second request", || {
+        handle.shutdown(Duration::ZERO);
+        run.is_finished()
+    });
+    assert!(returned);
+}
+
+#[cfg(unix)]
+#[test]
+fn the_file_of_a_unix_socket_is_removed() {
+    let path = std::env::temp_dir().join(format!("framemill-shutdown-{}", std::process::id()));
+    let addr = format!("unix:{}", path.display());
+    for _ in 0..2 {
+        let handle = Server::bind(&addr)
+            .unwrap()
+            .workers(1)
+            .start(|peer: &Peer, message: Message| peer.send(message))
+            .unwrap();
+        assert_eq!(handle.local_addrs(), [addr.as_str()]);
+        let stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        let mut raw = upgraded(stream);
+        raw.write(&frames(0..1, 10));
+        assert_eq!(raw.frame().unwrap().1, numbered(0, 10));
+        thread::scope(|scope| {
+            let shutdown = scope.spawn(|| handle.shutdown(LONG));
+            assert_eq!(raw.frame(), Some((0x88, GOING_AWAY.to_vec())));
+            // Already while the last ones are leaving.
+            until("the file is gone", || !path.exists());
+            raw.write(&frame(0x88, GOING_AWAY));
+            assert_eq!(raw.frame(), None);
+            drop(raw);
+            assert!(shutdown.join().unwrap());
+        });
+    }
+}
