@@ -139,11 +139,15 @@ impl Link {
                 .reserve_latest(message, &key, config)
                 .map(|first| first.then_some(Command::SendLatest { link, key })),
         };
+        let command = command.map(|command| {
+            if let Some(command) = command {
+                // Under the lock, so that no close frame gets between what was accepted and its
+                // command.
+                self.handle.ordered(command);
+            }
+        });
         let status = self.pushed(outbox);
-        if let Some(command) = command? {
-            self.handle.ordered(command);
-        }
-        Ok(status)
+        command.map(|()| status)
     }
 
     /// A close frame of the user's own.
@@ -194,8 +198,8 @@ impl Link {
 
     /// Begins the closing handshake, behind all that was sent. `false` if it had begun before.
     pub(crate) fn close(self: &Arc<Self>, code: CloseCode, text: &str, cause: CloseCause) -> bool {
-        let ordered = self.handle.has_ordered();
         let mut outbox = self.outbox();
+        let ordered = self.handle.has_ordered();
         let begun = if ordered {
             outbox.seal(code, text, cause)
         } else {

@@ -211,8 +211,9 @@ impl Conn {
 
     /// Ends the connection without another word.
     pub(crate) fn end_now<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
-        self.tell(cause, cx);
+        // First, so that nothing is accepted that the reason doesn't count.
         self.peer.link.outbox().abandon();
+        self.tell(cause, cx);
         self.release(cx);
         self.gone = true;
     }
