@@ -193,6 +193,7 @@ impl Conn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::OverRate;
 
     #[test]
     fn moments_survive_the_wrap() {
