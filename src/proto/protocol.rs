@@ -25,7 +25,7 @@ pub(crate) enum Role {
 }
 
 /// Bytes that a message must have before more of it is read directly into place.
-const DIRECT: usize = 64 << 10;
+const DIRECT: usize = 4 << 10;
 
 /// What [`Protocol::fill`] came to.
 #[derive(Clone, Copy, Debug)]

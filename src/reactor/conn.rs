@@ -46,6 +46,12 @@ const INLINE_MESSAGES: usize = 256;
 /// beats reading a little of each, and even this takes well under a millisecond.
 const LARGE_BUDGET: usize = 1 << 20;
 
+/// From this size on a message is expected to be followed by others like it: then only so much is
+/// read into the loop's buffer as is needed to see the next one begin, and the rest goes directly to
+/// its place.
+const LARGE: usize = 32 << 10;
+const FIRST_READ: usize = 8 << 10;
+
 /// Inline, replies to so many bytes are written at once, while they and their buffers are in the
 /// cache. Those to less wait for the end of the turn: a peer that is woken by the first of many small
 /// writes is awake for the others, and every wake-up less is a microsecond less.
@@ -127,6 +133,8 @@ pub(crate) struct Conn {
     pub(super) opened: bool,
     /// The handler was told the end.
     pub(super) told: bool,
+    /// The last message was large, so the next may be.
+    large: bool,
     /// The kernel's buffer is full; an event tells when it no longer is.
     blocked: bool,
     /// Over a limit when it was accepted: it is here only to be told so.
@@ -210,6 +218,7 @@ impl Conn {
             pinged: false,
             opened: false,
             told: false,
+            large: false,
             blocked: false,
             refused,
             again: false,
@@ -334,7 +343,8 @@ impl Conn {
 
     fn read_and_look<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Filled> {
         let buf = std::mem::take(&mut cx.buf);
-        let (result, size) = (self.stream.read(buf), buf.len());
+        let size = if self.large { FIRST_READ } else { buf.len() };
+        let result = self.stream.read(&mut buf[..size]);
         let result = result.map(|arrived| Filled {
             arrived,
             all: arrived == size,
@@ -454,6 +464,7 @@ impl Conn {
                     }
                     // What comes after we have closed is of no interest to anybody.
                     if self.ending.is_none() {
+                        self.large = message.len() >= LARGE;
                         load.messages += 1;
                         load.bytes += message.len();
                         cx.batch.push_back(Event::Message(message));
