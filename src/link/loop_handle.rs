@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::outbox::{LatestKey, Segment};
+use super::queue::{LatestKey, Segment};
 use super::{Link, Shared};
 use crate::addr::RemoteAddr;
 use crate::config::Config;

@@ -15,6 +15,7 @@ mod event;
 mod inflow;
 mod loop_handle;
 mod outbox;
+mod queue;
 mod shared;
 mod spare;
 
@@ -33,8 +34,9 @@ use crate::worker::Mailbox;
 pub(crate) use event::{Event, Opening};
 pub(crate) use inflow::{Inflow, Load};
 pub(crate) use loop_handle::{Command, Inlet, Inline, LoopHandle, defer_wakes, wake_deferred};
-pub use outbox::LatestKey;
-pub(crate) use outbox::{Outbox, Segment};
+pub(crate) use outbox::Outbox;
+pub use queue::LatestKey;
+pub(crate) use queue::Segment;
 pub(crate) use shared::Shared;
 pub(crate) use spare::give as give_spare;
 

@@ -17,7 +17,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `conn` | reading, writing |
+//! | `conn` | reading |
+//! | `writing` | writing |
 //! | `opening` | the request, up to the handler's verdict |
 //! | `ending` | the closing handshake and all other ends |
 //! | `liveness` | deadlines: which is next, and what it does |
@@ -32,7 +33,7 @@ use super::opening::Opening;
 use super::outbound::Outbound;
 use super::upstream::Upstream;
 use crate::config::{Config, OverRate};
-use crate::link::{Event, Load, Outbox};
+use crate::link::{Event, Load};
 use crate::message::{Bytes, CloseCause, CloseCode, Message};
 use crate::net::Stream;
 use crate::peer::Peer;
@@ -56,9 +57,6 @@ const FIRST_READ: usize = 8 << 10;
 /// cache. Those to less wait for the end of the turn: a peer that is woken by the first of many small
 /// writes is awake for the others, and every wake-up less is a microsecond less.
 const FLUSH_NOW: usize = 4096;
-
-/// Times that the queue of one connection is refilled per flush.
-const REFILLS: usize = 8;
 
 /// What a connection uses of its loop while it is being served.
 pub(crate) struct Context<'a, U> {
@@ -122,9 +120,9 @@ pub(crate) struct Conn {
     /// The kernel may have more for us: set by events, cleared by a read that came up short.
     readable: bool,
     /// The peer's end of the stream, or an error, has been announced; a read will tell.
-    hung_up: bool,
+    pub(super) hung_up: bool,
     /// Reading waits for the handler to catch up.
-    paused: bool,
+    pub(super) paused: bool,
     /// The end of the stream has been read.
     pub(super) eof: bool,
     /// A ping is out, since `since`.
@@ -136,7 +134,7 @@ pub(crate) struct Conn {
     /// The last message was large, so the next may be.
     large: bool,
     /// The kernel's buffer is full; an event tells when it no longer is.
-    blocked: bool,
+    pub(super) blocked: bool,
     /// Over a limit when it was accepted: it is here only to be told so.
     refused: bool,
     /// There is work left that no event will announce.
@@ -157,31 +155,6 @@ pub(crate) struct Conn {
 /// are none.
 #[derive(Debug)]
 struct Rest(Box<[u8]>);
-
-/// What a flush came to.
-#[derive(Clone, Copy, Debug)]
-struct Flushed {
-    /// The kernel took something before it was full.
-    progress: bool,
-    /// The queue was stalled and is empty again.
-    drained: bool,
-    /// No more frames follow.
-    sealed: bool,
-    /// Bytes still queued.
-    queued: usize,
-}
-
-impl Flushed {
-    /// Nothing more than what the outbox says.
-    fn nothing(outbox: &Outbox) -> Self {
-        Self {
-            progress: false,
-            drained: false,
-            sealed: outbox.is_finished(),
-            queued: outbox.queued(),
-        }
-    }
-}
 
 /// What an event says of a socket.
 #[derive(Clone, Copy, Debug)]
@@ -522,125 +495,6 @@ impl Conn {
                 self.dirty = true;
             }
         }
-    }
-
-    // ---- writing ----
-
-    /// Whether the loop queued something that is not written yet.
-    pub(crate) fn is_dirty(&self) -> bool {
-        self.dirty
-    }
-
-    pub(crate) fn flush_if_dirty<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        if self.dirty {
-            self.flush(cx);
-        }
-    }
-
-    /// Writes what is queued until nothing is left or the kernel takes no more.
-    pub(crate) fn flush<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        self.dirty = false;
-        if self.gone || matches!(self.phase, Phase::Deciding) {
-            return;
-        }
-        let result = if self.blocked {
-            Ok(Flushed::nothing(&self.peer.link.outbox()))
-        } else if let Some(mut writing) = self.writing.take() {
-            let result = self.write_all(&mut writing);
-            if !writing.is_empty() {
-                self.writing = Some(writing);
-            }
-            result
-        } else {
-            let result = self.write_all(cx.out);
-            if !cx.out.is_empty() {
-                self.writing = Some(Box::new(std::mem::take(cx.out)));
-            }
-            result
-        };
-        match result {
-            Ok(flushed) => self.after_flush(flushed, cx),
-            Err(error) => self.fail_transport(&error, cx),
-        }
-    }
-
-    fn write_all(&mut self, out: &mut Outbound) -> io::Result<Flushed> {
-        let most = self.peer.link.handle.config.outbound_bytes / 4;
-        let mut written = 0;
-        let mut refills = 0;
-        let mut drained = false;
-        loop {
-            if out.is_empty() {
-                let pong = out.pong.take();
-                let mut outbox = self.peer.link.outbox();
-                drained |= outbox.written(std::mem::take(&mut written));
-                if let Some(payload) = pong {
-                    outbox.control(Opcode::Pong, &payload);
-                }
-                if !out.refill(&mut outbox, most) {
-                    return Ok(Flushed {
-                        drained,
-                        ..Flushed::nothing(&outbox)
-                    });
-                }
-                refills += 1;
-                if refills > REFILLS {
-                    (self.again, self.dirty) = (true, true);
-                    return Ok(Flushed::nothing(&outbox));
-                }
-            }
-            match out.write(&mut self.stream) {
-                Ok(n) => written += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked = true;
-                    self.rearm = true;
-                    let mut outbox = self.peer.link.outbox();
-                    outbox.written(written);
-                    outbox.stall();
-                    return Ok(Flushed {
-                        progress: written > 0,
-                        ..Flushed::nothing(&outbox)
-                    });
-                }
-                Err(error) => {
-                    self.peer.link.outbox().written(written);
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    fn after_flush<U: Upstream>(&mut self, flushed: Flushed, cx: &mut Context<'_, U>) {
-        if self.peer.link.is_congested() {
-            if flushed.progress || flushed.drained {
-                // While a peer is congested it is not read from: what it takes is its sign of life.
-                self.last_seen = Moment::at(cx.now);
-            }
-            if flushed.queued <= cx.config.outbound_bytes / 4 {
-                if self.peer.link.decongest() {
-                    cx.runnable.push(self.peer.clone());
-                }
-                self.again = true;
-            }
-        }
-        if matches!(self.phase, Phase::Lingering) && (flushed.progress || flushed.drained) {
-            // A slow reader gets all of a long answer.
-            self.since = Moment::at(cx.now);
-            self.rearm = true;
-        }
-        if flushed.drained && self.opened && !self.told {
-            cx.batch.push_back(Event::Writable);
-            self.deliver(cx);
-        }
-        self.after_flush_ending(flushed.sealed, cx);
-    }
-
-    /// Puts bytes in front of all that the outbox holds.
-    pub(super) fn write_first(&mut self, bytes: Vec<u8>) {
-        self.peer.link.outbox().count(bytes.len());
-        self.writing.get_or_insert_default().add(bytes);
-        self.dirty = true;
     }
 
     /// Ends the connection at once because the transport failed.

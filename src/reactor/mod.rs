@@ -16,6 +16,7 @@ mod outbound;
 mod slab;
 mod timer;
 mod upstream;
+mod writing;
 
 pub(crate) use event_loop::{Prepared, spawn};
 pub(crate) use upstream::Upstream;
