@@ -464,9 +464,7 @@ impl Streaming {
 }
 
 fn log_refusal(n: u32, error: &SendError) {
-    std::io::stderr()
-        .write_fmt(format_args!("message {n}: {error}\n"))
-        .unwrap();
+    eprintln!("message {n}: {error}");
 }
 
 impl framemill::Handler for Streaming {

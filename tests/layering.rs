@@ -74,9 +74,11 @@ fn arrows_go_down() {
                 _ if *to == from => continue,
                 Some(other) if other < own => {}
                 Some(other) => {
-                    drop(wrong.insert(format!("{file}, rank {own}: {to}, rank {other}")))
+                    wrong.insert(format!("{file}, rank {own}: {to}, rank {other}"));
                 }
-                None => drop(wrong.insert(format!("{file}: {to} has no rank"))),
+                None => {
+                    wrong.insert(format!("{file}: {to} has no rank"));
+                }
             }
             // What `mod.rs` passes on is to be had from there.
             let facade = files.get(&format!("{to}/mod.rs")).map_or("", |text| text);

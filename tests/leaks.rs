@@ -73,7 +73,7 @@ fn start(workers: usize) -> Running {
 /// One connection that ends in one of many ways.
 fn come_and_go(server: &Running, way: usize) {
     let addr = server.addr;
-    let mut asking = |path: &str| {
+    let asking = |path: &str| {
         let mut raw = Raw::connect(addr);
         raw.write(request(addr).replacen("/", path, 1).as_bytes());
         raw
