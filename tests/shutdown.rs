@@ -241,7 +241,7 @@ fn what_was_accepted_is_delivered() {
             for id in 0..SENDERS {
                 let (peers, senders, server) = (&peers, &senders, &server);
                 scope.spawn(move || {
-                    let mut open = vec![true; CLIENTS];
+                    let mut open = [true; CLIENTS];
                     for round in 0.. {
                         for n in 0..CLIENTS {
                             open[n] = open[n] && senders[n].send(id, &peers[n]);
