@@ -237,6 +237,7 @@ fn what_was_accepted_is_delivered() {
             .collect();
         let peers: Vec<Peer> = raws.iter().map(|_| seen.peer()).collect();
         let senders: Vec<Senders> = peers.iter().map(|_| Senders::new()).collect();
+        let mut received = Vec::new();
         thread::scope(|scope| {
             for id in 0..SENDERS {
                 let (peers, senders, server) = (&peers, &senders, &server);
@@ -271,19 +272,21 @@ fn what_was_accepted_is_delivered() {
                     (n, scope.spawn(move || Received::all(&mut raw)))
                 })
                 .collect();
-            for (n, received) in readers {
-                let received = received.join().unwrap();
-                assert_eq!(received.code, Some(1001));
-                let accepted = senders[n].accepted.iter();
-                let accepted: Vec<u32> = accepted.map(|n| n.load(Ordering::SeqCst)).collect();
-                assert_eq!(
-                    received.messages[..],
-                    accepted,
-                    "client {n}, broadcasting: {broadcasting}"
-                );
-            }
+            let all = readers.into_iter().map(|(n, r)| (n, r.join().unwrap()));
+            received.extend(all);
             assert!(shutdown.join().unwrap());
         });
+        // Only now have all senders counted their last.
+        for (n, received) in received {
+            assert_eq!(received.code, Some(1001));
+            let accepted = senders[n].accepted.iter();
+            let accepted: Vec<u32> = accepted.map(|n| n.load(Ordering::SeqCst)).collect();
+            assert_eq!(
+                received.messages[..],
+                accepted,
+                "client {n}, broadcasting: {broadcasting}"
+            );
+        }
         for _ in 0..CLIENTS {
             assert_eq!(seen.end().undelivered_bytes(), 0);
         }

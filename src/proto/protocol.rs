@@ -41,6 +41,8 @@ pub(crate) struct Protocol {
     role: Role,
     /// §5.5.1: after a close frame no more data follows; what comes all the same is ignored.
     closed: bool,
+    /// Frames seen, wrapping: a measure of work where bytes are none.
+    frames: u16,
     /// Longest message, assembled, in bytes.
     max_message: u32,
     /// What has begun and is not whole; `None` between messages.
@@ -83,6 +85,7 @@ impl Protocol {
         Self {
             role,
             closed: false,
+            frames: 0,
             max_message,
             partial: None,
         }
@@ -104,6 +107,7 @@ impl Protocol {
             let whole = header.len.saturating_add(u64::from(header.size)) <= input.len() as u64;
             if whole && header.fin && header.opcode != Opcode::Continuation {
                 self.check(&header)?;
+                self.frames = self.frames.wrapping_add(1);
                 let coming = input.len();
                 let (_, rest) = std::mem::take(input).split_at_mut(header.size as usize);
                 let (payload, rest) = rest.split_at_mut(header.len as usize);
@@ -147,6 +151,11 @@ impl Protocol {
             arrived,
             all: arrived == room,
         }))
+    }
+
+    /// Frames seen so far; only differences mean something.
+    pub(crate) fn frames(&self) -> u16 {
+        self.frames
     }
 
     /// Whether a large message is arriving, of which more should be read while it is in the cache.
@@ -253,6 +262,7 @@ impl Protocol {
                     return Ok(None);
                 };
                 self.check(&header)?;
+                self.frames = self.frames.wrapping_add(1);
                 self.begin(header);
             }
             if let Some(message) = self.payload(input, blocks)? {

@@ -53,6 +53,11 @@ const LARGE_BUDGET: usize = 1 << 20;
 const LARGE: usize = 32 << 10;
 const FIRST_READ: usize = 8 << 10;
 
+/// Frames of fewer bytes than this on average, header included, cost more than their bytes tell: ten
+/// peers that flood with them would make a turn long, so each is read less of.
+const TINY: usize = 16;
+const TINY_READ: usize = 8 << 10;
+
 /// Inline, replies to so many bytes are written at once, while they and their buffers are in the
 /// cache. Those to less wait for the end of the turn: a peer that is woken by the first of many small
 /// writes is awake for the others, and every wake-up less is a microsecond less.
@@ -131,8 +136,8 @@ pub(crate) struct Conn {
     pub(super) opened: bool,
     /// The handler was told the end.
     pub(super) told: bool,
-    /// The last message was large, so the next may be.
-    large: bool,
+    /// What the last read brought.
+    habit: Habit,
     /// The kernel's buffer is full; an event tells when it no longer is.
     pub(super) blocked: bool,
     /// Over a limit when it was accepted: it is here only to be told so.
@@ -155,6 +160,16 @@ pub(crate) struct Conn {
 /// are none.
 #[derive(Debug)]
 struct Rest(Box<[u8]>);
+
+/// What a connection brought last, and how much of it is therefore read at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Habit {
+    Usual,
+    /// A large message, so the next may be one.
+    Large,
+    /// A great many frames for few bytes.
+    Tiny,
+}
 
 /// What an event says of a socket.
 #[derive(Clone, Copy, Debug)]
@@ -191,7 +206,7 @@ impl Conn {
             pinged: false,
             opened: false,
             told: false,
-            large: false,
+            habit: Habit::Usual,
             blocked: false,
             refused,
             again: false,
@@ -316,7 +331,12 @@ impl Conn {
 
     fn read_and_look<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Filled> {
         let buf = std::mem::take(&mut cx.buf);
-        let size = if self.large { FIRST_READ } else { buf.len() };
+        let size = match self.habit {
+            Habit::Large => FIRST_READ,
+            Habit::Tiny => TINY_READ,
+            Habit::Usual => buf.len(),
+        };
+        let frames = self.protocol.frames();
         let result = self.stream.read(&mut buf[..size]);
         let result = result.map(|arrived| Filled {
             arrived,
@@ -325,6 +345,12 @@ impl Conn {
         let filled = self.note_read(result, cx);
         if let Some(filled) = filled {
             self.input(&mut buf[..filled.arrived], cx);
+            let frames = self.protocol.frames().wrapping_sub(frames) as usize;
+            if frames > filled.arrived / TINY {
+                self.habit = Habit::Tiny;
+            } else if self.habit == Habit::Tiny {
+                self.habit = Habit::Usual;
+            }
         }
         cx.buf = buf;
         filled
@@ -437,7 +463,11 @@ impl Conn {
                     }
                     // What comes after we have closed is of no interest to anybody.
                     if self.ending.is_none() {
-                        self.large = message.len() >= LARGE;
+                        self.habit = if message.len() >= LARGE {
+                            Habit::Large
+                        } else {
+                            Habit::Usual
+                        };
                         load.messages += 1;
                         load.bytes += message.len();
                         cx.batch.push_back(Event::Message(message));
