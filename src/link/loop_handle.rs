@@ -195,10 +195,14 @@ impl LoopHandle {
             Some(command)
         });
         if let Some(command) = command {
-            // Fails only when the loop has ended, and all its connections with it.
-            let _ = self.commands.send(command);
-            self.wake();
+            self.put_in(command);
         }
+    }
+
+    fn put_in(self: &Arc<Self>, command: Command) {
+        // Fails only when the loop has ended, and all its connections with it.
+        let _ = self.commands.send(command);
+        self.wake();
     }
 
     /// Asks the loop to look at an outbox.
@@ -241,7 +245,9 @@ impl LoopHandle {
     /// broadcasts arrives in the order of its calls.
     pub(crate) fn ordered(self: &Arc<Self>, command: Command) {
         self.issued.fetch_add(1, Ordering::SeqCst);
-        self.command(command);
+        // Through the channel even from the loop itself: its own commands would overtake what other
+        // threads put in before.
+        self.put_in(command);
     }
 
     /// Whether ordered commands are on their way.
