@@ -632,7 +632,8 @@ fn asks_without_reading(workers: usize, size: usize, total: usize) {
         let written = go
             .recv_timeout(WAIT)
             .expect("the server slows the client down");
-        assert!(written < 20 << 20, "{written} bytes were taken");
+        // The kernel holds most of it: some 6 MB for each receiver, 4 MB for each sender.
+        assert!(written < 40 << 20, "{written} bytes were taken");
         let header = if size < 126 {
             2
         } else if size < 65536 {

@@ -242,7 +242,20 @@ impl Link {
         !self.is_congested() && self.unpark()
     }
 
-    /// The loop drained the queue. `true`: the mailbox was parked and runs again.
+    /// The loop has written: no longer congested if at most `low` bytes are left. `Some(true)`: the
+    /// mailbox was parked and runs again.
+    pub(crate) fn decongest_below(&self, low: usize) -> Option<bool> {
+        // Under the lock, as whoever fills the queue sets the flag under it.
+        let outbox = self.outbox();
+        if outbox.queued() > low {
+            return None;
+        }
+        self.congested.store(false, Ordering::SeqCst);
+        drop(outbox);
+        Some(self.unpark())
+    }
+
+    /// Nothing more is sent, so nothing waits for room. `true`: the mailbox was parked and runs again.
     pub(crate) fn decongest(&self) -> bool {
         self.congested.store(false, Ordering::SeqCst);
         self.unpark()

@@ -267,6 +267,9 @@ impl Outbox {
 
     /// Queues the close frame.
     pub(crate) fn say_goodbye(&mut self) {
+        if self.dead {
+            return;
+        }
         let Some(mut goodbye) = self.goodbye.take_if(|goodbye| goodbye.size == 0) else {
             return;
         };

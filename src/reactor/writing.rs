@@ -21,8 +21,6 @@ struct Flushed {
     drained: bool,
     /// No more frames follow.
     sealed: bool,
-    /// Bytes still queued.
-    queued: usize,
 }
 
 impl Flushed {
@@ -32,7 +30,6 @@ impl Flushed {
             progress: false,
             drained: false,
             sealed: outbox.is_finished(),
-            queued: outbox.queued(),
         }
     }
 }
@@ -129,8 +126,9 @@ impl Conn {
                 // While a peer is congested it is not read from: what it takes is its sign of life.
                 self.last_seen = Moment::at(cx.now);
             }
-            if flushed.queued <= cx.config.outbound_bytes / 4 {
-                if self.peer.link.decongest() {
+            let low = cx.config.outbound_bytes / 4;
+            if let Some(unparked) = self.peer.link.decongest_below(low) {
+                if unparked {
                     cx.runnable.push(self.peer.clone());
                 }
                 self.again = true;
