@@ -58,9 +58,9 @@ impl From<io::Error> for Error {
 pub enum Sent {
     /// Queued; the loop writes it at its next turn.
     Queued,
-    /// Queued behind earlier messages that the kernel has not taken yet: the peer reads more slowly
-    /// than it is sent. [`Handler::writable`](crate::Handler::writable) is called once the queue is
-    /// empty again.
+    /// Queued, but the peer reads more slowly than it is sent: the kernel's buffer is full, or more
+    /// than half of the outbound limit waits. [`Handler::writable`](crate::Handler::writable) is
+    /// called once the queue is empty again; whoever sends no more until then stays within the limit.
     Congested,
 }
 
