@@ -126,6 +126,7 @@ impl Protocol {
     /// Memory still follows what has arrived, so this begins with the second [`DIRECT`] bytes.
     pub(crate) fn fill<E>(
         &mut self,
+        most: usize,
         read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Option<Result<Filled, E>> {
         if !self.is_in_large_message() {
@@ -141,7 +142,7 @@ impl Protocol {
         }
         let start = message.bytes.len();
         // At most doubled, unless the memory is there anyway.
-        let room = missing.min(start.max(message.bytes.ready()));
+        let room = missing.min(start.max(message.bytes.ready())).min(most);
         let result = read(message.bytes.place(room));
         let arrived = *result.as_ref().unwrap_or(&0);
         message.bytes.advance(arrived);
@@ -383,7 +384,14 @@ impl Assembly {
         let start = self.bytes.len();
         if self.bytes.spare() < piece.len() {
             let frame_left = header.len as usize - offset;
-            let room = piece.len().max(start).min(frame_left);
+            let double = piece.len().max(start);
+            // Only the last frame tells how much is still to come. To give each of many tiny ones
+            // just what it needs would be to move the message for every byte.
+            let room = if header.fin {
+                double.min(frame_left)
+            } else {
+                double
+            };
             if start == 0 {
                 self.bytes = blocks.buffer(room, frame_left);
             } else {

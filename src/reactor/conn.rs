@@ -47,6 +47,10 @@ const INLINE_MESSAGES: usize = 256;
 /// beats reading a little of each, and even this takes well under a millisecond.
 const LARGE_BUDGET: usize = 1 << 20;
 
+/// Bytes that all connections together may bring per turn before each gets no more than its share.
+pub(super) const TURN_BUDGET: usize = 4 << 20;
+const SHARE: usize = 64 << 10;
+
 /// From this size on a message is expected to be followed by others like it: then only so much is
 /// read into the loop's buffer as is needed to see the next one begin, and the rest goes directly to
 /// its place.
@@ -80,6 +84,8 @@ pub(crate) struct Context<'a, U> {
     pub(crate) out: &'a mut Outbound,
     /// Links that the turn made runnable.
     pub(crate) runnable: &'a mut Vec<Peer>,
+    /// Bytes that may be read this turn before connections get just their share.
+    pub(crate) large_left: &'a mut usize,
     /// No new connections and requests: the server is being shut down.
     pub(crate) stopping: bool,
 }
@@ -258,7 +264,8 @@ impl Conn {
         if news.writable && std::mem::take(&mut self.blocked) {
             self.flush(cx);
         }
-        if self.readable {
+        // On the list of those to go on, it has its turn already.
+        if self.readable && !self.listed {
             self.advance(cx);
         }
     }
@@ -308,9 +315,12 @@ impl Conn {
 
     /// One read; several in the middle of a large message.
     fn read<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        let mut budget = LARGE_BUDGET;
+        let mut budget = LARGE_BUDGET.min(*cx.large_left);
         loop {
-            let filled = match self.protocol.fill(|place| self.stream.read(place)) {
+            let filled = match self
+                .protocol
+                .fill(budget.max(SHARE), |place| self.stream.read(place))
+            {
                 Some(result) => {
                     let filled = self.note_read(result, cx);
                     if filled.is_some() {
@@ -322,6 +332,7 @@ impl Conn {
             };
             let Some(filled) = filled else { return };
             budget = budget.saturating_sub(filled.arrived);
+            *cx.large_left = cx.large_left.saturating_sub(filled.arrived);
             let more = filled.all && budget > 0 && self.protocol.is_in_large_message();
             if !more || self.gone || self.waits(cx) {
                 return;

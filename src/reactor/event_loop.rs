@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 
 use super::acceptor::{self, Acceptor};
-use super::conn::{Conn, Context, News};
+use super::conn::{Conn, Context, News, TURN_BUDGET};
 use super::opening::Opening;
 use super::outbound::Outbound;
 use super::slab::Slab;
@@ -111,6 +111,7 @@ pub(crate) struct EventLoop<U> {
     /// Connections to be removed; may name one twice.
     gone: Vec<Key>,
     runnable: Vec<Peer>,
+    large_left: usize,
     /// Work was given away a moment ago.
     nap: bool,
     stopping: Option<Stopping>,
@@ -155,6 +156,7 @@ impl<U: Upstream> EventLoop<U> {
             touched: Vec::new(),
             gone: Vec::new(),
             runnable: Vec::new(),
+            large_left: 0,
             nap: false,
             stopping: None,
             tools: Tools {
@@ -179,6 +181,7 @@ impl<U: Upstream> EventLoop<U> {
             self.end_all();
             return false;
         }
+        self.large_left = TURN_BUDGET;
         self.sockets();
         self.accept();
         self.commands();
@@ -390,6 +393,7 @@ impl<U: Upstream> EventLoop<U> {
             batch: &mut self.tools.batch,
             out: &mut self.tools.out,
             runnable: &mut self.runnable,
+            large_left: &mut self.large_left,
             stopping: self.stopping.is_some(),
         };
         act(conn, &mut cx);

@@ -291,7 +291,7 @@ impl Server {
 /// Settings that make no sense, said before anything starts.
 fn check(config: &Config) -> Result<()> {
     // Counters of bytes are 32 bits wide and their differences must not wrap.
-    let widest = u32::MAX as usize / 4;
+    let widest = 1 << 30;
     let wrong = [
         (config.loops == 0, "at least one loop"),
         (config.loops > PeerId::MAX_LOOPS, "at most 256 loops"),

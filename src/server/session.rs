@@ -116,14 +116,15 @@ impl<H: Handler> Engine<H> {
     fn open(&self, peer: &Peer, opening: &Opening) -> Option<Box<dyn Any + Send>> {
         let link = &peer.link;
         let request = &opening.request;
-        let verdict = catch_unwind(AssertUnwindSafe(|| self.handler.open(request, peer)))
-            .unwrap_or_else(|_| {
-                log::error!("{}: the handler panicked in open", link.id);
-                Err(StatusCode::INTERNAL_SERVER_ERROR.into())
-            });
-        let accepted = verdict.and_then(|accept| {
+        // A session that can't be used is dropped in here too, and its `Drop` is user code.
+        let decide = AssertUnwindSafe(|| {
+            let accept = self.handler.open(request, peer)?;
             let head = accept_head(link, opening, &accept).map_err(Response::from)?;
             Ok((head, accept.session))
+        });
+        let accepted = catch_unwind(decide).unwrap_or_else(|_| {
+            log::error!("{}: the handler panicked in open", link.id);
+            Err(StatusCode::INTERNAL_SERVER_ERROR.into())
         });
         match accepted {
             Ok((head, session)) => {
