@@ -28,5 +28,5 @@ mod utf8;
 
 pub(crate) use close::{Violation, may_travel, truncate_reason};
 pub(crate) use frame::{MAX_HEADER, Opcode, encode, encode_header};
-pub(crate) use payload::Blocks;
+pub(crate) use payload::{Blocks, ReadBuffer};
 pub(crate) use protocol::{Filled, Protocol, Role};

@@ -51,60 +51,100 @@ impl Home {
     }
 }
 
+/// Where in a page large reads begin.
+///
+/// Sockets keep what arrives in whole pages, and the allocator gives large memory in whole pages, so
+/// a copy from the one to the other would go from and to nearly the same place of a page. There,
+/// processors with fast `rep movsb` (AMD since Zen 3) are 16 times slower if the target is 1 to 15
+/// bytes further on, as they take the two for overlapping. Half a page is as far from it as can be.
+/// Measured with 1 MiB messages: a third less processor time for the whole echo.
+const STAGGER: usize = 2048;
+/// Messages from this size on are staggered.
+const STAGGERED: usize = 32 << 10;
+/// Large memory of the usual allocators begins so many bytes into a page.
+const ALLOCATOR: usize = 16;
+
+/// The buffer that a loop reads into.
+#[derive(Debug)]
+pub(crate) struct ReadBuffer {
+    memory: Vec<u8>,
+    start: usize,
+    size: usize,
+}
+
+impl ReadBuffer {
+    pub(crate) fn new(size: usize) -> Self {
+        const PAGE: usize = 4096;
+        let memory = vec![0; size + PAGE];
+        let start = (STAGGER + PAGE - memory.as_ptr() as usize % PAGE) % PAGE;
+        Self {
+            memory,
+            start,
+            size,
+        }
+    }
+
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..][..self.size]
+    }
+}
+
 /// Memory for one large message. Bytes once written stay initialised when the buffer is used again,
 /// so that reading into it needs no clearing.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
-    /// All of it initialised; `filled <= bytes.len()`.
+    /// All of it initialised.
     bytes: Vec<u8>,
-    filled: usize,
+    /// The message is `bytes[start..end]`; `start <= end <= bytes.len()`.
+    start: usize,
+    end: usize,
 }
 
 impl Buffer {
     pub(crate) fn len(&self) -> usize {
-        self.filled
+        self.end - self.start
     }
 
     /// Initialised memory that is there already.
     pub(crate) fn ready(&self) -> usize {
-        self.bytes.len() - self.filled
+        self.bytes.len() - self.end
     }
 
     /// What can be added without allocating.
     pub(crate) fn spare(&self) -> usize {
-        self.bytes.capacity() - self.filled
+        self.bytes.capacity() - self.end
     }
 
     pub(crate) fn reserve(&mut self, room: usize) {
-        let beyond = (self.filled + room).saturating_sub(self.bytes.len());
+        let beyond = (self.end + room).saturating_sub(self.bytes.len());
         self.bytes.reserve_exact(beyond);
     }
 
     pub(crate) fn extend(&mut self, piece: &[u8]) {
-        let over = (self.bytes.len() - self.filled).min(piece.len());
-        let (known, new) = piece.split_at(over);
-        self.bytes[self.filled..self.filled + over].copy_from_slice(known);
+        let (known, new) = piece.split_at(self.ready().min(piece.len()));
+        self.bytes[self.end..self.end + known.len()].copy_from_slice(known);
         self.bytes.extend_from_slice(new);
-        self.filled += piece.len();
+        self.end += piece.len();
     }
 
     /// A place for `room` bytes behind what is there; [`advance`](Self::advance) tells how many of
     /// them count.
     pub(crate) fn place(&mut self, room: usize) -> &mut [u8] {
-        let end = self.filled + room;
+        let end = self.end + room;
         if self.bytes.len() < end {
             self.bytes.resize(end, 0);
         }
-        &mut self.bytes[self.filled..end]
+        &mut self.bytes[self.end..end]
     }
 
     pub(crate) fn advance(&mut self, arrived: usize) {
-        debug_assert!(self.filled + arrived <= self.bytes.len());
-        self.filled += arrived;
+        debug_assert!(self.end + arrived <= self.bytes.len());
+        self.end += arrived;
     }
 
-    pub(crate) fn from(&mut self, start: usize) -> &mut [u8] {
-        &mut self.bytes[start..self.filled]
+    /// What is there from the `from`th byte of the message on.
+    pub(crate) fn from(&mut self, from: usize) -> &mut [u8] {
+        &mut self.bytes[self.start + from..self.end]
     }
 }
 
@@ -116,7 +156,7 @@ struct Lent {
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
-        &self.buffer.bytes[..self.buffer.filled]
+        &self.buffer.bytes[self.buffer.start..self.buffer.end]
     }
 }
 
@@ -172,7 +212,13 @@ impl Blocks {
     /// An empty buffer for a message of perhaps `expected` bytes, of which `len` have arrived: one
     /// used before, if it suits the whole, or else a new one for what has arrived.
     pub(crate) fn buffer(&mut self, len: usize, expected: usize) -> Buffer {
-        let suits = |buffer: &Vec<u8>| (expected..=2 * expected + BLOCK).contains(&buffer.len());
+        let start = if expected < STAGGERED {
+            0
+        } else {
+            STAGGER - ALLOCATOR
+        };
+        let most = start + 2 * expected + BLOCK;
+        let suits = |buffer: &Vec<u8>| (start + expected..=most).contains(&buffer.len());
         let mut spare = self.home.open();
         let bytes = match spare.buffers.iter().rposition(suits) {
             Some(place) => {
@@ -180,9 +226,15 @@ impl Blocks {
                 spare.bytes -= bytes.len();
                 bytes
             }
-            None => Vec::with_capacity(len),
+            None => Vec::with_capacity(start + len),
         };
-        Buffer { bytes, filled: 0 }
+        let mut buffer = Buffer {
+            bytes,
+            start,
+            end: start,
+        };
+        buffer.place(0);
+        buffer
     }
 
     /// Makes a message of what is in `buffer`.

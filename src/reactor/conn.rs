@@ -44,12 +44,13 @@ use crate::proto::{Blocks, Filled, Opcode, Protocol, Role};
 const INLINE_MESSAGES: usize = 256;
 
 /// Bytes of a large message that are read per turn: finishing one message while it is in the cache
-/// beats reading a little of each, and even this takes well under a millisecond.
-const LARGE_BUDGET: usize = 1 << 20;
+/// beats reading a little of each, and even this takes well under a millisecond. A little more than
+/// the default limit of a message, so that the longest of those is read in one go.
+const LARGE_BUDGET: usize = (1 << 20) + (64 << 10);
 
-/// Bytes that all connections together may bring per turn before each gets no more than its share.
+/// Bytes that all connections together may bring per turn before those that bring large messages wait
+/// for the next, in the order they came.
 pub(super) const TURN_BUDGET: usize = 4 << 20;
-const SHARE: usize = 64 << 10;
 
 /// From this size on a message is expected to be followed by others like it: then only so much is
 /// read into the loop's buffer as is needed to see the next one begin, and the rest goes directly to
@@ -283,6 +284,11 @@ impl Conn {
         if self.gone || self.waits(cx) {
             return;
         }
+        if *cx.large_left == 0 && self.brings_large() {
+            // Its turn comes: a whole message later costs less than pieces of many now.
+            self.again = true;
+            return;
+        }
         if let Some(mut rest) = self.rest.take() {
             self.input(&mut rest.0, cx);
         } else if self.readable && !self.eof {
@@ -305,6 +311,11 @@ impl Conn {
         }
     }
 
+    /// What comes next is probably a large message, or more of one.
+    fn brings_large(&self) -> bool {
+        self.habit == Habit::Large || self.protocol.is_in_large_message()
+    }
+
     /// The peer has used up its allowance of messages.
     fn is_over_rate(&self, now: u64) -> bool {
         match &self.phase {
@@ -315,11 +326,11 @@ impl Conn {
 
     /// One read; several in the middle of a large message.
     fn read<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        let mut budget = LARGE_BUDGET.min(*cx.large_left);
+        let mut budget = LARGE_BUDGET;
         loop {
             let filled = match self
                 .protocol
-                .fill(budget.max(SHARE), |place| self.stream.read(place))
+                .fill(budget.min(256 << 10), |place| self.stream.read(place))
             {
                 Some(result) => {
                     let filled = self.note_read(result, cx);

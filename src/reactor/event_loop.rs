@@ -24,7 +24,7 @@ use crate::link::{Command, Event, Inlet, Link, LoopHandle, Segment, Shared};
 use crate::message::{CloseCause, CloseCode};
 use crate::net::{Listener, Stream};
 use crate::peer::Peer;
-use crate::proto::Blocks;
+use crate::proto::{Blocks, ReadBuffer};
 
 /// The read buffer of a loop. A read that fills it is cut short for the turn, so it is also the
 /// bytes that one connection may bring per turn.
@@ -120,7 +120,7 @@ pub(crate) struct EventLoop<U> {
 
 /// What connections use while they are served.
 struct Tools {
-    buf: Box<[u8]>,
+    buf: ReadBuffer,
     blocks: Blocks,
     batch: VecDeque<Event>,
     out: Outbound,
@@ -160,7 +160,7 @@ impl<U: Upstream> EventLoop<U> {
             nap: false,
             stopping: None,
             tools: Tools {
-                buf: vec![0; READ_BUFFER].into(),
+                buf: ReadBuffer::new(READ_BUFFER),
                 blocks,
                 batch: VecDeque::new(),
                 out: Outbound::default(),
@@ -182,11 +182,11 @@ impl<U: Upstream> EventLoop<U> {
             return false;
         }
         self.large_left = TURN_BUDGET;
+        self.go_on();
         self.sockets();
         self.accept();
         self.commands();
         self.timers();
-        self.go_on();
         self.flush();
         self.stop();
         self.pass_on(0);
@@ -304,13 +304,20 @@ impl<U: Upstream> EventLoop<U> {
         }
     }
 
+    /// First those that were cut short: they have waited longer than whoever has news.
     fn go_on(&mut self) {
+        let mut served = 0;
         for key in std::mem::take(&mut self.again) {
             self.serve(key, |conn, cx| {
                 conn.listed = false;
                 conn.advance(cx);
             });
+            if self.large_left > 0 {
+                served = self.again.len();
+            }
         }
+        // Those that found the turn's budget used up go before those that used it.
+        self.again.rotate_left(served);
     }
 
     /// One write for each connection that was sent something.
@@ -388,7 +395,7 @@ impl<U: Upstream> EventLoop<U> {
             config: &self.handle.config,
             start: self.start,
             now: self.now,
-            buf: &mut self.tools.buf,
+            buf: self.tools.buf.bytes(),
             blocks: &mut self.tools.blocks,
             batch: &mut self.tools.batch,
             out: &mut self.tools.out,
