@@ -38,7 +38,7 @@ pub(crate) use outbox::Outbox;
 pub use queue::LatestKey;
 pub(crate) use queue::Segment;
 pub(crate) use shared::Shared;
-pub(crate) use spare::give as give_spare;
+pub(crate) use spare::{give_batch, give_buffer, release as release_spare, take_batch};
 
 /// The state of one connection that more than one thread sees.
 pub(crate) struct Link {

@@ -79,7 +79,7 @@ impl Outbox {
             && config.overflow != Overflow::DropOldest;
         if plain {
             if self.buf.capacity() == 0 {
-                self.buf = spare::take();
+                self.buf = spare::take_buffer();
             }
             let before = self.buf.len();
             encode(opcode, payload, None, &mut self.buf);
@@ -450,7 +450,7 @@ impl Outbox {
             Some(queue) => queue.small(),
             None => {
                 if self.buf.capacity() == 0 {
-                    self.buf = spare::take();
+                    self.buf = spare::take_buffer();
                 }
                 &mut self.buf
             }

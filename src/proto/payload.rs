@@ -18,6 +18,8 @@ use bytes::{Bytes, BytesMut};
 
 /// The most memory that small messages share.
 const BLOCK: usize = 4096;
+/// Bytes of a frame that are not payload, at most.
+const FRAME: usize = 14;
 /// Messages over this size don't share.
 const SHARE_MAX: usize = 1024;
 /// Large buffers that wait to be used again, in bytes; released when the loop has been idle.
@@ -189,6 +191,10 @@ impl Blocks {
             let mut buffer = self.buffer(payload.len(), payload.len());
             buffer.extend(payload);
             return self.hand_out(buffer);
+        }
+        if !self.reused && payload.len() + FRAME >= coming {
+            // Nobody to share with.
+            return Bytes::copy_from_slice(payload);
         }
         if self.block.capacity() < payload.len() {
             self.renew(payload.len(), coming);

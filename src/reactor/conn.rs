@@ -33,7 +33,7 @@ use super::opening::Opening;
 use super::outbound::Outbound;
 use super::upstream::Upstream;
 use crate::config::{Config, OverRate};
-use crate::link::{Event, Load};
+use crate::link::{self, Event, Load};
 use crate::message::{Bytes, CloseCause, CloseCode, Message};
 use crate::net::Stream;
 use crate::peer::Peer;
@@ -535,8 +535,12 @@ impl Conn {
         if cx.upstream.deliver(&self.peer, cx.batch) {
             cx.runnable.push(self.peer.clone());
         }
-        // Inline, the replies are there already.
-        self.dirty |= cx.upstream.is_inline();
+        if cx.upstream.is_inline() {
+            // The replies are there already.
+            self.dirty = true;
+        } else if cx.batch.capacity() == 0 {
+            *cx.batch = link::take_batch();
+        }
     }
 
     fn pong(&mut self, payload: Bytes) {

@@ -20,7 +20,7 @@ use super::timer::Wheel;
 use super::upstream::Upstream;
 use crate::addr::RemoteAddr;
 use crate::id::{Key, PeerId};
-use crate::link::{Command, Event, Inlet, Link, LoopHandle, Segment, Shared};
+use crate::link::{self, Command, Event, Inlet, Link, LoopHandle, Segment, Shared};
 use crate::message::{CloseCause, CloseCode};
 use crate::net::{Listener, Stream};
 use crate::peer::Peer;
@@ -217,7 +217,10 @@ impl<U: Upstream> EventLoop<U> {
             // It was quiet for as long as it took.
             match timeout {
                 Some(NAP) => self.nap = false,
-                Some(TIDY) => self.tools.blocks.release(),
+                Some(TIDY) => {
+                    self.tools.blocks.release();
+                    link::release_spare();
+                }
                 _ => {}
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
-use crate::link::{Outbox, Segment, give_spare};
+use crate::link::{Outbox, Segment, give_buffer};
 use crate::message::Bytes;
 use crate::net::Stream;
 
@@ -86,7 +86,7 @@ impl Outbound {
                 return;
             }
             self.at -= self.head.len();
-            give_spare(std::mem::take(&mut self.head));
+            give_buffer(std::mem::take(&mut self.head));
         }
         while let Some(segment) = self.segments.front() {
             if self.at < segment.len() {
@@ -94,7 +94,7 @@ impl Outbound {
             }
             self.at -= segment.len();
             if let Some(Segment::Small(bytes)) = self.segments.pop_front() {
-                give_spare(bytes);
+                give_buffer(bytes);
             }
         }
         debug_assert_eq!(self.at, 0);

@@ -10,7 +10,9 @@ use http::{Method, StatusCode};
 use super::handler::{Accept, Handler};
 use crate::config::Config;
 use crate::http::{Request, Response};
-use crate::link::{Command, Event, Inline, Link, Load, Opening, defer_wakes, lock, wake_deferred};
+use crate::link::{
+    Command, Event, Inline, Link, Load, Opening, defer_wakes, give_batch, lock, wake_deferred,
+};
 use crate::message::{CloseCause, CloseCode, CloseReason};
 use crate::peer::Peer;
 use crate::proto::handshake::{accept_response, choose_subprotocol};
@@ -238,7 +240,10 @@ impl<H: Handler> Work<Peer> for Engine<H> {
     fn run(&self, peer: &Peer) -> bool {
         let mut events = peer.link.take_inbox();
         match self.run_events(peer, &mut events) {
-            Run::Done => peer.link.finish_run(),
+            Run::Done => {
+                give_batch(events);
+                peer.link.finish_run()
+            }
             Run::Congested => peer.link.park(events),
         }
     }
