@@ -22,6 +22,32 @@ pub enum Overflow {
     DropOldest,
 }
 
+/// Whether one message is compressed, where permessage-deflate was agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Compress {
+    /// From the threshold of the settings on. What [`Peer::send`](crate::Peer::send) does.
+    #[default]
+    Auto,
+    /// However short it is.
+    Always,
+    /// Not at all: it is compressed already, or holds a secret beside text that someone else chose
+    /// (the length of what comes out tells about both; CRIME, BREACH).
+    Never,
+}
+
+impl Compress {
+    /// Whether to look into what the connection agreed on.
+    #[cfg(feature = "deflate")]
+    #[inline]
+    pub(crate) fn wants(self, len: usize, config: &Config) -> bool {
+        match (self, &config.deflate) {
+            (_, None) | (Self::Never, _) => false,
+            (Self::Always, Some(_)) => true,
+            (Self::Auto, Some(deflate)) => len >= deflate.threshold,
+        }
+    }
+}
+
 /// Which origins a browser page may come from to open a WebSocket here.
 ///
 /// Browsers send cookies along with any page's handshake, so a server that trusts cookies and does
@@ -113,6 +139,8 @@ pub(crate) struct Config {
     pub(crate) message_rate: Option<MessageRate>,
     pub(crate) nodelay: bool,
     pub(crate) origin: Origin,
+    #[cfg(feature = "deflate")]
+    pub(crate) deflate: Option<Deflate>,
 }
 
 impl Default for Config {
@@ -137,6 +165,8 @@ impl Default for Config {
             message_rate: None,
             nodelay: true,
             origin: Origin::SameHost,
+            #[cfg(feature = "deflate")]
+            deflate: None,
         }
     }
 }

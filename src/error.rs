@@ -78,6 +78,16 @@ pub enum SendError {
 }
 
 impl SendError {
+    /// The same refusal of the message that the refused one was made of.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn about(self, message: Message) -> Self {
+        match self {
+            Self::Closed(_) => Self::Closed(message),
+            Self::Full(_) => Self::Full(message),
+            Self::Invalid(_) => Self::Invalid(message),
+        }
+    }
+
     /// The message that was not sent.
     pub fn into_message(self) -> Message {
         match self {

@@ -40,7 +40,7 @@ mod server;
 mod worker;
 
 pub use self::addr::RemoteAddr;
-pub use self::config::{MessageRate, Origin, OverRate, Overflow};
+pub use self::config::{Compress, MessageRate, Origin, OverRate, Overflow};
 pub use self::error::{Error, Result, SendError, Sent};
 pub use self::http::{Request, Response};
 pub use self::id::PeerId;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::RemoteAddr;
+use crate::config::Compress;
 use crate::error::{SendError, Sent};
 use crate::id::PeerId;
 use crate::link::{LatestKey, Link};
@@ -39,7 +40,7 @@ impl Peer {
     /// [`Overflow::DropNewest`](crate::Overflow::DropNewest) is in force, or if it is nothing that can
     /// be sent (a raw frame, a control frame over 125 bytes, a close code that may not travel).
     pub fn send(&self, message: impl Into<Message>) -> Result<Sent, SendError> {
-        self.link.send(message.into(), None)
+        self.link.send(message.into(), None, Compress::Auto)
     }
 
     /// Sends a message of which only the latest matters: if an earlier one with the same key has
@@ -56,7 +57,21 @@ impl Peer {
         key: impl Into<LatestKey>,
         message: impl Into<Message>,
     ) -> Result<Sent, SendError> {
-        self.link.send(message.into(), Some(key.into()))
+        self.link
+            .send(message.into(), Some(key.into()), Compress::Auto)
+    }
+
+    /// The same as [`send`](Self::send), with a word on compression: whether this one message is
+    /// compressed, whatever its length. Without permessage-deflate there is no difference.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn send_with(
+        &self,
+        message: impl Into<Message>,
+        compress: Compress,
+    ) -> Result<Sent, SendError> {
+        self.link.send(message.into(), None, compress)
     }
 
     /// Begins the closing handshake (RFC 6455 §7.1.2), behind everything that was sent. The

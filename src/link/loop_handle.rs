@@ -21,8 +21,8 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::queue::{LatestKey, Segment};
-use super::{Link, Shared};
+use super::queue::LatestKey;
+use super::{Link, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
@@ -52,7 +52,7 @@ pub(crate) enum Command {
     /// The same for the close frame.
     Close(Arc<Link>),
     /// One message for every open connection of the loop.
-    Broadcast(Segment, Permit),
+    Broadcast(Arc<SharedFrame>, Permit),
     /// Close all connections and end the loop, by this time at the latest.
     Shutdown(Instant),
 }
@@ -259,7 +259,7 @@ impl LoopHandle {
     /// Sends one message to every open connection of the loop, after everything that this thread
     /// sent before. Waits while too many broadcasts are on their way, unless this thread is a loop
     /// itself: two loops that wait for each other would wait for ever.
-    pub(crate) fn broadcast(self: &Arc<Self>, frame: Segment) {
+    pub(crate) fn broadcast(self: &Arc<Self>, frame: Arc<SharedFrame>) {
         let permit = if THREAD.with(|thread| thread.own_loop.get() != 0) {
             self.permits.try_send(()).is_ok()
         } else {

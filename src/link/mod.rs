@@ -11,12 +11,15 @@
 //!
 //! A connection that is silent holds no buffers here at all.
 
+#[cfg(feature = "deflate")]
+mod deflate;
 mod event;
 mod inflow;
 mod loop_handle;
 mod outbox;
 mod queue;
 mod shared;
+mod shared_frame;
 mod spare;
 
 use std::any::Any;
@@ -25,12 +28,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::addr::{PackedAddr, RemoteAddr};
+use crate::config::Compress;
+#[cfg(feature = "deflate")]
+use crate::config::Overflow;
 use crate::error::{SendError, Sent};
 use crate::id::PeerId;
 use crate::message::{CloseCause, CloseCode, Message, Utf8Bytes};
 use crate::proto::may_travel;
 use crate::worker::Mailbox;
 
+#[cfg(feature = "deflate")]
+pub(crate) use deflate::Compression;
 pub(crate) use event::{Event, Opening};
 pub(crate) use inflow::{Inflow, Load};
 pub(crate) use loop_handle::{Command, Inlet, Inline, LoopHandle, defer_wakes, wake_deferred};
@@ -38,6 +46,7 @@ pub(crate) use outbox::Outbox;
 pub use queue::LatestKey;
 pub(crate) use queue::Segment;
 pub(crate) use shared::Shared;
+pub(crate) use shared_frame::SharedFrame;
 pub(crate) use spare::{give_batch, give_buffer, release as release_spare, take_batch};
 
 /// The state of one connection that more than one thread sees.
@@ -56,12 +65,19 @@ pub(crate) struct Link {
     latency_us: AtomicU32,
     /// The user's session, type-erased so that a `Peer` needs no type parameter.
     pub(crate) session: Mutex<Option<Box<dyn Any + Send>>>,
-    subprotocol: OnceLock<Box<Name>>,
+    /// Set once, when the connection opens.
+    agreement: OnceLock<Box<Agreement>>,
     remote: PackedAddr,
 }
 
-/// The subprotocol, behind a pointer of one word as most connections have none.
-struct Name(Box<str>);
+/// What the two sides agreed on in the opening handshake, beyond the protocol itself; most
+/// connections have nothing of the kind.
+#[derive(Default)]
+pub(crate) struct Agreement {
+    pub(crate) subprotocol: Option<Box<str>>,
+    #[cfg(feature = "deflate")]
+    pub(crate) compression: Option<Compression>,
+}
 
 /// A panic while a lock is held would be a bug of ours, not a reason to stop serving others: the
 /// data are plain counters and queues.
@@ -70,18 +86,24 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Link {
-    pub(crate) fn new(id: PeerId, remote: RemoteAddr, handle: Arc<LoopHandle>) -> Self {
+    /// `masked`: we are the client.
+    pub(crate) fn new(
+        id: PeerId,
+        remote: RemoteAddr,
+        handle: Arc<LoopHandle>,
+        masked: bool,
+    ) -> Self {
         Self {
             id,
             handle,
-            outbox: Mutex::default(),
+            outbox: Mutex::new(Outbox::new(masked)),
             inbox: Mutex::default(),
             inflow: Inflow::default(),
             congested: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             latency_us: AtomicU32::new(u32::MAX),
             session: Mutex::new(None),
-            subprotocol: OnceLock::new(),
+            agreement: OnceLock::new(),
             remote: remote.into(),
         }
     }
@@ -93,14 +115,70 @@ impl Link {
     // ---- sending, from any thread ----
 
     /// Queues `message`; with a `key`, in place of an unsent one of the same key.
+    #[inline]
     pub(crate) fn send(
         self: &Arc<Self>,
         message: Message,
         key: Option<LatestKey>,
+        compress: Compress,
     ) -> Result<Sent, SendError> {
-        if let Message::Close(_) = message {
-            return self.send_close(message);
+        match message {
+            Message::Close(_) => return self.send_close(message),
+            // Inside, such a message is one that is compressed already.
+            Message::Frame(_) => return Err(SendError::Invalid(message)),
+            _ => {}
         }
+        #[cfg(feature = "deflate")]
+        if compress.wants(message.len(), &self.handle.config) {
+            return self.send_compressed(message, key);
+        }
+        let _ = compress;
+        self.send_as_is(message, key)
+    }
+
+    /// The same, but compressed if that was agreed on.
+    #[cfg(feature = "deflate")]
+    #[cold]
+    fn send_compressed(
+        self: &Arc<Self>,
+        message: Message,
+        key: Option<LatestKey>,
+    ) -> Result<Sent, SendError> {
+        let config = &self.handle.config;
+        let data = message.is_text() || message.is_binary();
+        let (Some(compression), Some(settings), true) = (self.compression(), &config.deflate, data)
+        else {
+            return self.send_as_is(message, key);
+        };
+        let in_context =
+            compression.keeps_window() && key.is_none() && config.overflow != Overflow::DropOldest;
+        let mut sender = in_context.then(|| compression.sender());
+        while let Some(sender) = &mut sender {
+            if self.handle.has_ordered() {
+                break;
+            }
+            let counted = self.outbox().compressed();
+            let frame = compression.in_context(sender, &message, settings, counted);
+            let mut outbox = self.outbox();
+            if outbox.compressed() == counted {
+                let result = outbox.push(frame, None, config);
+                let status = self.pushed(outbox);
+                if result.is_err() {
+                    sender.as_mut().map(|sender| sender.forget());
+                }
+                return result.map(|()| status).map_err(|e| e.about(message));
+            }
+            // A broadcast came in between.
+        }
+        let frame = compression.alone(&message, settings);
+        self.send_as_is(frame, key).map_err(|e| e.about(message))
+    }
+
+    fn send_as_is(
+        self: &Arc<Self>,
+        message: Message,
+        key: Option<LatestKey>,
+    ) -> Result<Sent, SendError> {
         if self.handle.has_ordered() {
             // An earlier broadcast of this thread may still be on its way to the loop.
             return self.send_ordered(message, key);
@@ -126,7 +204,7 @@ impl Link {
         let config = &self.handle.config;
         let link = self.clone();
         let mut outbox = self.outbox();
-        let command = match key.filter(|_| message.is_text() || message.is_binary()) {
+        let command = match key.filter(|_| !message.is_ping() && !message.is_pong()) {
             None => outbox
                 .reserve(&message, config)
                 .map(|()| {
@@ -180,9 +258,9 @@ impl Link {
     }
 
     /// Queues a frame that was encoded for many; the loop, which calls this, flushes.
-    pub(crate) fn send_shared(&self, frame: &Segment) {
+    pub(crate) fn send_shared(&self, frame: &SharedFrame) {
         let mut outbox = self.outbox();
-        outbox.push_shared(frame, &self.handle.config);
+        outbox.push_shared(frame.for_link(self), &self.handle.config);
         let _ = self.note_level(&mut outbox);
     }
 
@@ -281,12 +359,17 @@ impl Link {
     }
 
     pub(crate) fn subprotocol(&self) -> Option<&str> {
-        self.subprotocol.get().map(|name| &*name.0)
+        self.agreement.get()?.subprotocol.as_deref()
     }
 
-    pub(crate) fn set_subprotocol(&self, name: &str) {
+    pub(crate) fn agree(&self, agreement: Agreement) {
         // Set once: a connection is opened once.
-        let _ = self.subprotocol.set(Box::new(Name(name.into())));
+        let _ = self.agreement.set(Box::new(agreement));
+    }
+
+    #[cfg(feature = "deflate")]
+    pub(crate) fn compression(&self) -> Option<&Compression> {
+        self.agreement.get()?.compression.as_ref()
     }
 
     /// The last measured round trip in microseconds, `u32::MAX` before the first.

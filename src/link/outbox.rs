@@ -12,9 +12,9 @@ use std::collections::VecDeque;
 use crate::config::{Config, Overflow};
 use crate::error::SendError;
 use crate::message::{Bytes, CloseCause, CloseCode, Message, Utf8Bytes};
-use crate::proto::{MAX_HEADER, Opcode, encode, truncate_reason};
+use crate::proto::{MAX_HEADER, Opcode, data_frame, encode, new_mask, truncate_reason};
 
-use super::queue::{BY_REFERENCE, LatestKey, Queue, Segment, frame_len};
+use super::queue::{BY_REFERENCE, Early, LatestKey, Queue, Segment};
 use super::spare;
 
 /// The bytes that a loop takes at a time from the messages that are kept one by one. What is taken
@@ -46,6 +46,8 @@ pub(crate) struct Outbox {
     /// Bytes accepted and not yet taken by the kernel:
     /// `buf` + `queue` + what the loop has taken + what is reserved; 32 bits, see `MAX_FRAME`.
     queued: u32,
+    /// Compressed frames queued so far, wrapping.
+    compressed: u32,
     goodbye: Option<Box<Goodbye>>,
     /// Nothing more is accepted: `goodbye` is decided, or the connection is gone.
     sealed: bool,
@@ -58,19 +60,26 @@ pub(crate) struct Outbox {
     /// The kernel took less than it was offered, or more than half of the limit is queued; until
     /// the queue is empty.
     stalled: bool,
+    /// We are the client, so every frame is masked (§5.1).
+    masked: bool,
 }
 
 impl Outbox {
+    pub(crate) fn new(masked: bool) -> Self {
+        Self {
+            masked,
+            ..Self::default()
+        }
+    }
+
     // ---- for senders ----
 
     /// Queues a small message if there is plenty of room and nothing special about it: nearly
     /// always. `false`: [`push`](Self::push) decides.
     #[inline]
     pub(crate) fn push_plain(&mut self, message: &Message, config: &Config) -> bool {
-        let (opcode, payload) = match message {
-            Message::Text(text) => (Opcode::Text, text.as_bytes()),
-            Message::Binary(payload) => (Opcode::Binary, &payload[..]),
-            _ => return false,
+        let Some((first, payload)) = data_frame(message) else {
+            return false;
         };
         let plain = payload.len() < BY_REFERENCE
             && self.queued() + payload.len() + MAX_HEADER <= config.outbound_bytes / 2
@@ -82,7 +91,8 @@ impl Outbox {
                 self.buf = spare::take_buffer();
             }
             let before = self.buf.len();
-            encode(opcode, payload, None, &mut self.buf);
+            self.count_compressed(message);
+            encode(first, payload, self.key(), &mut self.buf);
             self.queued += (self.buf.len() - before) as u32;
         }
         plain
@@ -98,12 +108,10 @@ impl Outbox {
         if self.sealed {
             return Err(SendError::Closed(message));
         }
-        let (opcode, len) = match &message {
-            Message::Text(text) => (Opcode::Text, text.len()),
-            Message::Binary(payload) => (Opcode::Binary, payload.len()),
-            _ => return self.push_control(message),
+        let Some((_, payload)) = data_frame(&message) else {
+            return self.push_control(message);
         };
-        let size = frame_len(len);
+        let size = self.frame_len(payload.len());
         let replaced = key.as_ref().map_or(0, |key| self.waiting(key));
         // A message that takes the place of a larger one needs no room.
         if size > replaced {
@@ -112,7 +120,7 @@ impl Outbox {
             }
         }
         self.queued += size as u32;
-        self.append(opcode, message, key, config.overflow);
+        self.append(message, key, config.overflow);
         Ok(())
     }
 
@@ -126,10 +134,10 @@ impl Outbox {
         if self.sealed {
             return Err(SendError::Closed);
         }
-        if !(message.is_text() || message.is_binary()) {
+        let Some((_, payload)) = data_frame(message) else {
             return check_control(message);
-        }
-        let size = frame_len(message.len());
+        };
+        let size = self.frame_len(payload.len());
         self.room_for(size, config)?;
         self.queued += size as u32;
         Ok(())
@@ -147,41 +155,36 @@ impl Outbox {
             return Err(SendError::Closed(message));
         }
         let early = self.queue.as_ref().and_then(|queue| queue.early.get(key));
-        let replaced = early.map(|message| frame_len(message.len()));
-        let size = frame_len(message.len());
+        let replaced = early.map(|early| early.size);
+        let size = data_frame(&message).map_or(0, |(_, payload)| self.frame_len(payload.len()));
         if let Err(refused) = self.room_for(size.saturating_sub(replaced.unwrap_or(0)), config) {
             return Err(refused(message));
         }
         self.queued += size as u32;
         self.queued -= replaced.unwrap_or(0) as u32;
-        self.queue().early.insert(key.clone(), message);
+        let early = Early { message, size };
+        self.queue().early.insert(key.clone(), early);
         Ok(replaced.is_none())
     }
 
     /// Queues what was counted before.
     pub(crate) fn push_reserved(&mut self, message: Message, config: &Config) {
-        let opcode = match &message {
-            Message::Text(_) => Opcode::Text,
-            Message::Binary(_) => Opcode::Binary,
-            _ => return drop(self.push_control(message)),
-        };
+        if data_frame(&message).is_none() {
+            return drop(self.push_control(message));
+        }
         if self.is_finished() {
             // Accepted before the close and not sent after it: it stays counted, as undelivered.
             return;
         }
-        self.append(opcode, message, None, config.overflow);
+        self.append(message, None, config.overflow);
     }
 
     /// Queues the latest message of this key.
     pub(crate) fn push_latest(&mut self, key: LatestKey, config: &Config) {
         let early = self.queue.as_mut().and_then(|q| q.early.remove(&key));
-        let Some(message) = early else { return };
-        let opcode = if message.is_text() {
-            Opcode::Text
-        } else {
-            Opcode::Binary
-        };
-        self.append(opcode, message, Some(key), config.overflow);
+        if let Some(early) = early {
+            self.append(early.message, Some(key), config.overflow);
+        }
     }
 
     /// Queues a frame that was encoded for many. `false`: it was refused.
@@ -191,6 +194,8 @@ impl Outbox {
             return false;
         }
         self.queued += frame.len() as u32;
+        // Compressed or not: to start afresh once too often costs little.
+        self.compressed = self.compressed.wrapping_add(1);
         match frame {
             Segment::Small(bytes) if config.overflow != Overflow::DropOldest => {
                 self.small().extend_from_slice(bytes);
@@ -231,9 +236,10 @@ impl Outbox {
     }
 
     fn add_control(&mut self, opcode: Opcode, payload: &[u8]) {
+        let key = self.key();
         let buf = self.small();
         let before = buf.len();
-        encode(opcode, payload, None, buf);
+        encode(opcode, payload, key, buf);
         let added = (buf.len() - before) as u32;
         self.queued += added;
     }
@@ -280,7 +286,7 @@ impl Outbox {
             body.extend_from_slice(goodbye.text.as_bytes());
         }
         self.add_control(Opcode::Close, &body);
-        goodbye.size = 2 + body.len();
+        goodbye.size = self.frame_len(body.len());
         self.goodbye = Some(goodbye);
         self.news = true;
     }
@@ -294,6 +300,12 @@ impl Outbox {
     }
 
     // ---- facts ----
+
+    /// Compressed frames queued so far, wrapping.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn compressed(&self) -> u32 {
+        self.compressed
+    }
 
     /// Bytes from `send` until the kernel took them.
     pub(crate) fn queued(&self) -> usize {
@@ -423,22 +435,16 @@ impl Outbox {
         }
     }
 
-    fn append(
-        &mut self,
-        opcode: Opcode,
-        message: Message,
-        key: Option<LatestKey>,
-        overflow: Overflow,
-    ) {
-        if message.len() < BY_REFERENCE && key.is_none() && overflow != Overflow::DropOldest {
-            let payload = match &message {
-                Message::Text(text) => text.as_bytes(),
-                Message::Binary(payload) => payload,
-                _ => return,
-            };
-            encode(opcode, payload, None, self.small());
+    fn append(&mut self, message: Message, key: Option<LatestKey>, overflow: Overflow) {
+        self.count_compressed(&message);
+        let Some((first, payload)) = data_frame(&message) else {
+            return;
+        };
+        let mask = self.key();
+        if payload.len() < BY_REFERENCE && key.is_none() && overflow != Overflow::DropOldest {
+            encode(first, payload, mask, self.small());
         } else {
-            let frame = Segment::whole(opcode, message.into_data());
+            let frame = Segment::whole(first, message.into_data(), mask);
             let replaced = self.queue().push(frame, key);
             self.queued -= replaced as u32;
         }
@@ -455,6 +461,29 @@ impl Outbox {
                 &mut self.buf
             }
         }
+    }
+
+    #[inline]
+    fn count_compressed(&mut self, message: &Message) {
+        if let Message::Frame(_) = message {
+            self.compressed = self.compressed.wrapping_add(1);
+        }
+    }
+
+    /// The key of the next frame.
+    #[inline]
+    fn key(&self) -> Option<[u8; 4]> {
+        self.masked.then(new_mask)
+    }
+
+    /// Bytes of a frame with `len` bytes of payload.
+    fn frame_len(&self, len: usize) -> usize {
+        let header = match len {
+            0..=125 => 2,
+            126..=0xFFFF => 4,
+            _ => 10,
+        };
+        header + if self.masked { 4 } else { 0 } + len
     }
 
     fn queue(&mut self) -> &mut Queue {

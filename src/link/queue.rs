@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 use crate::message::{Bytes, Message};
-use crate::proto::{MAX_HEADER, Opcode, encode, encode_header};
+use crate::proto::{FirstByte, MAX_HEADER, data_frame, encode, encode_header};
 
 /// From this payload size on, a reference is cheaper than a copy: below it, copying costs less
 /// than one more element in a vectored write.
@@ -58,9 +58,19 @@ pub(crate) enum Segment {
 }
 
 impl Segment {
-    pub(super) fn whole(opcode: Opcode, payload: Bytes) -> Self {
+    pub(super) fn whole(first: FirstByte, payload: Bytes, key: Option<[u8; 4]>) -> Self {
         let mut header = [0; MAX_HEADER];
-        let header_len = encode_header(opcode, payload.len(), None, &mut header) as u8;
+        if key.is_some() {
+            // What is masked can't be shared with whoever else holds the payload.
+            let mut frame = Vec::with_capacity(payload.len() + MAX_HEADER);
+            encode(first, &payload, key, &mut frame);
+            return Self::Whole {
+                header,
+                header_len: 0,
+                payload: frame.into(),
+            };
+        }
+        let header_len = encode_header(first, payload.len(), None, &mut header) as u8;
         Self::Whole {
             header,
             header_len,
@@ -70,16 +80,12 @@ impl Segment {
 
     /// Encodes a data message once, for many connections. `None` if it isn't one.
     pub(crate) fn encode(message: &Message) -> Option<Self> {
-        let (opcode, payload) = match message {
-            Message::Text(text) => (Opcode::Text, Bytes::from(text.clone())),
-            Message::Binary(payload) => (Opcode::Binary, payload.clone()),
-            _ => return None,
-        };
+        let (first, payload) = data_frame(message)?;
         if payload.len() >= BY_REFERENCE {
-            return Some(Self::whole(opcode, payload));
+            return Some(Self::whole(first, message.clone().into_data(), None));
         }
         let mut frame = Vec::with_capacity(payload.len() + MAX_HEADER);
-        encode(opcode, &payload, None, &mut frame);
+        encode(first, payload, None, &mut frame);
         Some(Self::Small(frame))
     }
 
@@ -101,6 +107,14 @@ impl Segment {
     }
 }
 
+/// A message that waits for what was sent before it.
+#[derive(Debug)]
+pub(super) struct Early {
+    pub(super) message: Message,
+    /// Of its frame.
+    pub(super) size: usize,
+}
+
 /// The messages that are kept one by one, behind those in `Outbox::buf`.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -110,7 +124,7 @@ pub(super) struct Queue {
     /// Sequence number of the unsent message of each key: `base <= n < base + segments.len()`.
     latest: HashMap<LatestKey, u64>,
     /// The latest message of keys that wait for what was sent before them to arrive here.
-    pub(super) early: HashMap<LatestKey, Message>,
+    pub(super) early: HashMap<LatestKey, Early>,
 }
 
 impl Queue {
@@ -162,17 +176,7 @@ impl Queue {
 
     pub(super) fn len(&self) -> usize {
         let queued = self.segments.iter().map(|(segment, _)| segment.len());
-        let early = self.early.values().map(|message| frame_len(message.len()));
+        let early = self.early.values().map(|early| early.size);
         queued.chain(early).sum()
     }
-}
-
-/// Bytes of a server's frame with `len` bytes of payload.
-pub(super) fn frame_len(len: usize) -> usize {
-    let header = match len {
-        0..=125 => 2,
-        126..=0xFFFF => 4,
-        _ => 10,
-    };
-    header + len
 }

@@ -18,6 +18,9 @@ pub(crate) struct Shared {
     pub(crate) refusals: AtomicUsize,
     /// Connections were dropped because the deadline of a shutdown had come.
     cut_off: AtomicBool,
+    /// Open connections by the window of their compression, see `SharedFrame`.
+    #[cfg(feature = "deflate")]
+    classes: [AtomicUsize; 16],
     /// Connections per address; empty unless there is a limit.
     per_ip: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -29,8 +32,29 @@ impl Shared {
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
             cut_off: AtomicBool::new(false),
+            #[cfg(feature = "deflate")]
+            classes: Default::default(),
             per_ip: Mutex::default(),
         }
+    }
+
+    /// A connection of this class opens.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn enter_class(&self, class: u8) {
+        self.classes[usize::from(class)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One has ended.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn leave_class(&self, class: u8) {
+        self.classes[usize::from(class)].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The classes of all open connections.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn classes(&self) -> impl Iterator<Item = u8> {
+        let used = |&class: &u8| self.classes[usize::from(class)].load(Ordering::Relaxed) > 0;
+        (0..16).filter(used)
     }
 
     pub(crate) fn note_cut_off(&self) {

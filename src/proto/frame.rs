@@ -12,6 +12,9 @@ pub(crate) const MAX_HEADER: usize = 14;
 /// §5.5: "All control frames MUST have a payload length of 125 bytes or less".
 pub(crate) const MAX_CONTROL: usize = 125;
 
+/// §5.2: the first of three bits "for which extensions define meanings".
+const RSV1: u8 = 0x40;
+
 /// §5.2, the opcodes that are defined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opcode {
@@ -45,6 +48,8 @@ impl Opcode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) fin: bool,
+    /// RSV1, on the first frame of a message: it is compressed (RFC 7692 §6).
+    pub(crate) compressed: bool,
     pub(crate) opcode: Opcode,
     /// All zero when the frame is not masked.
     pub(crate) key: [u8; 4],
@@ -58,17 +63,26 @@ impl Header {
     /// Parses a header that was sent *to* `role`. `None` if `input` ends within it and nothing is
     /// wrong so far.
     #[inline]
-    pub(crate) fn parse(input: &[u8], role: Role) -> Result<Option<Self>, Violation> {
+    pub(crate) fn parse(
+        input: &[u8],
+        role: Role,
+        compression: bool,
+    ) -> Result<Option<Self>, Violation> {
         let &[first, ref rest @ ..] = input else {
             return Ok(None);
         };
         // "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values."
-        if first & 0x70 != 0 {
+        let compressed = compression && first & RSV1 != 0;
+        if first & 0x70 != if compressed { RSV1 } else { 0 } {
             return Err(Violation::protocol("reserved bit set"));
         }
         let Some(opcode) = Opcode::from_bits(first & 0x0F) else {
             return Err(Violation::protocol("reserved opcode"));
         };
+        // RFC 7692 §6: the bit stands for the message, so on its first frame.
+        if compressed && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+            return Err(Violation::protocol("reserved bit set"));
+        }
         let fin = first & 0x80 != 0;
         if opcode.is_control() && !fin {
             return Err(Violation::protocol("fragmented control frame"));
@@ -102,6 +116,7 @@ impl Header {
         };
         Ok(Some(Self {
             fin,
+            compressed,
             opcode,
             key,
             size: (input.len() - rest.len()) as u8,
@@ -142,15 +157,39 @@ fn parse_length(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, Violatio
     }
 }
 
+/// The first byte of an unfragmented frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FirstByte(u8);
+
+impl FirstByte {
+    /// RFC 7692 §6: a compressed message has RSV1 set in its first frame.
+    pub(crate) fn compressed(opcode: Opcode) -> Self {
+        Self(0x80 | RSV1 | opcode as u8)
+    }
+}
+
+impl From<Opcode> for FirstByte {
+    #[inline]
+    fn from(opcode: Opcode) -> Self {
+        Self(0x80 | opcode as u8)
+    }
+}
+
+/// A new masking key. §5.3: it "MUST be derived from a strong source of entropy", and not be
+/// predictable from those before it.
+pub(crate) fn new_mask() -> [u8; 4] {
+    rand::random()
+}
+
 /// Writes the header of an unfragmented frame into `out`; gives the bytes used.
 #[inline]
 pub(crate) fn encode_header(
-    opcode: Opcode,
+    first: impl Into<FirstByte>,
     len: usize,
     key: Option<[u8; 4]>,
     out: &mut [u8; MAX_HEADER],
 ) -> usize {
-    out[0] = 0x80 | opcode as u8;
+    out[0] = first.into().0;
     let mut size = match len {
         0..=125 => {
             out[1] = len as u8;
@@ -177,15 +216,21 @@ pub(crate) fn encode_header(
 
 /// Appends a whole unfragmented frame to `out`, masked with `key` if there is one.
 #[inline]
-pub(crate) fn encode(opcode: Opcode, payload: &[u8], key: Option<[u8; 4]>, out: &mut Vec<u8>) {
+pub(crate) fn encode(
+    first: impl Into<FirstByte>,
+    payload: &[u8],
+    key: Option<[u8; 4]>,
+    out: &mut Vec<u8>,
+) {
+    let first = first.into();
     if key.is_none() && payload.len() <= 125 {
         // By far the most frequent, and worth the repetition: a copy of two bytes needs no call.
         out.reserve(2 + payload.len());
-        out.extend_from_slice(&[0x80 | opcode as u8, payload.len() as u8]);
+        out.extend_from_slice(&[first.0, payload.len() as u8]);
         return out.extend_from_slice(payload);
     }
     let mut header = [0; MAX_HEADER];
-    let size = encode_header(opcode, payload.len(), key, &mut header);
+    let size = encode_header(first, payload.len(), key, &mut header);
     out.reserve(size + payload.len());
     out.extend_from_slice(&header[..size]);
     let start = out.len();
@@ -201,7 +246,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn violation(input: &[u8], role: Role) -> &'static str {
-        Header::parse(input, role).unwrap_err().why
+        Header::parse(input, role, false).unwrap_err().why
     }
 
     #[test]
@@ -241,16 +286,17 @@ mod tests {
         /// What is written is read back, and no shorter prefix is taken for a header.
         #[test]
         fn round_trip(len in prop_oneof![0usize..300, 65_000usize..66_000, any::<u32>().prop_map(|n| n as usize)],
-                      key in any::<Option<[u8; 4]>>(), binary: bool) {
+                      key in any::<Option<[u8; 4]>>(), binary: bool, compressed: bool) {
             let opcode = if binary { Opcode::Binary } else { Opcode::Text };
             let role = if key.is_some() { Role::Server } else { Role::Client };
             let mut out = [0; MAX_HEADER];
-            let size = encode_header(opcode, len, key, &mut out);
+            let first = if compressed { FirstByte::compressed(opcode) } else { opcode.into() };
+            let size = encode_header(first, len, key, &mut out);
             for cut in 0..size {
-                prop_assert_eq!(Header::parse(&out[..cut], role), Ok(None));
+                prop_assert_eq!(Header::parse(&out[..cut], role, compressed), Ok(None));
             }
-            let expected = Header { fin: true, opcode, key: key.unwrap_or_default(), size: size as u8, len: len as u64 };
-            prop_assert_eq!(Header::parse(&out[..size], role), Ok(Some(expected)));
+            let expected = Header { fin: true, compressed, opcode, key: key.unwrap_or_default(), size: size as u8, len: len as u64 };
+            prop_assert_eq!(Header::parse(&out[..size], role, compressed), Ok(Some(expected)));
         }
     }
 }

@@ -13,10 +13,12 @@
 //! | `mask`, `utf8` | §5.3, §8.1 |
 //! | `payload` | where the bytes of a message live once they leave the read buffer |
 //! | `protocol` | §5.4, §5.5: frames to messages |
+//! | `compressed` | how compressed messages travel inside |
 //! | `close` | §7: which codes may travel, and what a violation is answered with |
 
 mod client_handshake;
 mod close;
+mod compressed;
 mod extension;
 mod frame;
 pub(crate) mod handshake;
@@ -27,6 +29,9 @@ mod protocol;
 mod utf8;
 
 pub(crate) use close::{Violation, may_travel, truncate_reason};
-pub(crate) use frame::{MAX_HEADER, Opcode, encode, encode_header};
+#[cfg(feature = "deflate")]
+pub(crate) use compressed::compressed_message;
+pub(crate) use compressed::data_frame;
+pub(crate) use frame::{FirstByte, MAX_HEADER, Opcode, encode, encode_header, new_mask};
 pub(crate) use payload::{Blocks, ReadBuffer};
 pub(crate) use protocol::{Filled, Protocol, Role};

@@ -11,6 +11,7 @@ use tungstenite::Utf8Bytes;
 use tungstenite::protocol::Message;
 
 use super::close::{self, Violation};
+use super::compressed::compressed_message;
 use super::frame::{Header, MAX_CONTROL, MAX_HEADER, Opcode};
 use super::mask::{copy_masked, mask};
 use super::payload::{Blocks, Buffer};
@@ -39,6 +40,8 @@ pub(crate) struct Filled {
 #[derive(Debug)]
 pub(crate) struct Protocol {
     role: Role,
+    /// Messages may be compressed.
+    compression: bool,
     /// §5.5.1: after a close frame no more data follows; what comes all the same is ignored.
     closed: bool,
     /// Frames seen, wrapping: a measure of work where bytes are none.
@@ -73,7 +76,9 @@ struct Frame {
 /// A message in the middle: `bytes.len() <= max_message`.
 #[derive(Debug)]
 struct Assembly {
-    text: bool,
+    /// Text or binary.
+    opcode: Opcode,
+    compressed: bool,
     utf8: Utf8Validator,
     /// Bytes have arrived that no text can contain.
     invalid: bool,
@@ -84,6 +89,7 @@ impl Protocol {
     pub(crate) fn new(role: Role, max_message: u32) -> Self {
         Self {
             role,
+            compression: false,
             closed: false,
             frames: 0,
             max_message,
@@ -91,8 +97,15 @@ impl Protocol {
         }
     }
 
+    #[cfg(feature = "deflate")]
+    /// From now on messages may be compressed: permessage-deflate was agreed on.
+    pub(crate) fn allow_compression(&mut self) {
+        self.compression = true;
+    }
+
     /// Takes the next message off the front of `input`, unmasking in place. Control frames are
-    /// messages too. `None`: `input` is consumed to the end.
+    /// messages too, and compressed ones are [`Message::Frame`], see
+    /// [`compressed_message`]. `None`: `input` is consumed to the end.
     #[inline]
     pub(crate) fn next(
         &mut self,
@@ -100,7 +113,7 @@ impl Protocol {
         blocks: &mut Blocks,
     ) -> Result<Option<Message>, Violation> {
         if self.partial.is_none() && !self.closed {
-            let Some(header) = Header::parse(input, self.role)? else {
+            let Some(header) = Header::parse(input, self.role, self.compression)? else {
                 self.keep_header(input);
                 return Ok(None);
             };
@@ -113,7 +126,7 @@ impl Protocol {
                 let (payload, rest) = rest.split_at_mut(header.len as usize);
                 *input = rest;
                 mask(payload, header.key, 0);
-                return self.whole_frame(header.opcode, payload, blocks, coming);
+                return self.whole_frame(&header, payload, blocks, coming);
             }
         }
         self.next_in_parts(input, blocks)
@@ -216,21 +229,34 @@ impl Protocol {
             }
             (_, None) => 0,
         };
-        if header.len > u64::from(self.max_message) - so_far as u64 {
+        if header.len > (self.limit(header) - so_far) as u64 {
             return Err(Violation::TOO_BIG);
         }
         Ok(())
     }
 
+    /// How long the message of this frame may become on the wire.
+    fn limit(&self, header: &Header) -> usize {
+        let max = self.max_message as usize;
+        let message = self.partial.as_ref().and_then(|p| p.message.as_ref());
+        if header.compressed || message.is_some_and(|message| message.compressed) {
+            // What can't be compressed becomes a little longer. The limit holds for what comes out.
+            return max + max / 1024 + 64;
+        }
+        max
+    }
+
     #[inline]
     fn whole_frame(
         &mut self,
-        opcode: Opcode,
+        header: &Header,
         payload: &[u8],
         blocks: &mut Blocks,
         coming: usize,
     ) -> Result<Option<Message>, Violation> {
+        let opcode = header.opcode;
         Ok(Some(match opcode {
+            _ if header.compressed => compressed_message(opcode, blocks.copy(payload, coming)),
             Opcode::Text => Message::Text(text(blocks.copy(payload, coming))?),
             Opcode::Binary => Message::Binary(blocks.copy(payload, coming)),
             _ => self.control_frame(opcode, payload)?,
@@ -259,7 +285,7 @@ impl Protocol {
         while !self.closed {
             let partial = self.partial.get_or_insert_default();
             if partial.frame.is_none() {
-                let Some(header) = partial.header(input, self.role)? else {
+                let Some(header) = partial.header(input, self.role, self.compression)? else {
                     return Ok(None);
                 };
                 self.check(&header)?;
@@ -282,7 +308,8 @@ impl Protocol {
         let partial = self.partial.get_or_insert_default();
         if matches!(header.opcode, Opcode::Text | Opcode::Binary) {
             partial.message = Some(Assembly {
-                text: header.opcode == Opcode::Text,
+                opcode: header.opcode,
+                compressed: header.compressed,
                 utf8: Utf8Validator::default(),
                 invalid: false,
                 bytes: Buffer::default(),
@@ -362,11 +389,16 @@ impl Protocol {
 
 impl Partial {
     /// Completes a header from what is kept and `input`, or keeps all of `input`.
-    fn header(&mut self, input: &mut &mut [u8], role: Role) -> Result<Option<Header>, Violation> {
+    fn header(
+        &mut self,
+        input: &mut &mut [u8],
+        role: Role,
+        compression: bool,
+    ) -> Result<Option<Header>, Violation> {
         let kept = self.header_len;
         let more = input.len().min(MAX_HEADER - kept);
         self.header[kept..kept + more].copy_from_slice(&input[..more]);
-        let Some(header) = Header::parse(&self.header[..kept + more], role)? else {
+        let Some(header) = Header::parse(&self.header[..kept + more], role, compression)? else {
             // Fourteen bytes always hold a header, so all of `input` went in.
             self.header_len = kept + more;
             *input = &mut [];
@@ -406,7 +438,9 @@ impl Assembly {
     fn arrived(&mut self, start: usize, header: &Header, offset: usize) {
         let fresh = self.bytes.from(start);
         mask(fresh, header.key, offset);
-        self.invalid |= self.text && self.utf8.push(fresh).is_err();
+        if self.opcode == Opcode::Text && !self.compressed {
+            self.invalid |= self.utf8.push(fresh).is_err();
+        }
     }
 
     fn finish(self, blocks: &mut Blocks) -> Result<Message, Violation> {
@@ -418,10 +452,10 @@ impl Assembly {
         } else {
             blocks.hand_out(buffer)
         };
-        if self.text {
-            Ok(Message::Text(text(bytes)?))
-        } else {
-            Ok(Message::Binary(bytes))
+        match self.opcode {
+            opcode if self.compressed => Ok(compressed_message(opcode, bytes)),
+            Opcode::Text => Ok(Message::Text(text(bytes)?)),
+            _ => Ok(Message::Binary(bytes)),
         }
     }
 }

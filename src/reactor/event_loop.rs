@@ -20,7 +20,7 @@ use super::timer::Wheel;
 use super::upstream::Upstream;
 use crate::addr::RemoteAddr;
 use crate::id::{Key, PeerId};
-use crate::link::{self, Command, Event, Inlet, Link, LoopHandle, Segment, Shared};
+use crate::link::{self, Command, Event, Inlet, Link, LoopHandle, Shared, SharedFrame};
 use crate::message::{CloseCause, CloseCode};
 use crate::net::{Listener, Stream};
 use crate::peer::Peer;
@@ -482,7 +482,7 @@ impl<U: Upstream> EventLoop<U> {
         }
     }
 
-    fn broadcast(&mut self, frame: &Segment) {
+    fn broadcast(&mut self, frame: &SharedFrame) {
         for (key, conn) in self.conns.iter_mut() {
             if !conn.hears_broadcasts() {
                 continue;
@@ -507,7 +507,7 @@ impl<U: Upstream> EventLoop<U> {
         let (handle, now) = (&self.handle, self.now);
         let key = self.conns.insert_with(|key| {
             let id = PeerId::new(handle.index, key);
-            let link = Arc::new(Link::new(id, remote, handle.clone()));
+            let link = Arc::new(Link::new(id, remote, handle.clone(), false));
             let opening = Opening::new(refusal);
             Conn::new(
                 stream,

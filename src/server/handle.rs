@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::link::{Command, LoopHandle, Segment, Shared, lock};
+use crate::link::{Command, LoopHandle, Shared, SharedFrame, lock};
 use crate::message::Message;
 use crate::net::LocalAddr;
 use crate::worker::Pool;
@@ -101,19 +101,21 @@ impl ServerHandle {
         running.map_or(0, |r| r.shared.connections.load(Ordering::Relaxed))
     }
 
-    /// Sends a text or binary message to every open connection, encoding it once. Each connection's
+    /// Sends a text or binary message to every open connection, encoding it once (and compressing it
+    /// once for each size of window that was agreed on). Each connection's
     /// own queue limit and [`Overflow`](crate::Overflow) apply.
     ///
     /// Waits while many broadcasts of before are still to be carried out, unless it is called on a
     /// loop (a handler with `workers(0)`). `false`: it is not a text or binary message, or the server
     /// is not running.
     pub fn broadcast(&self, message: impl Into<Message>) -> bool {
-        let Some(frame) = Segment::encode(&message.into()) else {
-            return false;
-        };
         let Some(running) = self.inner.running.get() else {
             return false;
         };
+        let Some(frame) = SharedFrame::encode(&message.into(), &running.shared) else {
+            return false;
+        };
+        let frame = Arc::new(frame);
         for handle in &running.loops {
             handle.broadcast(frame.clone());
         }

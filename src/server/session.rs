@@ -11,7 +11,8 @@ use super::handler::{Accept, Handler};
 use crate::config::Config;
 use crate::http::{Request, Response};
 use crate::link::{
-    Command, Event, Inline, Link, Load, Opening, defer_wakes, give_batch, lock, wake_deferred,
+    Agreement, Command, Event, Inline, Link, Load, Opening, defer_wakes, give_batch, lock,
+    wake_deferred,
 };
 use crate::message::{CloseCause, CloseCode, CloseReason};
 use crate::peer::Peer;
@@ -219,7 +220,9 @@ fn accept_head<S>(
         })?),
     };
     if let Some(name) = subprotocol {
-        link.set_subprotocol(name);
+        link.agree(Agreement {
+            subprotocol: Some(name.into()),
+        });
     }
     let mut head = Vec::with_capacity(192);
     accept_response(

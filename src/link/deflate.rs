@@ -1,0 +1,151 @@
+//! permessage-deflate on one connection: what was agreed, and who compresses what.
+//!
+//! The thread that sends compresses, the worker that runs the handler inflates; a loop does neither.
+//!
+//! Without context takeover every message stands alone, and each thread has one compressor for all
+//! its connections. With it, a connection has a compressor of its own, and what that makes must
+//! reach the peer in the order it was made, with no other compressed message in between that it does
+//! not know of: such a message enters the peer's window too. The outbox counts the compressed
+//! messages, and a compressor that finds one it did not make starts afresh. Messages that may be
+//! dropped or replaced while they wait, or that go through the loop's channel, stand alone always.
+
+use std::sync::Mutex;
+
+use super::lock;
+use crate::config::Deflate;
+use crate::message::{Bytes, Message, Utf8Bytes};
+use crate::proto::deflate::{
+    Agreed, Deflater, InflateError, Inflater, compress_alone, inflate_alone,
+};
+use crate::proto::{Opcode, Violation, compressed_message};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Compression {
+    agreed: Agreed,
+    /// Only if the peer keeps the window of what we send.
+    sender: Mutex<Option<Box<Sender>>>,
+    /// Only if we keep the window of what we receive.
+    receiver: Mutex<Option<Box<Inflater>>>,
+}
+
+/// The compressor of one connection.
+#[derive(Debug)]
+pub(super) struct Sender {
+    deflater: Deflater,
+    /// What the outbox has counted when this has made its last message; `None`: start afresh.
+    made: Option<u32>,
+}
+
+impl Compression {
+    pub(crate) fn new(agreed: Agreed) -> Self {
+        Self {
+            agreed,
+            sender: Mutex::new(None),
+            receiver: Mutex::new(None),
+        }
+    }
+
+    /// The window that the peer has for what we send: what is compressed for one connection suits
+    /// all of the same class.
+    pub(crate) fn class(&self) -> u8 {
+        self.agreed.send.bits
+    }
+
+    // ---- sending ----
+
+    /// Whether messages may refer to those before them.
+    pub(super) fn keeps_window(&self) -> bool {
+        self.agreed.send.takeover
+    }
+
+    /// Compresses a text or binary message that stands alone.
+    pub(super) fn alone(&self, message: &Message, settings: &Deflate) -> Message {
+        alone(message, settings, self.class())
+    }
+
+    /// The compressor of the connection; its lock is held until what it made is queued.
+    pub(super) fn sender(&self) -> std::sync::MutexGuard<'_, Option<Box<Sender>>> {
+        lock(&self.sender)
+    }
+
+    /// Compresses a message that may refer to those before it, if the outbox has counted just those.
+    pub(super) fn in_context(
+        &self,
+        sender: &mut Option<Box<Sender>>,
+        message: &Message,
+        settings: &Deflate,
+        counted: u32,
+    ) -> Message {
+        let sender = sender.get_or_insert_with(|| {
+            Box::new(Sender {
+                deflater: Deflater::new(settings.level, self.agreed.send.bits),
+                made: None,
+            })
+        });
+        if sender.made.replace(counted.wrapping_add(1)) != Some(counted) {
+            sender.deflater.reset();
+        }
+        let (opcode, payload) = parts(message);
+        let mut out = Vec::new();
+        sender.deflater.compress(payload, true, &mut out);
+        compressed_message(opcode, out.into())
+    }
+
+    // ---- receiving ----
+
+    /// Inflates a message. Only the runner of the mailbox calls this, so order holds.
+    pub(crate) fn inflate(
+        &self,
+        opcode: Opcode,
+        payload: &[u8],
+        limit: usize,
+    ) -> Result<Message, Violation> {
+        let receive = self.agreed.receive;
+        let inflated = if receive.takeover {
+            lock(&self.receiver)
+                .get_or_insert_with(|| Box::new(Inflater::new(receive.bits)))
+                .inflate(payload, limit, true)
+        } else {
+            inflate_alone(payload, receive.bits, limit)
+        };
+        let bytes: Bytes = match inflated {
+            Ok(bytes) => bytes.into(),
+            Err(InflateError::TooBig) => return Err(Violation::TOO_BIG),
+            Err(InflateError::Corrupt) => {
+                return Err(Violation::protocol("corrupt compressed data"));
+            }
+        };
+        match opcode {
+            Opcode::Text => match Utf8Bytes::try_from(bytes) {
+                Ok(text) => Ok(Message::Text(text)),
+                Err(_) => Err(Violation::INVALID_UTF8),
+            },
+            _ => Ok(Message::Binary(bytes)),
+        }
+    }
+}
+
+impl Sender {
+    /// What was compressed last did not go out.
+    pub(super) fn forget(&mut self) {
+        self.made = None;
+    }
+}
+
+/// Compresses a text or binary message for all connections of a class.
+pub(crate) fn alone(message: &Message, settings: &Deflate, class: u8) -> Message {
+    let (opcode, payload) = parts(message);
+    compressed_message(
+        opcode,
+        compress_alone(payload, settings.level, class).into(),
+    )
+}
+
+fn parts(message: &Message) -> (Opcode, &[u8]) {
+    match message {
+        Message::Text(text) => (Opcode::Text, text.as_bytes()),
+        Message::Binary(payload) => (Opcode::Binary, payload),
+        _ => (Opcode::Binary, &[]),
+    }
+}

@@ -1,0 +1,56 @@
+//! One message for many connections, encoded once.
+
+use super::Link;
+use super::queue::Segment;
+use super::shared::Shared;
+use crate::message::Message;
+
+/// A frame for many: plain, and once more for each class of connections that agreed to compress and
+/// have the same window.
+#[derive(Debug)]
+pub(crate) struct SharedFrame {
+    plain: Segment,
+    #[cfg(feature = "deflate")]
+    compressed: Vec<(u8, Segment)>,
+}
+
+impl SharedFrame {
+    /// For the connections of this server. `None` if it isn't a data message.
+    pub(crate) fn encode(message: &Message, shared: &Shared) -> Option<Self> {
+        if !(message.is_text() || message.is_binary()) {
+            return None;
+        }
+        let plain = Segment::encode(message)?;
+        #[cfg(feature = "deflate")]
+        let compressed = match &shared.config.deflate {
+            Some(settings) if message.len() >= settings.threshold => {
+                let compress = |class| {
+                    let frame = super::deflate::alone(message, settings, class);
+                    Some((class, Segment::encode(&frame)?))
+                };
+                shared.classes().filter_map(compress).collect()
+            }
+            _ => Vec::new(),
+        };
+        #[cfg(not(feature = "deflate"))]
+        let _ = shared;
+        Some(Self {
+            plain,
+            #[cfg(feature = "deflate")]
+            compressed,
+        })
+    }
+
+    /// What this connection gets. One whose class is new since the message was encoded gets it plain.
+    pub(super) fn for_link(&self, link: &Link) -> &Segment {
+        #[cfg(feature = "deflate")]
+        if let Some(class) = link.compression().map(super::Compression::class) {
+            let mut compressed = self.compressed.iter();
+            if let Some((_, frame)) = compressed.find(|(other, _)| *other == class) {
+                return frame;
+            }
+        }
+        let _ = link;
+        &self.plain
+    }
+}
