@@ -40,6 +40,8 @@ mod server;
 mod worker;
 
 pub use self::addr::RemoteAddr;
+#[cfg(feature = "deflate")]
+pub use self::config::Deflate;
 pub use self::config::{MessageRate, Origin, OverRate, Overflow};
 pub use self::error::{Error, Result, SendError, Sent};
 pub use self::http::{Request, Response};

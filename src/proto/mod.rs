@@ -13,10 +13,13 @@
 //! | `mask`, `utf8` | §5.3, §8.1 |
 //! | `payload` | where the bytes of a message live once they leave the read buffer |
 //! | `protocol` | §5.4, §5.5: frames to messages |
+//! | `deflate` | RFC 7692: permessage-deflate, what is agreed to and what is done |
 //! | `close` | §7: which codes may travel, and what a violation is answered with |
 
 mod client_handshake;
 mod close;
+#[cfg(feature = "deflate")]
+mod deflate;
 mod extension;
 mod frame;
 pub(crate) mod handshake;
