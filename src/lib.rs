@@ -41,6 +41,9 @@ mod worker;
 
 pub use self::addr::RemoteAddr;
 pub use self::config::{Compress, MessageRate, Origin, OverRate, Overflow};
+#[cfg(feature = "deflate")]
+pub use self::config::Deflate;
+
 pub use self::error::{Error, Result, SendError, Sent};
 pub use self::http::{Request, Response};
 pub use self::id::PeerId;

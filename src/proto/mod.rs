@@ -14,11 +14,14 @@
 //! | `payload` | where the bytes of a message live once they leave the read buffer |
 //! | `protocol` | §5.4, §5.5: frames to messages |
 //! | `compressed` | how compressed messages travel inside |
+//! | `deflate` | RFC 7692: permessage-deflate, what is agreed to and what is done |
 //! | `close` | §7: which codes may travel, and what a violation is answered with |
 
 mod client_handshake;
 mod close;
 mod compressed;
+#[cfg(feature = "deflate")]
+mod deflate;
 mod extension;
 mod frame;
 pub(crate) mod handshake;
