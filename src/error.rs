@@ -23,6 +23,9 @@ pub enum Error {
     },
     /// The system refused a thread, a poll instance or the like.
     Io(io::Error),
+    /// The caller's fault: a certificate or key that can't be read or doesn't fit. Says which and why.
+    #[cfg(feature = "tls")]
+    Tls(String),
 }
 
 /// The result of setting up or running a server.
@@ -34,6 +37,8 @@ impl fmt::Display for Error {
             Self::Config(what) => write!(f, "invalid setting: {what}"),
             Self::Bind { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
             Self::Io(source) => write!(f, "{source}"),
+            #[cfg(feature = "tls")]
+            Self::Tls(what) => write!(f, "TLS: {what}"),
         }
     }
 }
@@ -43,6 +48,8 @@ impl std::error::Error for Error {
         match self {
             Self::Config(_) => None,
             Self::Bind { source, .. } | Self::Io(source) => Some(source),
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => None,
         }
     }
 }

@@ -52,6 +52,8 @@ pub use self::message::{
     Bytes, CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Message, Utf8Bytes,
 };
 pub use self::net::Listen;
+#[cfg(feature = "tls")]
+pub use self::net::Tls;
 pub use self::peer::Peer;
 pub use self::server::{Accept, Event, Handler, Server, ServerHandle};
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};

@@ -1,0 +1,45 @@
+//! PEM (RFC 7468) as people have it, made into the PEM that native-tls takes.
+
+type Result<T> = std::result::Result<T, String>;
+
+const TO_PKCS8: &str = "openssl pkcs8 -topk8 -nodes -in KEY -out NEW_KEY";
+
+/// The certificates, without what stands around them.
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<u8>> {
+    if block(pem, "CERTIFICATE").is_none() {
+        return Err("no certificate in it (-----BEGIN CERTIFICATE-----)".into());
+    }
+    Ok(pem.to_vec())
+}
+
+/// The private key in PKCS#8.
+pub(super) fn private_key(pem: &[u8]) -> Result<Vec<u8>> {
+    if let Some(key) = block(pem, "PRIVATE KEY") {
+        return Ok(key.to_vec());
+    }
+    if block(pem, "ENCRYPTED PRIVATE KEY").is_some() {
+        return Err(format!("the key is encrypted; decrypt it with: {TO_PKCS8}"));
+    }
+    for label in ["RSA PRIVATE KEY", "EC PRIVATE KEY"] {
+        if block(pem, label).is_some() {
+            return Err(format!(
+                "the key is not in PKCS#8; convert it with: {TO_PKCS8}"
+            ));
+        }
+    }
+    Err("no private key in it (-----BEGIN PRIVATE KEY-----)".into())
+}
+
+/// The first block with this label, with its borders.
+fn block<'a>(pem: &'a [u8], label: &str) -> Option<&'a [u8]> {
+    let begin = find(pem, &format!("-----BEGIN {label}-----"))?;
+    let rest = &pem[begin..];
+    let border = format!("-----END {label}-----");
+    let end = find(rest, &border)? + border.len();
+    Some(&rest[..end])
+}
+
+fn find(text: &[u8], what: &str) -> Option<usize> {
+    text.windows(what.len())
+        .position(|window| window == what.as_bytes())
+}

@@ -1,0 +1,329 @@
+//! Between native-tls and a socket: few system calls, and nothing forgotten.
+
+use std::cell::Cell;
+use std::io::{self, Read, Write};
+
+use crate::net::Stream;
+
+/// What is read from a socket at once: two records of the longest kind.
+const INPUT: usize = 32 << 10;
+
+/// What TLS needs of a socket. Non-blocking; readiness is edge-triggered.
+pub(crate) trait Socket {
+    fn recv(&mut self, buf: &mut [u8]) -> io::Result<usize>;
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Ends the sending half.
+    fn end(&mut self) -> io::Result<()>;
+}
+
+impl Socket for Stream {
+    fn recv(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.read(buf)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write(bytes)
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.shutdown_write()
+    }
+}
+
+thread_local! {
+    /// The buffers of this thread, while no connection uses them.
+    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
+}
+
+/// Ciphertext on its way, of the connection that is being served.
+#[derive(Debug)]
+struct Scratch {
+    input: Box<[u8]>,
+    /// What of `input` is filled and not yet taken.
+    at: usize,
+    end: usize,
+    /// To be sent.
+    output: Vec<u8>,
+}
+
+impl Scratch {
+    fn borrow() -> Box<Self> {
+        // None when another connection of this thread has it, or while the thread ends.
+        let free = SCRATCH.try_with(Cell::take).ok().flatten();
+        free.unwrap_or_else(|| {
+            Box::new(Self {
+                input: vec![0; INPUT].into_boxed_slice(),
+                at: 0,
+                end: 0,
+                output: Vec::new(),
+            })
+        })
+    }
+
+    fn give_back(mut self: Box<Self>) {
+        (self.at, self.end) = (0, 0);
+        self.output.clear();
+        let _ = SCRATCH.try_with(|scratch| scratch.set(Some(self)));
+    }
+}
+
+/// Bytes that wait with their connection. Holds no memory when empty.
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Waiting {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+
+    fn is_empty(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.at += n;
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    fn add(&mut self, more: &[u8]) {
+        self.bytes.drain(..std::mem::take(&mut self.at));
+        self.bytes.reserve_exact(more.len());
+        self.bytes.extend_from_slice(more);
+    }
+}
+
+/// A socket as native-tls sees it.
+///
+/// Every call into native-tls is followed by [`settle`](Self::settle), which sends what the call
+/// wrote and leaves the thread's buffers to others.
+///
+/// Reading asks the socket only when it can have something: from an event on until a `recv` that came
+/// up short. epoll(7): for a stream, that one has emptied the socket, and whatever arrives later is a
+/// new edge.
+///
+/// Writing never blocks towards native-tls, so that no record has to be offered to it twice. What the
+/// kernel does not take waits here, and [`TlsStream`](super::TlsStream) takes no more plaintext
+/// until it has gone.
+#[derive(Debug)]
+pub(super) struct Wire<S> {
+    pub(super) socket: S,
+    /// Read, and not yet taken by native-tls.
+    kept: Waiting,
+    /// Written by native-tls, and not yet taken by the kernel.
+    pending: Waiting,
+    /// The buffers of the thread, between first use and `settle`.
+    scratch: Option<Box<Scratch>>,
+    /// `recv` calls since the last `settle`.
+    pub(super) recvs: u32,
+    /// The kernel may have something.
+    readable: bool,
+    /// The end of the stream, or an error, has been announced, and is not announced again.
+    hung_up: bool,
+    /// The end of the stream has been read.
+    eof: bool,
+    /// The end of the sending half waits for `pending`, or has been done.
+    ending: bool,
+    ended: bool,
+}
+
+impl<S: Socket> Wire<S> {
+    pub(super) fn new(socket: S) -> Self {
+        Self {
+            socket,
+            kept: Waiting::default(),
+            pending: Waiting::default(),
+            scratch: None,
+            recvs: 0,
+            readable: true,
+            hung_up: false,
+            eof: false,
+            ending: false,
+            ended: false,
+        }
+    }
+
+    /// An event has announced something to read, or (`hung_up`) the end or an error.
+    pub(super) fn socket_readable(&mut self, hung_up: bool) {
+        self.readable = true;
+        self.hung_up |= hung_up;
+    }
+
+    /// Whether a read may bring something other than `WouldBlock`.
+    pub(super) fn may_read(&self) -> bool {
+        self.readable || self.eof || self.has_input()
+    }
+
+    /// The stream ended, and nothing that came before is left.
+    pub(super) fn is_at_eof(&self) -> bool {
+        self.eof && !self.has_input()
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    fn has_input(&self) -> bool {
+        !self.kept.is_empty() || self.scratch.as_ref().is_some_and(|s| s.at < s.end)
+    }
+
+    /// Reads and keeps what is read; shows all that is kept, and whether that is the whole stream.
+    pub(super) fn peek(&mut self) -> io::Result<(&[u8], bool)> {
+        let scratch = self.receive()?;
+        let fresh = scratch.input[scratch.at..scratch.end].to_vec();
+        scratch.at = scratch.end;
+        self.kept.add(&fresh);
+        Ok((self.kept.rest(), self.eof))
+    }
+
+    /// One `recv` into the thread's buffer, which is empty. Nothing in it afterwards: the end.
+    fn receive(&mut self) -> io::Result<&mut Scratch> {
+        let scratch = self.scratch.get_or_insert_with(Scratch::borrow);
+        debug_assert_eq!(scratch.at, scratch.end);
+        (scratch.at, scratch.end) = (0, 0);
+        if self.eof {
+            return Ok(scratch);
+        }
+        if !self.readable {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.recvs += 1;
+        loop {
+            match self.socket.recv(&mut scratch.input) {
+                Ok(n) => {
+                    self.eof = n == 0;
+                    self.readable = n == scratch.input.len() || self.hung_up;
+                    scratch.end = n;
+                    return Ok(scratch);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.readable = false;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Sends what is to be sent, and leaves the thread's buffers.
+    pub(super) fn settle(&mut self) -> io::Result<()> {
+        self.recvs = 0;
+        let Some(scratch) = self.scratch.take() else {
+            return Ok(());
+        };
+        let fresh = &scratch.input[scratch.at..scratch.end];
+        if !fresh.is_empty() {
+            self.kept.add(fresh);
+        }
+        let sent = self.send(&scratch.output);
+        scratch.give_back();
+        sent
+    }
+
+    /// Sends these after what is pending; what the kernel doesn't take becomes pending.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        if self.flush_pending()? {
+            send_all(&mut self.socket, &mut rest)?;
+        }
+        if !rest.is_empty() {
+            self.pending.add(rest);
+        }
+        Ok(())
+    }
+
+    /// `true`: nothing is pending any more.
+    pub(super) fn flush_pending(&mut self) -> io::Result<bool> {
+        let all = self.pending.rest();
+        let mut rest = all;
+        let result = send_all(&mut self.socket, &mut rest);
+        let sent = all.len() - rest.len();
+        if sent > 0 {
+            self.pending.advance(sent);
+        }
+        result?;
+        if self.has_pending() {
+            return Ok(false);
+        }
+        if self.ending && !std::mem::replace(&mut self.ended, true) {
+            self.socket.end()?;
+        }
+        Ok(true)
+    }
+
+    /// Ends the sending half once all is sent.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        self.ending = true;
+        self.flush_pending().map(|_| ())
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending
+    }
+}
+
+impl<S> Drop for Wire<S> {
+    fn drop(&mut self) {
+        if let Some(scratch) = self.scratch.take() {
+            scratch.give_back();
+        }
+    }
+}
+
+/// Sends until nothing is left or the kernel takes no more, so that room is announced.
+fn send_all(socket: &mut impl Socket, bytes: &mut &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match socket.send(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => *bytes = &bytes[n..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl<S: Socket> Read for Wire<S> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if !self.kept.is_empty() {
+            // Older than what the thread's buffer has, which therefore has nothing.
+            let n = self.kept.rest().read(buf)?;
+            self.kept.advance(n);
+            return Ok(n);
+        }
+        if !self.has_input() {
+            self.receive()?;
+        }
+        let Some(scratch) = &mut self.scratch else {
+            return Ok(0);
+        };
+        let n = (&scratch.input[scratch.at..scratch.end]).read(buf)?;
+        scratch.at += n;
+        Ok(n)
+    }
+}
+
+impl<S: Socket> Write for Wire<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let scratch = self.scratch.get_or_insert_with(Scratch::borrow);
+        scratch.output.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    /// native-tls calls this at the end of a flight of the handshake and after an alert: an alert has
+    /// to be sent before native-tls drops the socket of a failed handshake.
+    fn flush(&mut self) -> io::Result<()> {
+        let Some(mut scratch) = self.scratch.take() else {
+            return Ok(());
+        };
+        let sent = self.send(&scratch.output);
+        scratch.output.clear();
+        self.scratch = Some(scratch);
+        sent
+    }
+}
