@@ -26,6 +26,10 @@ usage: bench_server <echo|broadcast|sink> [OPTIONS]
   --handshake-timeout SECS     for the opening handshake [10]
   --queue-limit BYTES          what may wait to be written to one peer [1048576]
   --ping SECS                  silence before a ping, 0 for no pings [25]
+  --deflate                    permessage-deflate, each message for itself
+  --context-takeover           the same, and windows are kept where the client agrees
+  --tls-cert FILE --tls-key FILE   TLS, with these PEM files (feature `tls`)
+  --tls-p12 FILE               TLS, with this PKCS#12 file [password: --tls-password, or empty]
 ";
 
 #[derive(Clone, Copy)]
@@ -56,6 +60,13 @@ struct Args {
     handshake_timeout: f64,
     queue_limit: usize,
     ping: f64,
+    deflate: bool,
+    context_takeover: bool,
+    tls_cert: Option<String>,
+    tls_key: Option<String>,
+    tls_p12: Option<String>,
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "nobody asks"))]
+    tls_password: String,
 }
 
 impl Args {
@@ -70,25 +81,97 @@ impl Args {
             handshake_timeout: 10.0,
             queue_limit: 1 << 20,
             ping: 25.0,
+            deflate: false,
+            context_takeover: false,
+            tls_cert: None,
+            tls_key: None,
+            tls_p12: None,
+            tls_password: String::new(),
         };
         while let Some(name) = words.next() {
-            let (name, value) = match name.split_once('=') {
-                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-                None => (name, words.next()),
-            };
-            let value = value.ok_or(format!("{name} needs a value"))?;
             match name.as_str() {
-                "--addr" => args.addr = value,
-                "--loops" => args.loops = number(&name, &value)?,
-                "--workers" => args.workers = Some(number(&name, &value)?),
-                "--max-message" => args.max_message = number(&name, &value)?,
-                "--handshake-timeout" => args.handshake_timeout = seconds(&name, &value)?,
-                "--queue-limit" => args.queue_limit = number(&name, &value)?,
-                "--ping" => args.ping = seconds(&name, &value)?,
-                _ => return Err(format!("{name} is not an option")),
+                "--deflate" => args.deflate = true,
+                "--context-takeover" => (args.deflate, args.context_takeover) = (true, true),
+                _ => args.valued(name, &mut words)?,
             }
         }
         Ok(args)
+    }
+
+    fn valued(
+        &mut self,
+        name: String,
+        words: &mut impl Iterator<Item = String>,
+    ) -> Result<(), String> {
+        let (name, value) = match name.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (name, words.next()),
+        };
+        let value = value.ok_or(format!("{name} needs a value"))?;
+        match name.as_str() {
+            "--addr" => self.addr = value,
+            "--loops" => self.loops = number(&name, &value)?,
+            "--workers" => self.workers = Some(number(&name, &value)?),
+            "--max-message" => self.max_message = number(&name, &value)?,
+            "--handshake-timeout" => self.handshake_timeout = seconds(&name, &value)?,
+            "--queue-limit" => self.queue_limit = number(&name, &value)?,
+            "--ping" => self.ping = seconds(&name, &value)?,
+            "--tls-cert" => self.tls_cert = Some(value),
+            "--tls-key" => self.tls_key = Some(value),
+            "--tls-p12" => self.tls_p12 = Some(value),
+            "--tls-password" => self.tls_password = value,
+            _ => return Err(format!("{name} is not an option")),
+        }
+        Ok(())
+    }
+
+    /// Compression as asked for.
+    #[cfg(feature = "deflate")]
+    fn deflate(&self, server: Server) -> framemill::Result<Server> {
+        let takeover = self.context_takeover;
+        let deflate = framemill::Deflate::new().context_takeover(takeover, takeover);
+        Ok(if self.deflate {
+            server.deflate(deflate)
+        } else {
+            server
+        })
+    }
+
+    #[cfg(not(feature = "deflate"))]
+    fn deflate(&self, server: Server) -> framemill::Result<Server> {
+        match self.deflate {
+            true => Err(framemill::Error::Config(
+                "built without the feature `deflate`".into(),
+            )),
+            false => Ok(server),
+        }
+    }
+}
+
+impl Args {
+    /// TLS as asked for.
+    #[cfg(feature = "tls")]
+    fn tls(&self, server: Server) -> framemill::Result<Server> {
+        use framemill::Tls;
+        Ok(match (&self.tls_cert, &self.tls_key, &self.tls_p12) {
+            (Some(cert), Some(key), None) => server.tls(Tls::from_pem_files(cert, key)?),
+            (None, None, Some(p12)) => server.tls(Tls::from_pkcs12_file(p12, &self.tls_password)?),
+            (None, None, None) => server,
+            _ => {
+                let wrong = "--tls-cert and --tls-key, or --tls-p12";
+                return Err(framemill::Error::Config(wrong.into()));
+            }
+        })
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn tls(&self, server: Server) -> framemill::Result<Server> {
+        match (&self.tls_cert, &self.tls_key, &self.tls_p12) {
+            (None, None, None) => Ok(server),
+            _ => Err(framemill::Error::Config(
+                "built without the feature `tls`".into(),
+            )),
+        }
     }
 }
 
@@ -123,6 +206,8 @@ fn main() -> framemill::Result<()> {
     if let Some(workers) = args.workers {
         server = server.workers(workers);
     }
+    server = args.deflate(server)?;
+    server = args.tls(server)?;
     server = match args.ping {
         0.0 => server.no_ping(),
         seconds => server.ping(Duration::from_secs_f64(seconds), Duration::from_secs(20)),

@@ -199,7 +199,6 @@ impl Deflate {
     }
 
     /// Whether these settings make sense, or what is wrong with them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the builder is to come"))]
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let window = |bits: u8| (9..=15).contains(&bits);
         if !(1..=9).contains(&self.level) {
@@ -242,6 +241,10 @@ pub(crate) struct Config {
     pub(crate) message_rate: Option<MessageRate>,
     pub(crate) nodelay: bool,
     pub(crate) origin: Origin,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::net::Tls>,
+    #[cfg(feature = "tls")]
+    pub(crate) max_tls_handshakes: usize,
     #[cfg(feature = "deflate")]
     pub(crate) deflate: Option<Deflate>,
 }
@@ -268,6 +271,10 @@ impl Default for Config {
             message_rate: None,
             nodelay: true,
             origin: Origin::SameHost,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "tls")]
+            max_tls_handshakes: 256,
             #[cfg(feature = "deflate")]
             deflate: None,
         }

@@ -40,9 +40,9 @@ mod server;
 mod worker;
 
 pub use self::addr::RemoteAddr;
-pub use self::config::{Compress, MessageRate, Origin, OverRate, Overflow};
 #[cfg(feature = "deflate")]
 pub use self::config::Deflate;
+pub use self::config::{Compress, MessageRate, Origin, OverRate, Overflow};
 
 pub use self::error::{Error, Result, SendError, Sent};
 pub use self::http::{Request, Response};

@@ -9,9 +9,9 @@
 //! messages, and a compressor that finds one it did not make starts afresh. Messages that may be
 //! dropped or replaced while they wait, or that go through the loop's channel, stand alone always.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::lock;
+use super::{Shared, lock};
 use crate::config::Deflate;
 use crate::message::{Bytes, Message, Utf8Bytes};
 use crate::proto::deflate::{
@@ -23,6 +23,8 @@ use crate::proto::{Opcode, Violation, compressed_message};
 #[derive(Debug)]
 pub(crate) struct Compression {
     agreed: Agreed,
+    /// Counts this connection among its class.
+    shared: Arc<Shared>,
     /// Only if the peer keeps the window of what we send.
     sender: Mutex<Option<Box<Sender>>>,
     /// Only if we keep the window of what we receive.
@@ -38,9 +40,11 @@ pub(super) struct Sender {
 }
 
 impl Compression {
-    pub(crate) fn new(agreed: Agreed) -> Self {
+    pub(crate) fn new(agreed: Agreed, shared: Arc<Shared>) -> Self {
+        shared.enter_class(agreed.send.bits);
         Self {
             agreed,
+            shared,
             sender: Mutex::new(None),
             receiver: Mutex::new(None),
         }
@@ -65,7 +69,7 @@ impl Compression {
     }
 
     /// The compressor of the connection; its lock is held until what it made is queued.
-    pub(super) fn sender(&self) -> std::sync::MutexGuard<'_, Option<Box<Sender>>> {
+    pub(super) fn sender(&self) -> MutexGuard<'_, Option<Box<Sender>>> {
         lock(&self.sender)
     }
 
@@ -104,10 +108,10 @@ impl Compression {
         let receive = self.agreed.receive;
         let inflated = if receive.takeover {
             lock(&self.receiver)
-                .get_or_insert_with(|| Box::new(Inflater::new(receive.bits)))
+                .get_or_insert_with(|| Box::new(Inflater::new()))
                 .inflate(payload, limit, true)
         } else {
-            inflate_alone(payload, receive.bits, limit)
+            inflate_alone(payload, limit)
         };
         let bytes: Bytes = match inflated {
             Ok(bytes) => bytes.into(),
@@ -123,6 +127,12 @@ impl Compression {
             },
             _ => Ok(Message::Binary(bytes)),
         }
+    }
+}
+
+impl Drop for Compression {
+    fn drop(&mut self) {
+        self.shared.leave_class(self.class());
     }
 }
 

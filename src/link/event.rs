@@ -3,6 +3,8 @@
 
 use crate::http::Request;
 use crate::message::{CloseCause, CloseCode, CloseReason, Message};
+#[cfg(feature = "tls")]
+use crate::net::TlsStream;
 use crate::proto::handshake::Upgrade;
 
 /// One entry of an inbox.
@@ -10,6 +12,10 @@ use crate::proto::handshake::Upgrade;
 pub(crate) enum Event {
     /// An opening handshake that is right so far; the handler decides.
     Open(Box<Opening>),
+    /// The next step of a TLS handshake is to be made; the stream goes back with
+    /// [`Command::Secured`](super::Command::Secured).
+    #[cfg(feature = "tls")]
+    Secure(Box<TlsStream>),
     /// A request that is not for a WebSocket.
     Http(Box<Request>),
     /// A whole text or binary message.

@@ -28,6 +28,10 @@ use crate::config::Config;
 use crate::id::{Key, PeerId};
 use crate::message::Message;
 use crate::net::Stream;
+#[cfg(feature = "tls")]
+use crate::net::TlsStream;
+#[cfg(feature = "deflate")]
+use crate::proto::Violation;
 
 /// What a loop can be asked to do.
 #[derive(Debug)]
@@ -43,6 +47,12 @@ pub(crate) enum Command {
     /// The handler has dealt with all that came before the end of the stream: write what is left
     /// and close.
     Finished(Key),
+    /// A TLS handshake has made a step: the stream comes back. `true`: it is done.
+    #[cfg(feature = "tls")]
+    Secured(Key, Box<TlsStream>, std::io::Result<bool>),
+    /// A message turned out to break a rule when it was inflated.
+    #[cfg(feature = "deflate")]
+    Fail(Key, Violation),
     /// A socket that another loop accepted.
     Adopt(Stream, RemoteAddr),
     /// See [`LoopHandle::ordered`].

@@ -171,6 +171,9 @@ impl Link {
             // A broadcast came in between.
         }
         let frame = compression.alone(&message, settings);
+        if frame.len() >= message.len() {
+            return self.send_as_is(message, key);
+        }
         self.send_as_is(frame, key).map_err(|e| e.about(message))
     }
 

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::lock;
 use crate::config::Config;
+#[cfg(feature = "tls")]
+use crate::net::{Stream, Tls, TlsStream};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -16,6 +18,12 @@ pub(crate) struct Shared {
     pub(crate) connections: AtomicUsize,
     /// Connections over a limit that are still being told so; not among `connections`.
     pub(crate) refusals: AtomicUsize,
+    /// The identity for new connections.
+    #[cfg(feature = "tls")]
+    tls: Mutex<Option<Tls>>,
+    /// TLS handshakes that are under way.
+    #[cfg(feature = "tls")]
+    handshakes: AtomicUsize,
     /// Connections were dropped because the deadline of a shutdown had come.
     cut_off: AtomicBool,
     /// Open connections by the window of their compression, see `SharedFrame`.
@@ -28,6 +36,10 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: Config) -> Self {
         Self {
+            #[cfg(feature = "tls")]
+            tls: Mutex::new(config.tls.clone()),
+            #[cfg(feature = "tls")]
+            handshakes: AtomicUsize::new(0),
             config,
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
@@ -55,6 +67,37 @@ impl Shared {
     pub(crate) fn classes(&self) -> impl Iterator<Item = u8> {
         let used = |&class: &u8| self.classes[usize::from(class)].load(Ordering::Relaxed) > 0;
         (0..16).filter(used)
+    }
+
+    /// Puts TLS around a connection that was accepted, if this server speaks TLS; Unix sockets stay
+    /// as they are.
+    #[cfg(feature = "tls")]
+    pub(crate) fn secure(&self, stream: Stream) -> Stream {
+        match (&stream, &*lock(&self.tls)) {
+            (Stream::Tcp(_), Some(tls)) => {
+                self.handshakes.fetch_add(1, Ordering::Relaxed);
+                Stream::Tls(Box::new(TlsStream::server(stream, tls)))
+            }
+            _ => stream,
+        }
+    }
+
+    /// A handshake is through, or given up.
+    #[cfg(feature = "tls")]
+    pub(crate) fn leave_handshake(&self) {
+        self.handshakes.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// As many handshakes are under way as there may be.
+    #[cfg(feature = "tls")]
+    pub(crate) fn is_shaking_hands(&self) -> bool {
+        self.handshakes.load(Ordering::Relaxed) >= self.config.max_tls_handshakes
+    }
+
+    /// Another identity for new connections. `false`: this server speaks no TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) fn reload_tls(&self, tls: Tls) -> bool {
+        lock(&self.tls).as_mut().map(|old| *old = tls).is_some()
     }
 
     pub(crate) fn note_cut_off(&self) {

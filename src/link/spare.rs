@@ -14,10 +14,10 @@ use std::thread::LocalKey;
 use super::event::Event;
 
 /// Kept by each thread; half of it is passed on or taken over at a time.
-const KEPT: usize = 64;
+const KEPT: usize = 32;
 /// Kept for whichever thread needs them.
-const COMMON: usize = 256;
-/// The largest output buffer that is kept: together at most 2 MiB, usually a hundredth of it.
+const COMMON: usize = 64;
+/// The largest output buffer that is kept: together at most half a MiB, usually a hundredth of it.
 const BYTES: usize = 4096;
 /// The largest batch.
 const EVENTS: usize = 32;

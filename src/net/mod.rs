@@ -6,7 +6,6 @@
 mod listen;
 mod stream;
 #[cfg(feature = "tls")]
-#[allow(dead_code, reason = "no loop uses it yet")]
 mod tls;
 
 pub use listen::Listen;
@@ -15,5 +14,4 @@ pub(crate) use stream::Stream;
 #[cfg(feature = "tls")]
 pub use tls::Tls;
 #[cfg(feature = "tls")]
-#[allow(unused_imports, reason = "no loop uses it yet")]
 pub(crate) use tls::{TlsError, TlsStream};

@@ -9,20 +9,32 @@ use mio::net::TcpStream;
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
-/// A connected socket of any kind. Non-blocking; readiness is edge-triggered.
+#[cfg(feature = "tls")]
+use super::TlsStream;
+
+/// A connected socket of any kind, with TLS or without. Non-blocking; readiness is edge-triggered.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
+    #[cfg(feature = "tls")]
+    Tls(Box<TlsStream>),
+    /// A TLS stream whose handshake is being made elsewhere.
+    #[cfg(feature = "tls")]
+    Lent,
 }
 
 macro_rules! each {
-    ($self:expr, $stream:ident => $body:expr) => {
+    ($self:expr, $stream:ident => $body:expr, tls: $tls:expr, lent: $lent:expr) => {
         match $self {
             Stream::Tcp($stream) => $body,
             #[cfg(unix)]
             Stream::Unix($stream) => $body,
+            #[cfg(feature = "tls")]
+            Stream::Tls($stream) => $tls,
+            #[cfg(feature = "tls")]
+            Stream::Lent => $lent,
         }
     };
 }
@@ -32,27 +44,105 @@ impl Stream {
     /// costs nothing until the kernel's buffer has been full.
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
-        each!(self, stream => stream.register(registry, token, interest))
+        each!(self, stream => stream.register(registry, token, interest), tls: stream.register(registry, token), lent: lent())
     }
 
     pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        each!(self, stream => stream.deregister(registry))
+        // Whoever has it closes it, and epoll forgets what is closed.
+        each!(self, stream => stream.deregister(registry), tls: stream.deregister(registry), lent: Ok(()))
     }
 
     pub(crate) fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        each!(self, stream => stream.read(buf))
+        each!(self, stream => stream.read(buf), tls: stream.read(buf), lent: lent())
     }
 
     pub(crate) fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        each!(self, stream => stream.write(buf))
+        each!(self, stream => stream.write(buf), tls: stream.write(buf), lent: lent())
     }
 
     pub(crate) fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        each!(self, stream => stream.write_vectored(bufs))
+        each!(self, stream => stream.write_vectored(bufs), tls: stream.write_vectored(bufs), lent: lent())
     }
 
     /// Ends the sending half: the peer sees the end of the stream once it has read everything.
     pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
-        each!(self, stream => stream.shutdown(Shutdown::Write))
+        each!(self, stream => stream.shutdown(Shutdown::Write), tls: stream.shutdown_write(), lent: lent())
+    }
+}
+
+/// What only TLS has to say.
+#[cfg(feature = "tls")]
+impl Stream {
+    /// Whether it can be read from and written to: the TLS handshake is done, or there is none.
+    #[inline]
+    pub(crate) fn is_ready(&self) -> bool {
+        match self {
+            Self::Tls(stream) => stream.is_open(),
+            Self::Lent => false,
+            _ => true,
+        }
+    }
+
+    /// An event has announced something to read, or (`hung_up`) the end.
+    #[inline]
+    pub(crate) fn note_readable(&mut self, hung_up: bool) {
+        if let Self::Tls(stream) = self {
+            stream.socket_readable(hung_up);
+        }
+    }
+
+    /// Whether there is more to read that no event will announce.
+    #[inline]
+    pub(crate) fn has_buffered(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.has_buffered())
+    }
+
+    /// Whether some of what was taken is not with the kernel yet; writability will be announced.
+    #[inline]
+    pub(crate) fn has_pending(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.has_pending())
+    }
+
+    /// Goes on with what was taken and is not with the kernel yet.
+    #[inline]
+    pub(crate) fn flush_pending(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tls(stream) => stream.flush_pending().map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The TLS stream, for its handshake to be made elsewhere.
+    pub(crate) fn lend(&mut self) -> Option<Box<TlsStream>> {
+        match std::mem::replace(self, Self::Lent) {
+            Self::Tls(stream) => Some(stream),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+fn lent<T>() -> io::Result<T> {
+    Err(io::ErrorKind::NotConnected.into())
+}
+
+/// A plain stream keeps nothing back.
+#[cfg(not(feature = "tls"))]
+impl Stream {
+    pub(crate) fn note_readable(&mut self, _: bool) {}
+
+    pub(crate) fn has_buffered(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn has_pending(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn flush_pending(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

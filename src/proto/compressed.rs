@@ -25,6 +25,19 @@ pub(crate) fn compressed_message(opcode: Opcode, payload: Bytes) -> Message {
     Message::Frame(Frame::from_payload(header, payload))
 }
 
+/// The kind and the compressed payload of such a message; `None` for all others.
+#[cfg(feature = "deflate")]
+pub(crate) fn compressed_parts(message: &Message) -> Option<(Opcode, &[u8])> {
+    let Message::Frame(frame) = message else {
+        return None;
+    };
+    let opcode = match frame.header().opcode {
+        OpCode::Data(Data::Text) => Opcode::Text,
+        _ => Opcode::Binary,
+    };
+    Some((opcode, frame.payload()))
+}
+
 /// The first byte and the payload of a data message, compressed or not; `None` for others.
 #[inline]
 pub(crate) fn data_frame(message: &Message) -> Option<(FirstByte, &[u8])> {

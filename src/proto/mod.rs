@@ -21,7 +21,7 @@ mod client_handshake;
 mod close;
 mod compressed;
 #[cfg(feature = "deflate")]
-mod deflate;
+pub(crate) mod deflate;
 mod extension;
 mod frame;
 pub(crate) mod handshake;
@@ -32,9 +32,9 @@ mod protocol;
 mod utf8;
 
 pub(crate) use close::{Violation, may_travel, truncate_reason};
-#[cfg(feature = "deflate")]
-pub(crate) use compressed::compressed_message;
 pub(crate) use compressed::data_frame;
+#[cfg(feature = "deflate")]
+pub(crate) use compressed::{compressed_message, compressed_parts};
 pub(crate) use frame::{FirstByte, MAX_HEADER, Opcode, encode, encode_header, new_mask};
 pub(crate) use payload::{Blocks, ReadBuffer};
 pub(crate) use protocol::{Filled, Protocol, Role};

@@ -40,16 +40,24 @@ pub(crate) struct Filled {
 #[derive(Debug)]
 pub(crate) struct Protocol {
     role: Role,
-    /// Messages may be compressed.
-    compression: bool,
-    /// §5.5.1: after a close frame no more data follows; what comes all the same is ignored.
-    closed: bool,
+    accepts: Accepts,
     /// Frames seen, wrapping: a measure of work where bytes are none.
     frames: u16,
     /// Longest message, assembled, in bytes.
     max_message: u32,
     /// What has begun and is not whole; `None` between messages.
     partial: Option<Box<Partial>>,
+}
+
+/// What may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepts {
+    Plain,
+    /// Plain messages and compressed ones.
+    #[cfg_attr(not(feature = "deflate"), allow(dead_code, reason = "never agreed on"))]
+    Compressed,
+    /// §5.5.1: after a close frame no more data follows; what comes all the same is ignored.
+    Nothing,
 }
 
 /// A header, a frame or a message that has begun.
@@ -89,8 +97,7 @@ impl Protocol {
     pub(crate) fn new(role: Role, max_message: u32) -> Self {
         Self {
             role,
-            compression: false,
-            closed: false,
+            accepts: Accepts::Plain,
             frames: 0,
             max_message,
             partial: None,
@@ -100,7 +107,7 @@ impl Protocol {
     #[cfg(feature = "deflate")]
     /// From now on messages may be compressed: permessage-deflate was agreed on.
     pub(crate) fn allow_compression(&mut self) {
-        self.compression = true;
+        self.accepts = Accepts::Compressed;
     }
 
     /// Takes the next message off the front of `input`, unmasking in place. Control frames are
@@ -112,8 +119,8 @@ impl Protocol {
         input: &mut &mut [u8],
         blocks: &mut Blocks,
     ) -> Result<Option<Message>, Violation> {
-        if self.partial.is_none() && !self.closed {
-            let Some(header) = Header::parse(input, self.role, self.compression)? else {
+        if self.partial.is_none() && self.accepts != Accepts::Nothing {
+            let Some(header) = Header::parse(input, self.role, self.compression())? else {
                 self.keep_header(input);
                 return Ok(None);
             };
@@ -200,6 +207,10 @@ impl Protocol {
         first.is_some_and(|first| first & 0x08 == 0)
     }
 
+    fn compression(&self) -> bool {
+        self.accepts == Accepts::Compressed
+    }
+
     fn keep_header(&mut self, input: &mut &mut [u8]) {
         if input.is_empty() {
             return;
@@ -269,7 +280,7 @@ impl Protocol {
             Opcode::Pong => Message::Pong(Bytes::copy_from_slice(payload)),
             _ => {
                 let frame = close::parse_body(payload)?;
-                self.closed = true;
+                self.accepts = Accepts::Nothing;
                 self.partial = None;
                 Message::Close(frame)
             }
@@ -282,10 +293,11 @@ impl Protocol {
         input: &mut &mut [u8],
         blocks: &mut Blocks,
     ) -> Result<Option<Message>, Violation> {
-        while !self.closed {
+        while self.accepts != Accepts::Nothing {
+            let compression = self.compression();
             let partial = self.partial.get_or_insert_default();
             if partial.frame.is_none() {
-                let Some(header) = partial.header(input, self.role, self.compression)? else {
+                let Some(header) = partial.header(input, self.role, compression)? else {
                     return Ok(None);
                 };
                 self.check(&header)?;

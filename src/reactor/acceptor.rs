@@ -18,6 +18,10 @@ const ACCEPTS: usize = 64;
 /// How long accepting rests when the process or the system is out of descriptors.
 const REST_MS: u64 = 100;
 
+/// How long it rests when as many TLS handshakes are under way as may be.
+#[cfg(feature = "tls")]
+const PATIENCE_MS: u64 = 5;
+
 /// Connections over the limit that are told so. The next ones are dropped without a word, as each
 /// answer needs a descriptor for as long as it takes.
 const REFUSALS: usize = 256;
@@ -94,6 +98,11 @@ impl Acceptor {
         self.rest_until = None;
         for n in 0..self.listeners.len() {
             for _ in 0..ACCEPTS {
+                #[cfg(feature = "tls")]
+                if self.loops[0].shared.is_shaking_hands() {
+                    // They wait in the backlog.
+                    self.rest_until = Some(now + PATIENCE_MS);
+                }
                 if !self.listeners[n].ready || self.rest_until.is_some() {
                     break;
                 }

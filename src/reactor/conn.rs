@@ -19,6 +19,7 @@
 //! |---|---|
 //! | `conn` | reading |
 //! | `writing` | writing |
+//! | `securing` | the TLS handshake |
 //! | `opening` | the request, up to the handler's verdict |
 //! | `ending` | the closing handshake and all other ends |
 //! | `liveness` | deadlines: which is next, and what it does |
@@ -117,7 +118,7 @@ pub(crate) struct Conn {
     pub(super) stream: Stream,
     pub(crate) peer: Peer,
     pub(super) phase: Phase,
-    protocol: Protocol,
+    pub(super) protocol: Protocol,
     /// Milliseconds of the loop's clock: when bytes were last received (or, while we don't read for
     /// congestion, taken).
     pub(super) last_seen: Moment,
@@ -129,8 +130,9 @@ pub(crate) struct Conn {
     pub(super) writing: Option<Box<Outbound>>,
     /// The closing, once it has begun.
     pub(super) ending: Option<Box<Ending>>,
-    /// The kernel may have more for us: set by events, cleared by a read that came up short.
-    readable: bool,
+    /// The kernel may have more for us: set by events, cleared by a read that came up short
+    /// (with TLS, by one that left nothing).
+    pub(super) readable: bool,
     /// The peer's end of the stream, or an error, has been announced; a read will tell.
     pub(super) hung_up: bool,
     /// Reading waits for the handler to catch up.
@@ -262,8 +264,14 @@ impl Conn {
     pub(crate) fn ready<U: Upstream>(&mut self, news: News, cx: &mut Context<'_, U>) {
         self.readable |= news.readable || news.closed;
         self.hung_up |= news.closed;
+        self.stream.note_readable(self.hung_up);
         if news.writable && std::mem::take(&mut self.blocked) {
             self.flush(cx);
+        }
+        #[cfg(feature = "tls")]
+        if news.writable && self.is_securing() {
+            // The handshake may have waited for that.
+            self.readable = true;
         }
         // On the list of those to go on, it has its turn already.
         if self.readable && !self.listed {
@@ -281,6 +289,10 @@ impl Conn {
     pub(crate) fn advance<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         self.again = false;
         self.flush_if_dirty(cx);
+        #[cfg(feature = "tls")]
+        if self.is_securing() {
+            return self.secure(cx);
+        }
         if self.gone || self.waits(cx) {
             return;
         }
@@ -389,7 +401,8 @@ impl Conn {
                 self.eof = true;
                 self.on_eof(cx);
             }
-            Ok(filled) => {
+            Ok(mut filled) => {
+                filled.all |= self.stream.has_buffered();
                 // epoll(7): for a stream, a read that comes up short has emptied the socket, and
                 // whatever arrives later is a new edge; but an end that was announced together with
                 // the data is not announced again.

@@ -102,7 +102,7 @@ impl Conn {
 
     /// §7.1.7, fail the WebSocket connection: tell why, and listen no more. The messages before the
     /// violation are still answered.
-    pub(super) fn fail<U: Upstream>(&mut self, violation: Violation, cx: &mut Context<'_, U>) {
+    pub(crate) fn fail<U: Upstream>(&mut self, violation: Violation, cx: &mut Context<'_, U>) {
         log::debug!("{}: {}", self.peer.link.id, violation.why);
         self.begin_ending(cx).failed = Some(violation);
         self.go_away(violation.code, violation.why, cause_of(violation), cx);
@@ -123,7 +123,7 @@ impl Conn {
     /// The peer has closed its half of the connection.
     pub(super) fn on_eof<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         match self.phase {
-            Phase::Lingering => self.gone = self.writing.is_none(),
+            Phase::Lingering => self.gone = self.is_all_written(),
             Phase::Opening(_) => self.gone = true,
             // The handler is asked already; its answer may still be read.
             Phase::Deciding => {}
@@ -162,7 +162,7 @@ impl Conn {
     fn judge<U: Upstream>(&mut self, sealed: bool, cx: &mut Context<'_, U>) {
         match self.phase {
             Phase::Open(_) => {}
-            Phase::Lingering if self.writing.is_none() => {
+            Phase::Lingering if self.is_all_written() => {
                 self.gone = self.eof;
                 return self.half_close();
             }
@@ -172,7 +172,7 @@ impl Conn {
             self.begin_ending(cx);
         }
         let Some(ending) = &self.ending else { return };
-        if self.writing.is_some() {
+        if !self.is_all_written() {
             return;
         }
         if self.eof {
@@ -194,10 +194,10 @@ impl Conn {
         self.rearm = true;
         // What is already here is thrown away.
         self.again = true;
-        if self.writing.is_none() {
+        if self.is_all_written() {
             self.half_close();
         }
-        self.gone |= self.eof && self.writing.is_none();
+        self.gone |= self.eof && self.is_all_written();
     }
 
     fn half_close(&mut self) {

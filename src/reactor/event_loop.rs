@@ -376,6 +376,10 @@ impl<U: Upstream> EventLoop<U> {
             };
             self.wheel.cancel(key.slot);
             conn.deregister(self.poll.registry());
+            #[cfg(feature = "tls")]
+            if conn.is_securing() {
+                self.handle.shared.leave_handshake();
+            }
             conn.peer.link.outbox().abandon();
             acceptor::discharge(
                 &self.handle.shared,
@@ -442,6 +446,16 @@ impl<U: Upstream> EventLoop<U> {
                 self.serve(key, |conn, cx| conn.respond(response, cx));
             }
             Command::Finished(key) => self.serve(key, |conn, cx| conn.finished(cx)),
+            #[cfg(feature = "tls")]
+            Command::Secured(key, stream, step) => {
+                self.serve(key, |conn, _| conn.secured(stream, step));
+            }
+            #[cfg(feature = "deflate")]
+            Command::Fail(key, violation) => self.serve(key, |conn, cx| {
+                if conn.is_open() {
+                    conn.fail(violation, cx);
+                }
+            }),
             Command::Adopt(stream, remote) => self.adopt(stream, remote),
             Command::Send { link, message } => {
                 link.outbox().push_reserved(message, &self.handle.config);
@@ -504,6 +518,8 @@ impl<U: Upstream> EventLoop<U> {
             Err(Some(status)) => Some(status),
             Err(None) => return,
         };
+        #[cfg(feature = "tls")]
+        let stream = self.handle.shared.secure(stream);
         let (handle, now) = (&self.handle, self.now);
         let key = self.conns.insert_with(|key| {
             let id = PeerId::new(handle.index, key);

@@ -13,6 +13,8 @@ mod event_loop;
 mod liveness;
 mod opening;
 mod outbound;
+#[cfg(feature = "tls")]
+mod securing;
 mod slab;
 mod timer;
 mod upstream;

@@ -173,6 +173,10 @@ impl Conn {
         if !matches!(self.phase, Phase::Deciding) {
             return;
         }
+        #[cfg(feature = "deflate")]
+        if self.peer.link.compression().is_some() {
+            self.protocol.allow_compression();
+        }
         let rate = cx.config.message_rate;
         self.phase = Phase::Open(rate.map(|rate| Box::new(Bucket::new(rate, cx.now))));
         self.last_seen = Moment::at(cx.now);

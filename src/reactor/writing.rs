@@ -35,6 +35,11 @@ impl Flushed {
 }
 
 impl Conn {
+    /// Whether the kernel has everything that was taken out of the outbox.
+    pub(super) fn is_all_written(&self) -> bool {
+        self.writing.is_none() && !self.stream.has_pending()
+    }
+
     /// Whether the loop queued something that is not written yet.
     pub(crate) fn is_dirty(&self) -> bool {
         self.dirty
@@ -78,6 +83,7 @@ impl Conn {
         let mut written = 0;
         let mut refills = 0;
         let mut drained = false;
+        self.stream.flush_pending()?;
         loop {
             if out.is_empty() {
                 let pong = out.pong.take();
@@ -87,6 +93,8 @@ impl Conn {
                     outbox.control(Opcode::Pong, &payload);
                 }
                 if !out.refill(&mut outbox, most) {
+                    // With TLS, the kernel may be full all the same.
+                    self.blocked = self.stream.has_pending();
                     return Ok(Flushed {
                         drained,
                         ..Flushed::nothing(&outbox)

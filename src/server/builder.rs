@@ -9,10 +9,14 @@ use super::events::{Event, ToChannel};
 use super::handle::{Running, ServerHandle, Threads};
 use super::handler::Handler;
 use super::session::{Engine, OnTheLoop, ToWorkers};
+#[cfg(feature = "deflate")]
+use crate::config::Deflate;
 use crate::config::{Config, MessageRate, Origin, Overflow};
 use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::Shared;
+#[cfg(feature = "tls")]
+use crate::net::Tls;
 use crate::net::{Bound, Listen, Listener};
 use crate::reactor::{self, Prepared};
 use crate::worker::Pool;
@@ -174,6 +178,36 @@ impl Server {
         self
     }
 
+    /// Offers permessage-deflate (RFC 7692) to clients that ask for it. Default: off.
+    ///
+    /// Messages are compressed by the thread that sends them and inflated by the worker that handles
+    /// them. A message that would be longer than [`max_message`](Self::max_message) once inflated
+    /// closes the connection with 1009; no more than that is ever allocated for it.
+    #[cfg(feature = "deflate")]
+    pub fn deflate(mut self, deflate: Deflate) -> Self {
+        self.config.deflate = Some(deflate);
+        self
+    }
+
+    /// Speaks TLS on all TCP addresses; Unix sockets stay plain. Default: no TLS.
+    ///
+    /// The handshake counts towards [`handshake_timeout`](Self::handshake_timeout) and is made on the
+    /// workers. What does not begin with a TLS handshake is hung up on. The identity can be changed
+    /// while the server runs: [`ServerHandle::reload_tls`].
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.config.tls = Some(tls);
+        self
+    }
+
+    /// The most TLS handshakes that are under way at a time, each of which costs memory and a
+    /// signature. Default: 256. More connections wait to be accepted.
+    #[cfg(feature = "tls")]
+    pub fn max_tls_handshakes(mut self, handshakes: usize) -> Self {
+        self.config.max_tls_handshakes = handshakes.max(1);
+        self
+    }
+
     // ---- times ----
 
     /// How long a connection may take to become a WebSocket, [`Handler::open`] included.
@@ -317,6 +351,10 @@ fn check(config: &Config) -> Result<()> {
             "message_rate of at least 1",
         ),
     ];
+    #[cfg(feature = "deflate")]
+    if let Some(Err(why)) = config.deflate.as_ref().map(Deflate::check) {
+        return Err(Error::Config(why.into()));
+    }
     match wrong.iter().find(|(wrong, _)| *wrong) {
         Some((_, needs)) => Err(Error::Config(format!("a server needs {needs}"))),
         None => Ok(()),

@@ -122,6 +122,22 @@ impl ServerHandle {
         true
     }
 
+    /// Another certificate and key for new connections: after a renewal, say. Those that are open
+    /// keep theirs.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) if the server was started without
+    /// [`tls`](crate::Server::tls), or is not running. What is wrong with the files is told when the
+    /// [`Tls`](crate::Tls) is made of them.
+    #[cfg(feature = "tls")]
+    pub fn reload_tls(&self, tls: crate::Tls) -> crate::Result<()> {
+        let running = self.inner.running.get();
+        if running.is_some_and(|running| running.shared.reload_tls(tls)) {
+            return Ok(());
+        }
+        Err(crate::Error::Config("this server speaks no TLS".into()))
+    }
+
     /// Ends the server in good order, and waits for it: stops listening, lets handlers deal with
     /// what has arrived, sends what is queued and then a close frame with 1001 to every connection,
     /// waits for the answers. After `deadline` what is left is cut off, and its

@@ -10,14 +10,18 @@ use http::{Method, StatusCode};
 use super::handler::{Accept, Handler};
 use crate::config::Config;
 use crate::http::{Request, Response};
+#[cfg(feature = "deflate")]
+use crate::link::Compression;
 use crate::link::{
     Agreement, Command, Event, Inline, Link, Load, Opening, defer_wakes, give_batch, lock,
     wake_deferred,
 };
-use crate::message::{CloseCause, CloseCode, CloseReason};
+use crate::message::{CloseCause, CloseCode, CloseReason, Message};
 use crate::peer::Peer;
 use crate::proto::handshake::{accept_response, choose_subprotocol};
 use crate::proto::http::{HttpError, write_response};
+#[cfg(feature = "deflate")]
+use crate::proto::{compressed_parts, deflate};
 use crate::reactor::Upstream;
 use crate::worker::{RunQueue, Work};
 
@@ -25,6 +29,8 @@ use crate::worker::{RunQueue, Work};
 pub(crate) struct Engine<H> {
     handler: H,
     limit: Load,
+    #[cfg(feature = "deflate")]
+    max_message: usize,
 }
 
 /// Why a run ended.
@@ -42,7 +48,12 @@ impl<H: Handler> Engine<H> {
             messages: config.inbound_messages,
             bytes: config.inbound_bytes,
         };
-        Self { handler, limit }
+        Self {
+            handler,
+            limit,
+            #[cfg(feature = "deflate")]
+            max_message: config.max_message as usize,
+        }
     }
 
     fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Run {
@@ -57,6 +68,12 @@ impl<H: Handler> Engine<H> {
             }
             match events.pop_front() {
                 Some(Event::Open(opening)) => *session = self.open(peer, &opening),
+                #[cfg(feature = "tls")]
+                Some(Event::Secure(mut stream)) => {
+                    let step = stream.handshake();
+                    let back = Command::Secured(link.id.key(), stream, step);
+                    link.handle.command(back);
+                }
                 Some(Event::Http(request)) => self.http(link, &request),
                 Some(Event::Writable) => self.writable(peer, &mut session),
                 Some(Event::GoAway { code, text, cause }) => drop(link.close(code, text, cause)),
@@ -79,7 +96,7 @@ impl<H: Handler> Engine<H> {
         events: &mut VecDeque<Event>,
     ) -> Run {
         let link = &peer.link;
-        let mut congested = false;
+        let (mut congested, mut corrupt) = (false, false);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let mut session = live::<H>(session);
             while let Some(Event::Message(_)) = events.front() {
@@ -96,6 +113,10 @@ impl<H: Handler> Engine<H> {
                     limit: self.limit,
                 };
                 if let Some(session) = &mut session {
+                    let Some(message) = self.inflate(link, message) else {
+                        corrupt = true;
+                        return;
+                    };
                     self.handler.message(session, peer, message);
                 }
                 drop(counted);
@@ -103,17 +124,35 @@ impl<H: Handler> Engine<H> {
         }));
         if outcome.is_err() {
             self.panicked(link, session);
+        } else if corrupt {
+            mute(session);
         }
         if congested { Run::Congested } else { Run::Done }
+    }
+
+    /// What the handler is to see of a message. `None`: it breaks a rule, and the loop fails the
+    /// connection.
+    #[inline]
+    fn inflate(&self, link: &Arc<Link>, message: Message) -> Option<Message> {
+        #[cfg(feature = "deflate")]
+        if let Some((opcode, payload)) = compressed_parts(&message) {
+            let compression = link.compression()?;
+            let inflated = compression.inflate(opcode, payload, self.max_message);
+            return inflated
+                .map_err(|violation| {
+                    let fail = Command::Fail(link.id.key(), violation);
+                    link.handle.command(fail);
+                })
+                .ok();
+        }
+        let _ = link;
+        Some(message)
     }
 
     fn panicked(&self, link: &Arc<Link>, session: &mut Option<Box<dyn Any + Send>>) {
         log::error!("{}: the handler panicked; closing with 1011", link.id);
         link.close(CloseCode::Error, "", CloseCause::Panic);
-        // No more messages for it, but it is still told the end.
-        *session = session
-            .take()
-            .map(|session| Box::new(Panicked(session)) as Box<dyn Any + Send>);
+        mute(session);
     }
 
     fn open(&self, peer: &Peer, opening: &Opening) -> Option<Box<dyn Any + Send>> {
@@ -169,8 +208,8 @@ impl<H: Handler> Engine<H> {
 
     fn close(&self, peer: &Peer, session: Option<Box<dyn Any + Send>>, reason: &CloseReason) {
         let session = session.and_then(|session| {
-            let session = match session.downcast::<Panicked>() {
-                Ok(panicked) => panicked.0,
+            let session = match session.downcast::<Muted>() {
+                Ok(muted) => muted.0,
                 Err(session) => session,
             };
             session.downcast::<H::Session>().ok()
@@ -184,8 +223,15 @@ impl<H: Handler> Engine<H> {
     }
 }
 
-/// The session of a connection whose handler panicked.
-struct Panicked(Box<dyn Any + Send>);
+/// The session of a connection that gets no more messages: its handler panicked, or what it sent was
+/// corrupt. It is still told the end.
+struct Muted(Box<dyn Any + Send>);
+
+fn mute(session: &mut Option<Box<dyn Any + Send>>) {
+    *session = session
+        .take()
+        .map(|session| Box::new(Muted(session)) as Box<dyn Any + Send>);
+}
 
 fn live<H: Handler>(session: &mut Option<Box<dyn Any + Send>>) -> Option<&mut H::Session> {
     session.as_mut().and_then(|session| session.downcast_mut())
@@ -219,20 +265,35 @@ fn accept_head<S>(
             log::error!("{}: subprotocol {name:?} was not offered", link.id);
         })?),
     };
-    if let Some(name) = subprotocol {
+    #[cfg(feature = "deflate")]
+    let (compression, extensions) = agree_on_compression(link, opening).unzip();
+    #[cfg(not(feature = "deflate"))]
+    let extensions: Option<String> = None;
+    if subprotocol.is_some() || extensions.is_some() {
         link.agree(Agreement {
-            subprotocol: Some(name.into()),
+            subprotocol: subprotocol.map(Into::into),
+            #[cfg(feature = "deflate")]
+            compression,
         });
     }
     let mut head = Vec::with_capacity(192);
     accept_response(
         &opening.upgrade,
         subprotocol,
-        None,
+        extensions.as_deref(),
         &accept.headers,
         &mut head,
     );
     Ok(head)
+}
+
+/// permessage-deflate, if we want it and the client offers it in a way we can meet; with the value of
+/// the header that says so.
+#[cfg(feature = "deflate")]
+fn agree_on_compression(link: &Link, opening: &Opening) -> Option<(Compression, String)> {
+    let want = link.handle.config.deflate.as_ref()?;
+    let (agreed, answer) = deflate::answer(&opening.upgrade.offers, want)?;
+    Some((Compression::new(agreed, link.handle.shared.clone()), answer))
 }
 
 impl<H: Handler> Work<Peer> for Engine<H> {

@@ -187,6 +187,11 @@ impl<S: Socket> TlsStream<S> {
         }
     }
 
+    /// Whether the handshake is done.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
     /// Whether [`read`](Self::read) is to be called without waiting for an event.
     pub(crate) fn has_buffered(&self) -> bool {
         match (&self.state, &self.end) {

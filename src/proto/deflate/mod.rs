@@ -12,9 +12,6 @@ mod codec;
 mod negotiate;
 mod shared;
 
-#[expect(unused_imports, reason = "used by the connection, which is to come")]
 pub(crate) use codec::{Deflater, InflateError, Inflater};
-#[expect(unused_imports, reason = "used by the connection, which is to come")]
-pub(crate) use negotiate::{Agreed, Half, NAME, accept, answer, offer};
-#[expect(unused_imports, reason = "used by the connection, which is to come")]
+pub(crate) use negotiate::{Agreed, answer};
 pub(crate) use shared::{compress_alone, inflate_alone};

@@ -3,10 +3,6 @@
 //!
 //! When a thread ends, its own are gone before the last of its destructors has run; whoever is that
 //! late gets a fresh one.
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "used by the connection, which is to come")
-)]
 
 use std::cell::RefCell;
 

@@ -1,0 +1,72 @@
+//! The TLS handshake of a connection, before its first byte counts.
+//!
+//! A handshake costs a signature, milliseconds with a large RSA key, and a loop has others to serve:
+//! the stream goes to a worker as an event, makes one step there, and comes back as a command. With
+//! handlers inline the loop makes the step itself.
+//!
+//! While the stream is away, readiness is only noted: a step that had to wait is taken again if
+//! anything was announced meanwhile.
+
+use std::io;
+
+use super::conn::{Conn, Context};
+use super::upstream::Upstream;
+use crate::link::Event;
+use crate::net::{Stream, TlsError, TlsStream};
+
+impl Conn {
+    /// Not yet a stream that can be read from or written to.
+    pub(crate) fn is_securing(&self) -> bool {
+        !self.stream.is_ready()
+    }
+
+    /// The next step of the handshake, if something was announced since the last.
+    pub(super) fn secure<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        if !self.readable {
+            return;
+        }
+        if let Some(mut stream) = self.stream.lend() {
+            self.readable = false;
+            stream.socket_readable(self.hung_up);
+            if cx.upstream.is_inline() {
+                let step = stream.handshake();
+                self.secured(stream, step);
+            } else {
+                cx.batch.push_back(Event::Secure(stream));
+                self.deliver(cx);
+            }
+        }
+    }
+
+    /// The stream is back.
+    pub(crate) fn secured(&mut self, stream: Box<TlsStream>, step: io::Result<bool>) {
+        self.stream = Stream::Tls(stream);
+        match step {
+            Ok(true) => {
+                self.peer.link.handle.shared.leave_handshake();
+                // What follows may be in here already.
+                self.readable = true;
+                self.stream.note_readable(self.hung_up);
+            }
+            Ok(false) => {}
+            Err(error) => {
+                self.log_failed_handshake(&error);
+                self.gone = true;
+                return;
+            }
+        }
+        if self.hung_up && self.is_securing() && !self.readable {
+            // It has left in the middle, and the step above has seen all that it sent.
+            self.gone = true;
+        }
+        self.again |= self.readable;
+    }
+
+    fn log_failed_handshake(&self, error: &io::Error) {
+        let id = self.peer.link.id;
+        match TlsError::of(error) {
+            Some(why) => log::debug!("{id}: {why}"),
+            None => log::debug!("{id}: TLS handshake: {error}"),
+        }
+    }
+}
