@@ -8,9 +8,11 @@
 #   --cases SET|PATTERN ...  which cases (default: core)
 #         core     sections 1 to 7, 9 and 10: all but compression
 #         quick    core without most of the big messages of section 9
-#         deflate  sections 12 and 13: permessage-deflate
+#         compression  sections 12 and 13: permessage-deflate, 216 cases of 1000 messages each
+#         compression-sample  a tenth of those: each subsection, each size of message and of fragment
 #         all      everything
 #         or patterns of the suite: '6.*' 9.3.4
+#         With any case of sections 12 and 13 the server is started with --deflate.
 #   --server-args "..."    more arguments for the server, split at spaces
 #   --server PATH          run this binary instead of building examples/bench_server.rs
 #   --timeout SECONDS      bound on one run of the suite
@@ -25,7 +27,14 @@ set -euo pipefail
 
 readonly NOT_AS_EXPECTED=1 USAGE=2 NO_SUITE=3
 readonly MAX_MESSAGE=33554432 # section 9 echoes messages of 16 MiB
-readonly START_SECONDS=10 STOP_SECONDS=10 STALL_SECONDS=60
+readonly START_SECONDS=10 STOP_SECONDS=10
+# The third number is the size of message and of fragment: 1 to 10 are 16 bytes to 128 KiB in one frame, 11 to 15 are
+# 8 to 128 KiB in frames of 256 bytes, 16 to 18 are 128 KiB in frames of 1, 4 and 32 KiB. 12.1 to 12.5 differ in what is
+# sent, 13.1 to 13.7 in what is offered.
+readonly COMPRESSION_SAMPLE=(
+    12.1.1 12.1.9 12.1.16 12.2.4 12.2.14 12.3.3 12.3.12 12.4.5 12.4.18 12.5.7 12.5.11
+    13.1.2 13.1.13 13.2.6 13.2.15 13.3.4 13.3.8 13.4.10 13.4.3 13.5.5 13.6.1 13.7.17
+)
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -45,6 +54,7 @@ cases=()
 server_args=()
 server=
 limit=
+stall=60 # seconds that a case may take
 
 parse_arguments() {
     local option
@@ -89,18 +99,30 @@ parse_arguments() {
     done
     [ ${#workers[@]} -gt 0 ] || workers=(0 2)
     [ ${#cases[@]} -gt 0 ] || add_cases core
-    if [ -z "$limit" ]; then
-        limit=300
-        # Compression takes the suite itself many minutes.
-        case " ${cases[*]} " in *" 12"* | *" 13"* | *" * "*) limit=2400 ;; esac
+    if with_compression; then
+        server_args=(--deflate "${server_args[@]}")
+        # A thousand messages, each in hundreds of frames, take the suite itself a minute or more. It allows a case 480 s.
+        stall=540
+        limit=${limit:-7200}
     fi
+    limit=${limit:-300}
+}
+
+# Whether any case is of section 12 or 13. In a pattern a star stands for anything, dots included.
+with_compression() {
+    local pattern
+    for pattern in "${cases[@]}"; do
+        case $pattern in 12.* | 13.* | '*'* | '1*'* | '12*'* | '13*'*) return 0 ;; esac
+    done
+    return 1
 }
 
 add_cases() {
     case $1 in
     core) cases+=('1.*' '2.*' '3.*' '4.*' '5.*' '6.*' '7.*' '9.*' '10.*') ;;
     quick) cases+=('1.*' '2.*' '3.*' '4.*' '5.*' '6.*' '7.*' 9.1.1 9.2.1 9.3.4 9.4.4 9.5.6 9.6.6 9.7.1 9.8.1 '10.*') ;;
-    deflate) cases+=('12.*' '13.*') ;;
+    compression) cases+=('12.*' '13.*') ;;
+    compression-sample) cases+=("${COMPRESSION_SAMPLE[@]}") ;;
     all) cases+=('*') ;;
     *)
         [[ $1 =~ ^[0-9.*]+$ ]] || fail $USAGE "'$1' is neither a set of cases nor a pattern"
@@ -239,8 +261,8 @@ watch_suite() {
         if ! kill -0 "$server_pid" 2>/dev/null; then
             gone=${gone:-$SECONDS}
             [ $((SECONDS - gone)) -lt $STOP_SECONDS ] || kill -TERM "$suite_pid" 2>/dev/null || true
-        elif [ $((SECONDS - moved)) -ge $STALL_SECONDS ]; then
-            echo "no progress for $STALL_SECONDS s, at $(last_case "$dir"): the server was killed" >>"$dir/problems"
+        elif [ $((SECONDS - moved)) -ge $stall ]; then
+            echo "no progress for $stall s, at $(last_case "$dir"): the server was killed" >>"$dir/problems"
             server_killed=yes
             kill -KILL "$server_pid" 2>/dev/null || true
         elif [ "$total" = 0 ]; then # the suite would wait for ever

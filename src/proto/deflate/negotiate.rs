@@ -48,40 +48,37 @@ pub(crate) fn answer(offers: &[Extension], want: &Deflate) -> Option<(Agreed, St
 }
 
 fn answer_one(offer: &Params, want: &Deflate) -> Option<(Agreed, String)> {
-    let mut agreed = Params::default();
-    // §7.1.1: we may refrain from context unasked, and may have the client refrain. If it says that it
-    // will anyway, there is no use in keeping a window for it.
-    agreed.server_alone = offer.server_alone || !want.send_takeover;
-    agreed.client_alone = offer.client_alone || !want.receive_takeover;
     // §7.1.2.1: "with the same or smaller value as the offer".
     let send = offer.server_bits.unwrap_or(MOST_BITS).min(want.send_bits);
     if send < LEAST_BITS {
         return None;
     }
-    if send < MOST_BITS || offer.server_bits.is_some() {
-        agreed.server_bits = Some(send);
-    }
     // §7.1.2.2: only a client that offered the parameter can be held to a window. A value is a hint
     // that it keeps to on its own.
-    let receive = match offer.client_bits {
-        Bits::Absent => MOST_BITS,
-        Bits::Any => want.receive_bits,
-        Bits::Max(hint) => hint.min(want.receive_bits),
+    let hint = offer.client_bits.max();
+    let receive = hint.map_or(MOST_BITS, |hint| hint.min(want.receive_bits));
+    let reply = Params {
+        // §7.1.1: we may refrain from context unasked, and may have the client refrain. If it says
+        // that it will anyway, there is no use in keeping a window for it.
+        server_alone: offer.server_alone || !want.send_takeover,
+        client_alone: offer.client_alone || !want.receive_takeover,
+        server_bits: Some(send).filter(|_| send < MOST_BITS || offer.server_bits.is_some()),
+        client_bits: match hint {
+            Some(hint) if hint > receive => Bits::Max(receive),
+            _ => Bits::Absent,
+        },
     };
-    if offer.client_bits.max().is_some_and(|hint| hint > receive) {
-        agreed.client_bits = Bits::Max(receive);
-    }
-    let agreed_to = Agreed {
+    let agreed = Agreed {
         send: Half {
             bits: send,
-            takeover: !agreed.server_alone,
+            takeover: !reply.server_alone,
         },
         receive: Half {
             bits: receive,
-            takeover: !agreed.client_alone,
+            takeover: !reply.client_alone,
         },
     };
-    Some((agreed_to, agreed.value()))
+    Some((agreed, reply.value()))
 }
 
 /// The client's offer: the value of the request header.

@@ -243,6 +243,22 @@ fn a_limit_that_is_exactly_met() {
     }
 }
 
+/// The inflater may have taken all input and still have most of a match to give.
+#[test]
+fn a_match_is_all_that_is_left() {
+    for length in 20_000..20_300 {
+        let payload = compressed(&vec![0; length], 9, 15);
+        for limit in [length - 1, length - 100] {
+            assert_eq!(
+                inflated(&payload, limit),
+                Err(InflateError::TooBig),
+                "{length}"
+            );
+        }
+        assert_eq!(inflated(&payload, length).map(|m| m.len()), Ok(length));
+    }
+}
+
 /// Bytes that compress a little, the same for the same seed.
 fn mixed(length: usize, seed: u32) -> Vec<u8> {
     let mut state = seed | 1;
