@@ -92,7 +92,7 @@ fn memory_of_an_idle_connection() {
         .spawn()
         .unwrap();
     let tls = tls();
-    let mut accept = || serve(listener.accept().unwrap().0, &tls);
+    let accept = || serve(listener.accept().unwrap().0, &tls);
     let mut connections: Vec<_> = (0..CONNECTIONS / 10).map(|_| accept()).collect();
     let before = resident();
     connections.extend((0..CONNECTIONS).map(|_| accept()));
