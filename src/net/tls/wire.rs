@@ -14,6 +14,10 @@ const HEAD: usize = 5;
 /// The longest body of a record that native-tls may take (RFC 5246 §6.2.3; TLS 1.3 allows less).
 const BODY: usize = (16 << 10) + 2048;
 
+/// What may wait to be sent. One write leaves a quarter of this at most; more comes only of a peer that
+/// provokes answers, such as alerts against renegotiation, and doesn't read them.
+const PENDING: usize = 256 << 10;
+
 /// What TLS needs of a socket. Non-blocking; readiness is edge-triggered.
 pub(crate) trait Socket {
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<usize>;
@@ -289,6 +293,9 @@ impl<S: Socket> Wire<S> {
         if self.flush_pending()? {
             send_all(&mut self.socket, &mut rest)?;
         }
+        if self.pending.rest().len() + rest.len() > PENDING {
+            return Err(io::Error::other("the peer provokes answers and reads none"));
+        }
         if !rest.is_empty() {
             self.pending.add(rest);
         }
@@ -390,7 +397,7 @@ impl<S: Socket> Write for Wire<S> {
 mod tests {
     use super::*;
 
-    /// A socket that has these, one `recv` each.
+    /// A socket that has these, one `recv` each, and takes nothing.
     struct Script(Vec<Vec<u8>>);
 
     impl Socket for Script {
@@ -401,8 +408,8 @@ mod tests {
             }
         }
 
-        fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            Ok(bytes.len())
+        fn send(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
         }
 
         fn end(&mut self) -> io::Result<()> {
@@ -448,5 +455,20 @@ mod tests {
             assert!(!wire.may_read());
         }
         assert!(wire.kept.bytes.capacity() <= 105);
+    }
+
+    #[test]
+    fn answers_that_nobody_reads_are_limited() {
+        let mut wire = Wire::new(Script(Vec::new()));
+        let mut settled = 0;
+        for _ in 0..1000 {
+            wire.write_all(&[0; 1 << 10]).unwrap();
+            if wire.settle().is_err() {
+                break;
+            }
+            settled += 1;
+        }
+        assert_eq!(settled, 256);
+        assert!(wire.has_pending());
     }
 }
