@@ -33,6 +33,7 @@ pub struct Tls(TlsAcceptor);
 impl Tls {
     /// From PEM: the certificate followed by the intermediate ones, if any, and the private key of
     /// the first, unencrypted, in PKCS#8 (`BEGIN PRIVATE KEY`).
+    /// Keys in other forms are refused, with the command that converts them.
     ///
     /// # Errors
     /// [`Error::Tls`], which says what is wrong with which.

@@ -306,6 +306,13 @@ impl<S: Socket> TlsStream<S> {
         }
     }
 
+    pub(super) fn alpn(&self) -> Option<Vec<u8>> {
+        match &self.state {
+            State::Open(stream) => stream.negotiated_alpn().unwrap(),
+            _ => None,
+        }
+    }
+
     pub(super) fn hang_up(&mut self) {
         self.state = State::Failed;
     }
@@ -344,6 +351,12 @@ impl<S> fmt::Debug for TlsStream<S> {
 fn may_read<S: Socket>(stream: &native_tls::TlsStream<Wire<S>>) -> bool {
     stream.get_ref().may_read() || stream.buffered_read_size().is_ok_and(|n| n > 0)
 }
+
+// Handshakes may move to other threads.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<TlsStream>();
+};
 
 /// Looks at what the peer begins with. `false`: not enough to tell.
 fn speaks_tls<S: Socket>(wire: &mut Wire<S>) -> io::Result<bool> {

@@ -8,6 +8,16 @@ use crate::net::Stream;
 /// What is read from a socket at once: two records of the longest kind.
 const INPUT: usize = 32 << 10;
 
+/// The head of a record: type, version, length (RFC 8446 §5.1).
+const HEAD: usize = 5;
+
+/// The longest body of a record that native-tls may take (RFC 5246 §6.2.3; TLS 1.3 allows less).
+const BODY: usize = (16 << 10) + 2048;
+
+/// What may wait to be sent. One write leaves a quarter of this at most; more comes only of a peer that
+/// provokes answers, such as alerts against renegotiation, and doesn't read them.
+const PENDING: usize = 256 << 10;
+
 /// What TLS needs of a socket. Non-blocking; readiness is edge-triggered.
 pub(crate) trait Socket {
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<usize>;
@@ -92,7 +102,6 @@ impl Waiting {
 
     fn add(&mut self, more: &[u8]) {
         self.bytes.drain(..std::mem::take(&mut self.at));
-        self.bytes.reserve_exact(more.len());
         self.bytes.extend_from_slice(more);
     }
 }
@@ -106,6 +115,9 @@ impl Waiting {
 /// up short. epoll(7): for a stream, that one has emptied the socket, and whatever arrives later is a
 /// new edge.
 ///
+/// native-tls gets to see whole records only: OpenSSL allocates for the longest one on seeing the head
+/// of any, and a head costs a peer five bytes.
+///
 /// Writing never blocks towards native-tls, so that no record has to be offered to it twice. What the
 /// kernel does not take waits here, and [`TlsStream`](super::TlsStream) takes no more plaintext
 /// until it has gone.
@@ -118,6 +130,8 @@ pub(super) struct Wire<S> {
     pending: Waiting,
     /// The buffers of the thread, between first use and `settle`.
     scratch: Option<Box<Scratch>>,
+    /// Bytes of a record that native-tls has begun to take.
+    record: usize,
     /// `recv` calls since the last `settle`.
     pub(super) recvs: u32,
     /// The kernel may have something.
@@ -138,6 +152,7 @@ impl<S: Socket> Wire<S> {
             kept: Waiting::default(),
             pending: Waiting::default(),
             scratch: None,
+            record: 0,
             recvs: 0,
             readable: true,
             hung_up: false,
@@ -155,7 +170,7 @@ impl<S: Socket> Wire<S> {
 
     /// Whether a read may bring something other than `WouldBlock`.
     pub(super) fn may_read(&self) -> bool {
-        self.readable || self.eof || self.has_input()
+        self.readable || self.eof || self.has_record()
     }
 
     /// The stream ended, and nothing that came before is left.
@@ -167,26 +182,77 @@ impl<S: Socket> Wire<S> {
         !self.pending.is_empty()
     }
 
+    /// What was read and not yet taken: the older part and the newer.
+    fn input(&self) -> (&[u8], &[u8]) {
+        let fresh = self.scratch.as_ref().map(|s| &s.input[s.at..s.end]);
+        (self.kept.rest(), fresh.unwrap_or_default())
+    }
+
     fn has_input(&self) -> bool {
-        !self.kept.is_empty() || self.scratch.as_ref().is_some_and(|s| s.at < s.end)
+        !matches!(self.input(), ([], []))
+    }
+
+    /// Bytes of the record that comes next, or is being taken, if all of it is there.
+    fn whole_record(&self) -> Option<usize> {
+        let (old, fresh) = self.input();
+        let there = old.len() + fresh.len();
+        let wanted = if self.record > 0 {
+            self.record
+        } else {
+            let mut length = old.iter().chain(fresh).skip(HEAD - 2);
+            let body = u16::from_be_bytes([*length.next()?, *length.next()?]);
+            // Of one that is too long the beginning is enough to be refused.
+            let body = usize::from(body);
+            if body > BODY { HEAD } else { HEAD + body }
+        };
+        (there >= wanted).then_some(wanted)
+    }
+
+    fn has_record(&self) -> bool {
+        self.whole_record().is_some()
+    }
+
+    /// Reads until a whole record is there; or what there is, at the end of the stream.
+    fn gather(&mut self) -> io::Result<()> {
+        loop {
+            if let Some(record) = self.whole_record() {
+                self.record = record;
+                return Ok(());
+            }
+            if self.eof {
+                self.record = self.input().0.len() + self.input().1.len();
+                return Ok(());
+            }
+            self.keep();
+            self.receive()?;
+        }
+    }
+
+    /// Moves what is in the thread's buffer to what is kept.
+    fn keep(&mut self) {
+        if let Some(scratch) = &mut self.scratch {
+            let fresh = &scratch.input[scratch.at..scratch.end];
+            if !fresh.is_empty() {
+                self.kept.add(fresh);
+            }
+            scratch.at = scratch.end;
+        }
     }
 
     /// Reads and keeps what is read; shows all that is kept, and whether that is the whole stream.
     pub(super) fn peek(&mut self) -> io::Result<(&[u8], bool)> {
-        let scratch = self.receive()?;
-        let fresh = scratch.input[scratch.at..scratch.end].to_vec();
-        scratch.at = scratch.end;
-        self.kept.add(&fresh);
+        self.receive()?;
+        self.keep();
         Ok((self.kept.rest(), self.eof))
     }
 
     /// One `recv` into the thread's buffer, which is empty. Nothing in it afterwards: the end.
-    fn receive(&mut self) -> io::Result<&mut Scratch> {
+    fn receive(&mut self) -> io::Result<()> {
         let scratch = self.scratch.get_or_insert_with(Scratch::borrow);
         debug_assert_eq!(scratch.at, scratch.end);
         (scratch.at, scratch.end) = (0, 0);
         if self.eof {
-            return Ok(scratch);
+            return Ok(());
         }
         if !self.readable {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -198,7 +264,7 @@ impl<S: Socket> Wire<S> {
                     self.eof = n == 0;
                     self.readable = n == scratch.input.len() || self.hung_up;
                     scratch.end = n;
-                    return Ok(scratch);
+                    return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -212,13 +278,10 @@ impl<S: Socket> Wire<S> {
     /// Sends what is to be sent, and leaves the thread's buffers.
     pub(super) fn settle(&mut self) -> io::Result<()> {
         self.recvs = 0;
+        self.keep();
         let Some(scratch) = self.scratch.take() else {
             return Ok(());
         };
-        let fresh = &scratch.input[scratch.at..scratch.end];
-        if !fresh.is_empty() {
-            self.kept.add(fresh);
-        }
         let sent = self.send(&scratch.output);
         scratch.give_back();
         sent
@@ -229,6 +292,9 @@ impl<S: Socket> Wire<S> {
         let mut rest = bytes;
         if self.flush_pending()? {
             send_all(&mut self.socket, &mut rest)?;
+        }
+        if self.pending.rest().len() + rest.len() > PENDING {
+            return Err(io::Error::other("the peer provokes answers and reads none"));
         }
         if !rest.is_empty() {
             self.pending.add(rest);
@@ -290,20 +356,19 @@ fn send_all(socket: &mut impl Socket, bytes: &mut &[u8]) -> io::Result<()> {
 
 impl<S: Socket> Read for Wire<S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.record == 0 {
+            self.gather()?;
+        }
+        let most = buf.len().min(self.record);
+        let (old, fresh) = self.input();
+        let mut first = if old.is_empty() { fresh } else { old };
+        let n = first.read(&mut buf[..most])?;
         if !self.kept.is_empty() {
-            // Older than what the thread's buffer has, which therefore has nothing.
-            let n = self.kept.rest().read(buf)?;
             self.kept.advance(n);
-            return Ok(n);
+        } else if let Some(scratch) = &mut self.scratch {
+            scratch.at += n;
         }
-        if !self.has_input() {
-            self.receive()?;
-        }
-        let Some(scratch) = &mut self.scratch else {
-            return Ok(0);
-        };
-        let n = (&scratch.input[scratch.at..scratch.end]).read(buf)?;
-        scratch.at += n;
+        self.record -= n;
         Ok(n)
     }
 }
@@ -325,5 +390,85 @@ impl<S: Socket> Write for Wire<S> {
         scratch.output.clear();
         self.scratch = Some(scratch);
         sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A socket that has these, one `recv` each, and takes nothing.
+    struct Script(Vec<Vec<u8>>);
+
+    impl Socket for Script {
+        fn recv(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            match self.0.is_empty() {
+                true => Err(io::ErrorKind::WouldBlock.into()),
+                false => self.0.remove(0).as_slice().read(buf),
+            }
+        }
+
+        fn send(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+
+        fn end(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const RECORD: &[u8] = &[0x17, 3, 3, 0, 3, b'a', b'b', b'c'];
+
+    #[test]
+    fn records_are_shown_whole_wherever_they_were_split() {
+        let two = [RECORD, RECORD].concat();
+        for split in 1..two.len() {
+            let (one, other) = two.split_at(split);
+            let mut wire = Wire::new(Script(vec![one.into(), other.into()]));
+            let mut got = Vec::new();
+            let mut buf = [0; 64];
+            for _ in 0..2 {
+                wire.socket_readable(false);
+                while wire.may_read() {
+                    match wire.read(&mut buf) {
+                        Ok(n) => got.extend_from_slice(&buf[..n]),
+                        Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                    }
+                    wire.settle().unwrap();
+                }
+                let whole = got.len() % RECORD.len() == 0;
+                assert!(whole, "split at {split}: {got:?}");
+            }
+            assert_eq!(got, two, "split at {split}");
+            assert_eq!(wire.kept.bytes.capacity(), 0, "nothing is kept");
+        }
+    }
+
+    #[test]
+    fn a_claimed_length_takes_no_more_than_what_came() {
+        let mut wire = Wire::new(Script(vec![vec![0x17, 3, 3, 0x40, 0], vec![7; 100]]));
+        for _ in 0..2 {
+            wire.socket_readable(false);
+            let blocked = wire.read(&mut [0; 64]).unwrap_err();
+            assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
+            wire.settle().unwrap();
+            assert!(!wire.may_read());
+        }
+        assert!(wire.kept.bytes.capacity() <= 105);
+    }
+
+    #[test]
+    fn answers_that_nobody_reads_are_limited() {
+        let mut wire = Wire::new(Script(Vec::new()));
+        let mut settled = 0;
+        for _ in 0..1000 {
+            wire.write_all(&[0; 1 << 10]).unwrap();
+            if wire.settle().is_err() {
+                break;
+            }
+            settled += 1;
+        }
+        assert_eq!(settled, 256);
+        assert!(wire.has_pending());
     }
 }

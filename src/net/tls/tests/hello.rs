@@ -2,11 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::thread;
 
 use mio::{Events, Poll, Token};
+use native_tls::{Protocol, TlsConnector};
 
 use super::super::{TlsError, TlsStream};
-use super::rig::{CERT, Rig, tcp_pair, tls};
+use super::rig::{Rig, tcp_pair, tls};
 use crate::net::Stream;
 
 /// What a server makes of a client that writes these, one after the other, and then no more.
@@ -149,5 +151,26 @@ fn a_client_refuses_a_certificate_that_it_does_not_know() {
     rig.until(|rig| rig.client.failed.is_some() && rig.server.failed.is_some());
     let failed = rig.client.failed.unwrap();
     assert!(failed.to_string().contains("certificate"), "{failed}");
-    let _ = CERT;
+}
+
+#[test]
+fn a_client_that_asks_for_http_1_1_gets_it() {
+    let rig = Rig::open();
+    assert_eq!(rig.client.tls.alpn().as_deref(), Some(&b"http/1.1"[..]));
+}
+
+/// As the documentation of `Tls` says; when native-tls learns it, this fails and that has to change.
+#[test]
+#[cfg(target_os = "linux")]
+fn servers_speak_no_tls_1_3() {
+    let (client, server) = tcp_pair();
+    let connector = TlsConnector::builder()
+        .min_protocol_version(Some(Protocol::Tlsv13))
+        .build()
+        .unwrap();
+    let acceptor = tls();
+    let client = thread::spawn(move || connector.connect("localhost", client).map(|_| ()));
+    assert!(acceptor.acceptor().accept(server).is_err());
+    let failed = client.join().unwrap().unwrap_err().to_string();
+    assert!(failed.contains("version"), "{failed}");
 }

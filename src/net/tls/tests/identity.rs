@@ -120,6 +120,14 @@ fn an_encrypted_key_is_refused_with_the_remedy() {
 }
 
 #[test]
+fn keys_in_older_forms_are_refused_with_the_remedy() {
+    for (cert, key) in [("ec.pem", "ec.sec1.key"), ("rsa.pem", "rsa.pkcs1.key")] {
+        let says = &[key, "not in PKCS#8", "openssl pkcs8 -topk8"];
+        refused(Tls::from_pem_files(certs(cert), certs(key)), says);
+    }
+}
+
+#[test]
 fn damaged_blocks_are_refused() {
     for at in [40, 100, 150] {
         let mut key = KEY.to_vec();

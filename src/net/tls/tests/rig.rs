@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 use native_tls::{Certificate, TlsConnector};
@@ -123,6 +123,8 @@ pub(super) struct End {
     /// Whether it reads.
     pub(super) reads: bool,
     pub(super) failed: Option<io::Error>,
+    /// How long each call for the handshake took.
+    pub(super) shaking: Vec<Duration>,
     read_sizes: Sizes,
     write_sizes: Sizes,
 }
@@ -138,6 +140,7 @@ impl End {
             eof: false,
             reads: true,
             failed: None,
+            shaking: Vec::new(),
             read_sizes: Sizes::up_to(100 << 10),
             write_sizes: Sizes::up_to(200 << 10),
         }
@@ -152,7 +155,9 @@ impl End {
 
     fn try_step(&mut self) -> io::Result<()> {
         if !self.open {
+            let start = Instant::now();
             self.open = self.tls.handshake()?;
+            self.shaking.push(start.elapsed());
         }
         if self.open {
             self.write()?;

@@ -42,7 +42,7 @@ fn all_sizes_both_ways() {
     ] {
         exchange(&mut rig, up, down);
     }
-    for _ in 0..100 {
+    for _ in 0..30 {
         let (up, down) = (sizes.next(), sizes.next());
         exchange(&mut rig, up, down);
     }
