@@ -1,5 +1,5 @@
-//! Ten peers flood the server with what costs it the most per byte; one good client beside them
-//! must not have to wait.
+//! Ten peers flood the server with what costs it the most per byte, or fifty with the longest
+//! messages; one good client beside them must not have to wait.
 //!
 //! For the numbers: `cargo test --release --test fairness -- --nocapture`.
 
@@ -229,9 +229,8 @@ const CROWD: usize = 50;
 /// The longest message by default, as it comes in and as it goes back.
 const LONGEST: usize = 1 << 20;
 const ECHOED: usize = 10 + LONGEST;
-/// When the first of the crowd has had so many answers, the last has had a few.
+/// So many answers to the first of the crowd are enough to see whether the last has its part.
 const MANY: usize = 12;
-const A_FEW: usize = 3;
 
 /// One of the crowd: writes and reads whatever the kernel takes and has.
 struct Eager<'a> {
@@ -281,8 +280,8 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-/// The waits of a good client beside the crowd, in order of length.
-fn beside_a_crowd(workers: usize) -> Vec<Duration> {
+/// The longest wait of a good client beside the crowd; none of which is starved.
+fn beside_a_crowd(workers: usize) -> Duration {
     let server = serve(|s| s.workers(workers), Echo::default());
     let mut good = client(server.addr);
     let message = frame(0x82, &[7; LONGEST]);
@@ -300,9 +299,10 @@ fn beside_a_crowd(workers: usize) -> Vec<Duration> {
                     .collect();
                 let mut buf = vec![0; 256 << 10];
                 while !stop.load(Ordering::Relaxed) {
-                    let moved = crowd
-                        .iter_mut()
-                        .fold(false, |moved, one| one.go_on(message, &mut buf) || moved);
+                    let mut moved = false;
+                    for one in &mut crowd {
+                        moved |= one.go_on(message, &mut buf);
+                    }
                     if !moved {
                         thread::yield_now();
                     }
@@ -323,8 +323,8 @@ fn beside_a_crowd(workers: usize) -> Vec<Duration> {
             let since = received.iter().zip(&before).map(|(n, b)| answers(n) - b);
             let (least, most) = (since.clone().min().unwrap(), since.max().unwrap());
             if begun.elapsed() > MEASURED && most >= MANY {
-                eprintln!("workers {workers}: {least} to {most} answers each");
-                assert!(least >= A_FEW, "{least} answers and {most}");
+                eprintln!("{least} to {most} answers each");
+                assert!(4 * least >= most, "{least} answers and {most}");
                 break;
             }
             assert!(begun.elapsed() < 2 * WAIT, "too slow: {most} answers");
@@ -332,22 +332,19 @@ fn beside_a_crowd(workers: usize) -> Vec<Duration> {
     });
     until("all have left", || server.handle.connections() == 1);
     waits.sort_unstable();
-    waits
+    let (half, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+    eprintln!(
+        "{CROWD} large senders, workers {workers}: median {half:.1?}, worst {worst:.1?} of {}",
+        waits.len()
+    );
+    worst
 }
 
 #[test]
 fn large_messages_of_a_crowd() {
     let _alone = alone();
     for workers in [0, 2] {
-        let soon = (0..ATTEMPTS).any(|_| {
-            let waits = beside_a_crowd(workers);
-            let (half, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
-            eprintln!(
-                "workers {workers}: median {half:.1?}, worst {worst:.1?} of {}",
-                waits.len()
-            );
-            half < PATIENCE
-        });
+        let soon = (0..ATTEMPTS).any(|_| beside_a_crowd(workers) < PATIENCE);
         assert!(soon, "workers {workers}");
     }
 }
