@@ -213,15 +213,13 @@ fn crumbs(count: usize) -> (Vec<u8>, Vec<u8>) {
 fn time_of(count: usize, server: &Running) -> Duration {
     let (bytes, message) = crumbs(count);
     let mut raw = Raw::open(server.addr);
-    (0..3)
-        .map(|_| {
-            let begun = Instant::now();
-            raw.write(&bytes);
-            assert!(raw.frame() == Some((0x82, message.clone())), "{count}");
-            begun.elapsed()
-        })
-        .min()
-        .unwrap()
+    let times = (0..3).map(|_| {
+        let begun = Instant::now();
+        raw.write(&bytes);
+        assert!(raw.frame() == Some((0x82, message.clone())), "{count}");
+        begun.elapsed()
+    });
+    times.min().unwrap()
 }
 
 /// Four times the fragments take four times as long, not sixteen times.
@@ -231,8 +229,12 @@ fn of_very_many_fragments() {
     let _alone = alone();
     for workers in [0, 2] {
         let server = echo(|s| s.workers(workers));
-        let (few, many) = (time_of(50_000, &server), time_of(200_000, &server));
-        eprintln!("workers {workers}: {few:.1?} and {many:.1?}");
-        assert!(many < 10 * few, "{few:?} and {many:?}");
+        // What is quadratic is so every time; a machine that is busy otherwise isn't.
+        let linear = (0..3).any(|_| {
+            let (few, many) = (time_of(50_000, &server), time_of(200_000, &server));
+            eprintln!("workers {workers}: {few:.1?} and {many:.1?}");
+            many < 8 * few
+        });
+        assert!(linear, "workers {workers}");
     }
 }
