@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::{BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,8 @@ impl Xorshift {
 
 // ---- all at once ----
 
+const SEED: u64 = 0x9E37_79B9_7F4A_7C15;
+
 const CONNECTIONS: usize = 20;
 /// Sizes where the engine reads or keeps differently from there on, and how many messages of about
 /// that size each connection sends in a row.
@@ -66,8 +68,10 @@ struct Expected {
     payload: Vec<u8>,
 }
 
-/// What the connection of this number sends: the bytes, and what comes back for them.
-fn script(connection: usize, random: &mut Xorshift) -> (Vec<u8>, Vec<Expected>) {
+/// What a connection sends, and what comes back for it.
+type Script = (Vec<u8>, Vec<Expected>);
+
+fn script(connection: usize, random: &mut Xorshift) -> Script {
     let mut rows = BOUNDARIES;
     random.shuffle(&mut rows);
     let (mut out, mut expected) = (Vec::new(), Vec::new());
@@ -159,37 +163,37 @@ fn read_frame(stream: &mut impl Read) -> Expected {
     }
 }
 
+/// Sends the script in chunks and reads what comes back.
+fn perform(addr: SocketAddr, connection: usize, (bytes, expected): &Script) {
+    let mut random = Xorshift(SEED + connection as u64);
+    let stream = Raw::open(addr).stream;
+    thread::scope(|scope| {
+        scope.spawn(|| write_in_chunks(&stream, bytes, &mut random));
+        let mut reader = BufReader::new(&stream);
+        for (n, expected) in expected.iter().enumerate() {
+            let (got, len) = (read_frame(&mut reader), expected.payload.len());
+            let place = format!("connection {connection}, message {n}: {len} bytes");
+            assert_eq!(got.first, expected.first, "{place}");
+            assert_eq!(got.payload.len(), len, "{place}");
+            // No assert_eq: nobody wants to read that.
+            assert!(got == *expected, "{place} are not the same");
+        }
+    });
+}
+
 #[test]
 fn from_many_connections_at_once() {
     let _alone = alone();
+    let mut random = Xorshift(SEED);
+    let scripts: Vec<Script> = (0..CONNECTIONS)
+        .map(|connection| script(connection, &mut random))
+        .collect();
     for workers in [0, 2] {
         let server = echo(|s| s.workers(workers).max_message(2 << 20));
         thread::scope(|scope| {
-            for connection in 0..CONNECTIONS {
+            for (connection, script) in scripts.iter().enumerate() {
                 let addr = server.addr;
-                scope.spawn(move || {
-                    let mut random = Xorshift(0x9E37_79B9_7F4A_7C15 ^ connection as u64);
-                    let (bytes, expected) = script(connection, &mut random);
-                    let stream = Raw::open(addr).stream;
-                    thread::scope(|scope| {
-                        scope.spawn(|| write_in_chunks(&stream, &bytes, &mut random));
-                        let mut reader = BufReader::new(&stream);
-                        for (n, expected) in expected.iter().enumerate() {
-                            let (got, len) = (read_frame(&mut reader), expected.payload.len());
-                            let place =
-                                format!("connection {connection}, message {n}: {len} bytes");
-                            assert_eq!(got.first, expected.first, "{place}");
-                            assert_eq!(got.payload.len(), len, "{place}");
-                            // No assert_eq: nobody wants to read that.
-                            let differs = |(a, b)| a != b;
-                            assert!(
-                                got == *expected,
-                                "{place}: differs at {:?}",
-                                got.payload.iter().zip(&expected.payload).position(differs)
-                            );
-                        }
-                    });
-                });
+                scope.spawn(move || perform(addr, connection, script));
             }
         });
     }
