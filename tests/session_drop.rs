@@ -232,3 +232,29 @@ fn at_the_end_of_the_server() {
         drop(raws);
     }
 }
+
+/// What a handler panics with may panic in turn when it is dropped.
+#[test]
+fn of_what_a_handler_panics_with() {
+    let bomb = |dropped: &Arc<AtomicUsize>| Session {
+        dropped: dropped.clone(),
+        panics: true,
+    };
+    for workers in [0, 1] {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let counter = dropped.clone();
+        let handler = move |peer: &Peer, message: Message| {
+            if message.to_text().is_ok_and(|text| text == "panic") {
+                resume_unwind(Box::new(bomb(&counter)));
+            }
+            peer.send(message)
+        };
+        let server = serve(|s| s.loops(1).workers(workers), handler);
+        let mut old = client(server.addr);
+        for n in 1..=TIMES {
+            panic_and_part(Raw::open(server.addr));
+            assert_eq!(dropped.load(Ordering::SeqCst), n);
+            assert_alive(&server, &mut old);
+        }
+    }
+}
