@@ -329,7 +329,12 @@ fn max_message_has_a_limit_itself() {
         assert!(start(accepted).unwrap().shutdown(WAIT), "{accepted}");
     }
     // The last two don't fit the 32 bits that the engine counts with.
-    for refused in [(1 << 30) + 1, 1 << 31, u32::MAX as usize + 2, usize::MAX] {
+    for refused in [
+        (1 << 30) + 1,
+        1 << 31,
+        (u32::MAX as usize).saturating_add(2),
+        usize::MAX,
+    ] {
         match start(refused) {
             Err(Error::Config(why)) => {
                 assert!(why.contains("max_message of at most 1 GiB"), "{why}");
