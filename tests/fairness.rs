@@ -1,5 +1,5 @@
-//! Ten peers flood the server with what costs it the most per byte; one good client beside them
-//! must not have to wait.
+//! Ten peers flood the server with what costs it the most per byte, or fifty with the longest
+//! messages; one good client beside them must not have to wait.
 //!
 //! For the numbers: `cargo test --release --test fairness -- --nocapture`.
 
@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use framemill::{Accept, Handler, Message, Peer, Request, Response};
-use support::{Raw, alone, client, echoes, frame, memory, reset, serve, until};
+use support::{Raw, WAIT, alone, client, echoes, frame, memory, reset, serve, until};
 
 const FLOODERS: usize = 10;
 /// How long the good client measures.
@@ -221,4 +221,130 @@ fn large_messages() {
     kind.chunk = frame(0x82, &[0; 1 << 20]);
     kind.reads = true;
     nobody_waits_for(&kind);
+}
+
+// ---- more large messages than a turn has bytes for ----
+
+const CROWD: usize = 50;
+/// The longest message by default, as it comes in and as it goes back.
+const LONGEST: usize = 1 << 20;
+const ECHOED: usize = 10 + LONGEST;
+/// So many answers to the first of the crowd are enough to see whether the last has its part.
+const MANY: usize = 12;
+
+/// One of the crowd: writes and reads whatever the kernel takes and has.
+struct Eager<'a> {
+    stream: TcpStream,
+    /// Of the message that it is writing.
+    written: usize,
+    received: &'a AtomicUsize,
+}
+
+impl<'a> Eager<'a> {
+    fn new(addr: SocketAddr, received: &'a AtomicUsize) -> Self {
+        let stream = Raw::open(addr).stream;
+        stream.set_nonblocking(true).unwrap();
+        Self {
+            stream,
+            written: 0,
+            received,
+        }
+    }
+
+    /// `false`: the kernel had nothing and took nothing.
+    fn go_on(&mut self, message: &[u8], buf: &mut [u8]) -> bool {
+        let read = some(self.stream.read(buf));
+        self.received.fetch_add(read, Ordering::Relaxed);
+        let written = some(self.stream.write(&message[self.written..]));
+        self.written = (self.written + written) % message.len();
+        read + written > 0
+    }
+}
+
+/// How many bytes could be moved; an end of the connection is not expected.
+fn some(moved: std::io::Result<usize>) -> usize {
+    match moved {
+        Ok(0) => panic!("the server hung up"),
+        Ok(n) => n,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Stops the crowd, also if the test fails.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The longest wait of a good client beside the crowd; none of which is starved.
+fn beside_a_crowd(workers: usize) -> Duration {
+    let server = serve(|s| s.workers(workers), Echo::default());
+    let mut good = client(server.addr);
+    let message = frame(0x82, &[7; LONGEST]);
+    let received: Vec<AtomicUsize> = (0..CROWD).map(|_| AtomicUsize::new(0)).collect();
+    let stop = AtomicBool::new(false);
+    let mut waits = Vec::new();
+    thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
+        for received in received.chunks(CROWD / 2) {
+            let (stop, message) = (&stop, &message);
+            scope.spawn(move || {
+                let mut crowd: Vec<Eager<'_>> = received
+                    .iter()
+                    .map(|received| Eager::new(server.addr, received))
+                    .collect();
+                let mut buf = vec![0; 256 << 10];
+                while !stop.load(Ordering::Relaxed) {
+                    let mut moved = false;
+                    for one in &mut crowd {
+                        moved |= one.go_on(message, &mut buf);
+                    }
+                    if !moved {
+                        thread::yield_now();
+                    }
+                }
+                crowd.into_iter().for_each(|one| reset(one.stream));
+            });
+        }
+        let answers = |n: &AtomicUsize| n.load(Ordering::Relaxed) / ECHOED;
+        until("all have an answer", || {
+            received.iter().all(|n| answers(n) > 0)
+        });
+        let before: Vec<usize> = received.iter().map(answers).collect();
+        let begun = Instant::now();
+        loop {
+            let asked = Instant::now();
+            echoes(&mut good, "am I heard?");
+            waits.push(asked.elapsed());
+            let since = received.iter().zip(&before).map(|(n, b)| answers(n) - b);
+            let (least, most) = (since.clone().min().unwrap(), since.max().unwrap());
+            if begun.elapsed() > MEASURED && most >= MANY {
+                eprintln!("{least} to {most} answers each");
+                assert!(4 * least >= most, "{least} answers and {most}");
+                break;
+            }
+            assert!(begun.elapsed() < 2 * WAIT, "too slow: {most} answers");
+        }
+    });
+    until("all have left", || server.handle.connections() == 1);
+    waits.sort_unstable();
+    let (half, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+    eprintln!(
+        "{CROWD} large senders, workers {workers}: median {half:.1?}, worst {worst:.1?} of {}",
+        waits.len()
+    );
+    worst
+}
+
+#[test]
+fn large_messages_of_a_crowd() {
+    let _alone = alone();
+    for workers in [0, 2] {
+        let soon = (0..ATTEMPTS).any(|_| beside_a_crowd(workers) < PATIENCE);
+        assert!(soon, "workers {workers}");
+    }
 }

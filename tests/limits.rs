@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 use framemill::{
-    Accept, CloseCause, CloseCode, CloseReason, Handler, Initiator, Message, MessageRate, OverRate,
-    Overflow, Peer, Request, Response, SendError, Server,
+    Accept, CloseCause, CloseCode, CloseReason, Error, Handler, Initiator, Message, MessageRate,
+    OverRate, Overflow, Peer, Request, Response, SendError, Server,
 };
 use support::spy::{PLENTY, Seen, Spy, narrow, number, numbered, serve_narrow, spy, upgraded};
 use support::{Raw, Running, WAIT, client, echoes, frame, memory, request, serve, until};
@@ -314,6 +314,35 @@ fn the_longest_message_is_1_mib_by_default() {
     assert!(raw.frame() == Some((0x82, mebibyte)));
     raw.write(&frame(0x82, &vec![7; (1 << 20) + 1]));
     assert_eq!(raw.close_code(), Some(1009));
+}
+
+/// 1 GiB is the most that may be asked for, exactly.
+#[test]
+fn max_message_has_a_limit_itself() {
+    let start = |limit: usize| {
+        let server = Server::bind("127.0.0.1:0").unwrap().workers(1);
+        server
+            .max_message(limit)
+            .start(|peer: &Peer, message: Message| peer.send(message))
+    };
+    for accepted in [1, 1 << 30] {
+        assert!(start(accepted).unwrap().shutdown(WAIT), "{accepted}");
+    }
+    // The last two don't fit the 32 bits that the engine counts with.
+    for refused in [
+        (1 << 30) + 1,
+        1 << 31,
+        (u32::MAX as usize).saturating_add(2),
+        usize::MAX,
+    ] {
+        match start(refused) {
+            Err(Error::Config(why)) => {
+                assert!(why.contains("max_message of at most 1 GiB"), "{why}");
+            }
+            other => panic!("{refused}: {other:?}"),
+        }
+    }
+    assert!(matches!(start(0), Err(Error::Config(why)) if why.contains("max_message")));
 }
 
 /// SECURITY 2 (rust-websocket CVE-2022-35922): memory follows what has arrived.

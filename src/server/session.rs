@@ -97,7 +97,7 @@ impl<H: Handler> Engine<H> {
     ) -> Run {
         let link = &peer.link;
         let (mut congested, mut corrupt) = (false, false);
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let outcome = guarded(|| {
             let mut session = live::<H>(session);
             while let Some(Event::Message(_)) = events.front() {
                 if link.is_congested() {
@@ -121,8 +121,8 @@ impl<H: Handler> Engine<H> {
                 }
                 drop(counted);
             }
-        }));
-        if outcome.is_err() {
+        });
+        if outcome.is_none() {
             self.panicked(link, session);
         } else if corrupt {
             mute(session);
@@ -159,12 +159,12 @@ impl<H: Handler> Engine<H> {
         let link = &peer.link;
         let request = &opening.request;
         // A session that can't be used is dropped in here too, and its `Drop` is user code.
-        let decide = AssertUnwindSafe(|| {
+        let decide = || {
             let accept = self.handler.open(request, peer)?;
             let head = accept_head(link, opening, &accept).map_err(Response::from)?;
             Ok((head, accept.session))
-        });
-        let accepted = catch_unwind(decide).unwrap_or_else(|_| {
+        };
+        let accepted = guarded(decide).unwrap_or_else(|| {
             log::error!("{}: the handler panicked in open", link.id);
             Err(StatusCode::INTERNAL_SERVER_ERROR.into())
         });
@@ -181,11 +181,10 @@ impl<H: Handler> Engine<H> {
     }
 
     fn http(&self, link: &Arc<Link>, request: &Request) {
-        let response = catch_unwind(AssertUnwindSafe(|| self.handler.http(request)))
-            .unwrap_or_else(|_| {
-                log::error!("{}: the handler panicked in http", link.id);
-                StatusCode::INTERNAL_SERVER_ERROR.into()
-            });
+        let response = guarded(|| self.handler.http(request)).unwrap_or_else(|| {
+            log::error!("{}: the handler panicked in http", link.id);
+            StatusCode::INTERNAL_SERVER_ERROR.into()
+        });
         self.respond(link, &response, request.method() == Method::HEAD);
     }
 
@@ -196,12 +195,12 @@ impl<H: Handler> Engine<H> {
     }
 
     fn writable(&self, peer: &Peer, session: &mut Option<Box<dyn Any + Send>>) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let outcome = guarded(|| {
             if let Some(session) = live::<H>(session) {
                 self.handler.writable(session, peer);
             }
-        }));
-        if outcome.is_err() {
+        });
+        if outcome.is_none() {
             self.panicked(&peer.link, session);
         }
     }
@@ -216,10 +215,23 @@ impl<H: Handler> Engine<H> {
         });
         // None: `open` refused, so there is nobody to tell.
         let Some(session) = session else { return };
-        let close = AssertUnwindSafe(|| self.handler.close(*session, peer, reason));
-        if catch_unwind(close).is_err() {
+        if guarded(|| self.handler.close(*session, peer, reason)).is_none() {
             log::error!("{}: the handler panicked in close", peer.id());
         }
+    }
+}
+
+/// Runs user code. `None`: it panicked.
+fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    outcome.map_err(discard).ok()
+}
+
+/// Drops what user code panicked with, whose `Drop` is user code again.
+fn discard(payload: Box<dyn Any + Send>) {
+    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // Enough of that.
+        std::mem::forget(another);
     }
 }
 

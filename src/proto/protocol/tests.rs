@@ -182,6 +182,24 @@ fn a_claim_allocates_nothing() {
     assert!(message.bytes.spare() <= 100, "{}", message.bytes.spare());
 }
 
+/// However little each fragment brings, the message is moved a few times only: room doubles.
+#[test]
+fn fragments_of_one_byte_move_the_message_rarely() {
+    const FRAGMENTS: usize = 200_000;
+    let mut protocol = Protocol::new(Role::Server, 1 << 20);
+    let (start, more) = (frame(0x02, b"x"), frame(0x00, b"x"));
+    let (mut room, mut grown) = (0, 0);
+    for n in 0..FRAGMENTS {
+        receive(&mut protocol, [if n == 0 { &start[..] } else { &more }]);
+        let partial = protocol.partial.as_ref().unwrap();
+        let bytes = &partial.message.as_ref().unwrap().bytes;
+        assert_eq!(bytes.len(), n + 1);
+        let now = bytes.len() + bytes.spare();
+        grown += usize::from(now != std::mem::replace(&mut room, now));
+    }
+    assert!(grown <= 1 + FRAGMENTS.ilog2() as usize + 1, "{grown} times");
+}
+
 #[test]
 fn close_ends_it() {
     let bytes = script(&[
