@@ -32,6 +32,10 @@ HERE = pathlib.Path(__file__).parent
 FILES = {"/page.html": "text/html", "/checks.js": "text/javascript"}
 
 
+class GaveUp(Exception):
+    """The page didn't come to its end."""
+
+
 class Pages(http.server.BaseHTTPRequestHandler):
     """Serves the page, and takes its lines."""
 
@@ -101,21 +105,19 @@ def end(browser):
 
 
 def results(browser, seconds):
-    """Prints what the page says, and returns how many checks failed."""
+    """Prints what the page says, and returns how many checks failed. Gives up with an exception."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
             line = Pages.lines.get(timeout=0.5)
         except queue.Empty:
             if browser.poll() is not None:
-                print(f"FAILED everything: the browser ended with status {browser.returncode}")
-                return 1
+                raise GaveUp(f"the browser ended with status {browser.returncode}")
             continue
         if line.startswith("done "):
             return int(line.removeprefix("done "))
         print(line, flush=True)
-    print(f"FAILED everything: not through after {seconds} s")
-    return 1
+    raise GaveUp(f"not through after {seconds} s")
 
 
 def main():
@@ -145,11 +147,11 @@ def main():
     profile = tempfile.mkdtemp(prefix="framemill-chromium-")
     browser = chromium(args, profile, page)
     try:
-        failures = results(browser, args.seconds)
-        if failures:
-            with open(os.path.join(profile, "log"), "rb") as log:
-                sys.stderr.buffer.write(log.read()[-4000:])
-        return min(failures, 99)
+        return min(results(browser, args.seconds), 99)
+    except GaveUp as why:
+        print(f"FAILED everything: {why}; the end of what the browser said:", flush=True)
+        sys.stdout.buffer.write(pathlib.Path(profile, "log").read_bytes()[-4000:])
+        return 1
     finally:
         end(browser)
         shutil.rmtree(profile, ignore_errors=True)

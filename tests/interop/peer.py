@@ -93,6 +93,7 @@ class Client:
             compression=None,
             extensions=offers or None,
             max_size=None,
+            max_queue=None,  # or a check that fails halfway waits for the close frame behind what it didn't read
             ping_interval=None,
             open_timeout=STEP_SECONDS,
             close_timeout=STEP_SECONDS,
@@ -283,11 +284,10 @@ async def in_flight(client):
         for message in messages:
             await ws.send(message)
 
-    async with client.connect() as ws:
-        sender = asyncio.create_task(send_all(ws))
+    async with client.connect() as ws, asyncio.TaskGroup() as group:
+        group.create_task(send_all(ws))
         for message in messages:
             expect("order", await ws.recv(), message)
-        await sender
 
 
 @check("connections")
