@@ -205,7 +205,7 @@ impl Script {
         // Not by `eprintln!`, which nobody sees of a test that passes.
         let _ = writeln!(
             std::io::stderr(),
-            "interop: skipped: {} ({runs} runs): no {missing}, see tests/interop/setup.sh",
+            "interop: skipped: {}, {runs} of its runs: no {missing}, see tests/interop/setup.sh",
             self.name
         );
         None

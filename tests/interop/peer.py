@@ -82,7 +82,7 @@ class Client:
     def __init__(self, args):
         self.args = args
         self.can = set(filter(None, args.can.split(",")))
-        self.tls = ssl.create_default_context(cafile=args.ca) if args.ca else None
+        self.tls = ssl.create_default_context(cafile=args.ca) if args.url.startswith("wss:") else None
 
     def connect(self, *, offers=(), **settings):
         """`offers` of None are none at all; by default it depends on --deflate."""
