@@ -163,8 +163,8 @@ impl Link {
             if outbox.compressed() == counted {
                 let result = outbox.push(frame, None, config);
                 let status = self.pushed(outbox);
-                if result.is_err() {
-                    sender.as_mut().map(|sender| sender.forget());
+                if let (Err(_), Some(sender)) = (&result, sender.as_mut()) {
+                    sender.forget();
                 }
                 return result.map(|()| status).map_err(|e| e.about(message));
             }
