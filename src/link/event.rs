@@ -5,11 +5,15 @@ use crate::http::Request;
 use crate::message::{CloseCause, CloseCode, CloseReason, Message};
 use crate::proto::handshake::Upgrade;
 
+use super::dial::Connected;
+
 /// One entry of an inbox.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// An opening handshake that is right so far; the handler decides.
     Open(Box<Opening>),
+    /// The server has accepted: this side's client is open.
+    Connected(Box<Connected>),
     /// A request that is not for a WebSocket.
     Http(Box<Request>),
     /// A whole text or binary message.

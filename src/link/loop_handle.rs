@@ -22,7 +22,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::queue::LatestKey;
-use super::{Link, Shared, SharedFrame};
+use super::{Dial, Link, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
@@ -43,6 +43,10 @@ pub(crate) enum Command {
     /// The handler has dealt with all that came before the end of the stream: write what is left
     /// and close.
     Finished(Key),
+    /// Run the mailbox of a connection whose handler runs inline.
+    Run(Arc<Link>),
+    /// Connect to a server.
+    Dial(Box<Dial>),
     /// A socket that another loop accepted.
     Adopt(Stream, RemoteAddr),
     /// See [`LoopHandle::ordered`].

@@ -13,6 +13,7 @@
 
 #[cfg(feature = "deflate")]
 mod deflate;
+mod dial;
 mod event;
 mod inflow;
 mod loop_handle;
@@ -28,9 +29,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::addr::{PackedAddr, RemoteAddr};
-use crate::config::Compress;
 #[cfg(feature = "deflate")]
 use crate::config::Overflow;
+use crate::config::{Compress, Config};
 use crate::error::{SendError, Sent};
 use crate::id::PeerId;
 use crate::message::{CloseCause, CloseCode, Message, Utf8Bytes};
@@ -39,6 +40,7 @@ use crate::worker::Mailbox;
 
 #[cfg(feature = "deflate")]
 pub(crate) use deflate::Compression;
+pub(crate) use dial::{Connected, Dial, Target};
 pub(crate) use event::{Event, Opening};
 pub(crate) use inflow::{Inflow, Load};
 pub(crate) use loop_handle::{Command, Inlet, Inline, LoopHandle, defer_wakes, wake_deferred};
@@ -53,6 +55,8 @@ pub(crate) use spare::{give_batch, give_buffer, release as release_spare, take_b
 pub(crate) struct Link {
     pub(crate) id: PeerId,
     pub(crate) handle: Arc<LoopHandle>,
+    /// On a server that of the loop; each client has its own.
+    pub(crate) config: Arc<Config>,
     outbox: Mutex<Outbox>,
     inbox: Mutex<Mailbox<Event>>,
     pub(crate) inflow: Inflow,
@@ -91,11 +95,13 @@ impl Link {
         id: PeerId,
         remote: RemoteAddr,
         handle: Arc<LoopHandle>,
+        config: Arc<Config>,
         masked: bool,
     ) -> Self {
         Self {
             id,
             handle,
+            config,
             outbox: Mutex::new(Outbox::new(masked)),
             inbox: Mutex::default(),
             inflow: Inflow::default(),
@@ -129,7 +135,7 @@ impl Link {
             _ => {}
         }
         #[cfg(feature = "deflate")]
-        if compress.wants(message.len(), &self.handle.config) {
+        if compress.wants(message.len(), &self.config) {
             return self.send_compressed(message, key);
         }
         let _ = compress;
@@ -144,7 +150,7 @@ impl Link {
         message: Message,
         key: Option<LatestKey>,
     ) -> Result<Sent, SendError> {
-        let config = &self.handle.config;
+        let config = &self.config;
         let data = message.is_text() || message.is_binary();
         let (Some(compression), Some(settings), true) = (self.compression(), &config.deflate, data)
         else {
@@ -183,7 +189,7 @@ impl Link {
             // An earlier broadcast of this thread may still be on its way to the loop.
             return self.send_ordered(message, key);
         }
-        let config = &self.handle.config;
+        let config = &self.config;
         let mut outbox = self.outbox();
         let result = if key.is_none() && outbox.push_plain(&message, config) {
             Ok(())
@@ -201,7 +207,7 @@ impl Link {
         message: Message,
         key: Option<LatestKey>,
     ) -> Result<Sent, SendError> {
-        let config = &self.handle.config;
+        let config = &self.config;
         let link = self.clone();
         let mut outbox = self.outbox();
         let command = match key.filter(|_| !message.is_ping() && !message.is_pong()) {
@@ -260,12 +266,12 @@ impl Link {
     /// Queues a frame that was encoded for many; the loop, which calls this, flushes.
     pub(crate) fn send_shared(&self, frame: &SharedFrame) {
         let mut outbox = self.outbox();
-        outbox.push_shared(frame.for_link(self), &self.handle.config);
+        outbox.push_shared(frame.for_link(self), &self.config);
         let _ = self.note_level(&mut outbox);
     }
 
     fn note_level(&self, outbox: &mut Outbox) -> Sent {
-        if outbox.queued() > self.handle.config.outbound_bytes / 2 {
+        if outbox.queued() > self.config.outbound_bytes / 2 {
             self.congested.store(true, Ordering::SeqCst);
             outbox.stall();
         }
@@ -320,6 +326,13 @@ impl Link {
         !self.is_congested() && self.unpark()
     }
 
+    /// Ends a run because whoever is to have the events has no room for them; `rest` is run when
+    /// [`unpark`](Self::unpark) says so.
+    pub(crate) fn set_aside(&self, rest: VecDeque<Event>) {
+        self.parked.store(true, Ordering::Relaxed);
+        lock(&self.inbox).park(rest);
+    }
+
     /// The loop has written: no longer congested if at most `low` bytes are left. `Some(true)`: the
     /// mailbox was parked and runs again.
     pub(crate) fn decongest_below(&self, low: usize) -> Option<bool> {
@@ -339,7 +352,8 @@ impl Link {
         self.unpark()
     }
 
-    fn unpark(&self) -> bool {
+    /// Lets a parked mailbox run again. `true`: the caller puts it on the run queue.
+    pub(crate) fn unpark(&self) -> bool {
         lock(&self.inbox).unpark()
     }
 

@@ -1,7 +1,7 @@
 //! One connected socket.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 
 use mio::event::Source;
 use mio::net::TcpStream;
@@ -28,6 +28,34 @@ macro_rules! each {
 }
 
 impl Stream {
+    /// Begins to connect; [`connected`](Self::connected) tells how that went, once the socket is
+    /// writable.
+    pub(crate) fn connect(addr: SocketAddr, nodelay: bool) -> io::Result<Self> {
+        let stream = TcpStream::connect(addr)?;
+        // Failing to set it is no reason not to talk.
+        let _ = stream.set_nodelay(nodelay);
+        Ok(Self::Tcp(stream))
+    }
+
+    /// The same for a Unix socket. `WouldBlock` if the server's backlog is full.
+    #[cfg(unix)]
+    pub(crate) fn connect_unix(path: &std::path::Path) -> io::Result<Self> {
+        UnixStream::connect(path).map(Self::Unix)
+    }
+
+    /// Whether the connection is there; `false` while the other side has not answered.
+    pub(crate) fn connected(&self) -> io::Result<bool> {
+        if let Some(error) = each!(self, stream => stream.take_error())? {
+            return Err(error);
+        }
+        let peer = each!(self, stream => stream.peer_addr().map(drop));
+        match peer {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads and writes are both registered once and for good: with edge triggering, writability
     /// costs nothing until the kernel's buffer has been full.
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {

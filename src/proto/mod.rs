@@ -28,6 +28,7 @@ mod payload;
 mod protocol;
 mod utf8;
 
+pub(crate) use client_handshake::{ClientRefused, ClientRequest, new_key, verify};
 pub(crate) use close::{Violation, may_travel, truncate_reason};
 #[cfg(feature = "deflate")]
 pub(crate) use compressed::compressed_message;

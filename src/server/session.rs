@@ -62,7 +62,7 @@ impl<H: Handler> Engine<H> {
                 Some(Event::GoAway { code, text, cause }) => drop(link.close(code, text, cause)),
                 Some(Event::Eof) => link.handle.command(Command::Finished(link.id.key())),
                 Some(Event::Closed(reason)) => self.close(peer, session.take(), &reason),
-                Some(Event::Message(_)) | None => {}
+                Some(Event::Message(_) | Event::Connected(_)) | None => {}
             }
         }
         if link.inflow.settle(self.limit) {
