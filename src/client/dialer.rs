@@ -112,8 +112,10 @@ impl Dialer {
             return self.hand_over(session, now, Err(Error::Closed));
         }
         queue.count += 1;
+        // Under the lock: `hurry` may have come before.
+        let called_off = session.control.is_closing();
         let due = Due {
-            at: now + delay,
+            at: if called_off { now } else { now + delay },
             number: queue.count,
             session,
         };

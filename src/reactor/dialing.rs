@@ -24,6 +24,8 @@ use crate::proto::{ClientRefused, verify};
 /// use up the time of them all. Enough for a SYN to be lost once.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
+const TOO_LONG: &str = "the head of the answer is too long";
+
 /// A connection that is not a WebSocket yet.
 #[derive(Debug)]
 pub(crate) struct Dialing {
@@ -156,7 +158,11 @@ impl Conn {
             let end = match answer.scan.response(&answer.buf, limit) {
                 Ok(None) => return,
                 Ok(Some(end)) => end,
-                Err(error) => return self.not_opened(Error::Handshake(error.why), cx),
+                Err(error) => {
+                    let too_long = answer.buf.len() >= limit;
+                    let why = if too_long { TOO_LONG } else { error.why };
+                    return self.not_opened(Error::Handshake(why), cx);
+                }
             };
             let head = &answer.buf[..end];
             let verdict = verify(&dialing.dial.request, head, cx.config.max_headers);
@@ -165,7 +171,8 @@ impl Conn {
                 Ok(accepted) => {
                     let agreement = accepted.subprotocol.map(|name| Agreement {
                         subprotocol: Some(name.into()),
-                        ..Agreement::default()
+                        #[cfg(feature = "deflate")]
+                        compression: None,
                     });
                     return self.on_accepted(agreement, accepted.headers, bytes, cx);
                 }
