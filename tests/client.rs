@@ -602,7 +602,8 @@ fn refusals_and_redirects() {
 
 #[test]
 fn answers_that_are_none() {
-    let cases: Vec<(&str, Box<dyn Fn(&str) -> Vec<u8> + Send>)> = vec![
+    type Answer = Box<dyn Fn(&str) -> Vec<u8> + Send>;
+    let cases: Vec<(&str, Answer)> = vec![
         (
             "this is not HTTP/1",
             Box::new(|_| b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()),
