@@ -250,8 +250,6 @@ pub(crate) struct Config {
     pub(crate) nodelay: bool,
     pub(crate) origin: Origin,
     #[cfg(feature = "tls")]
-    pub(crate) tls: Option<crate::net::Tls>,
-    #[cfg(feature = "tls")]
     pub(crate) max_tls_handshakes: usize,
     #[cfg(feature = "deflate")]
     pub(crate) deflate: Option<Deflate>,
@@ -279,8 +277,6 @@ impl Default for Config {
             message_rate: None,
             nodelay: true,
             origin: Origin::SameHost,
-            #[cfg(feature = "tls")]
-            tls: None,
             #[cfg(feature = "tls")]
             max_tls_handshakes: 256,
             #[cfg(feature = "deflate")]

@@ -1,14 +1,17 @@
 //! Errors, by whose fault they are.
 //!
-//! What a *peer* does wrong never shows up here: it ends that peer's connection, and
-//! [`CloseReason`](crate::CloseReason) tells how. These are the errors of the machine and the caller.
+//! What a *peer* does wrong once a connection is open never shows up here: it ends that peer's
+//! connection, and [`CloseReason`](crate::CloseReason) tells how. These are the errors of the machine,
+//! of the caller, and of a server that a client could not open a WebSocket to.
 
 use std::fmt;
 use std::io;
 
+use http::{HeaderMap, StatusCode};
+
 use crate::message::Message;
 
-/// Why a server could not be set up or run.
+/// Why a server could not be set up or run, or a client not be connected.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -23,12 +26,93 @@ pub enum Error {
     },
     /// The system refused a thread, a poll instance or the like.
     Io(io::Error),
-    /// The caller's fault: a certificate or key that can't be read or doesn't fit. Says which and why.
+    /// A certificate or key that can't be read or doesn't fit, which is the caller's fault; or a TLS
+    /// handshake with a server that failed. Says which and why.
     #[cfg(feature = "tls")]
     Tls(String),
+    /// The caller's fault: not the URL of a WebSocket.
+    Url {
+        /// The URL as it was given, without what may be a password.
+        url: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The host of a URL has no address, or the resolver can't tell.
+    Resolve {
+        /// The host as it stands in the URL.
+        host: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No connection to the server, or it broke before the server had answered. If the host has
+    /// several addresses, this is about the last one.
+    Connect {
+        /// The address that was tried.
+        addr: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The server answered with another status than 101: it refuses (401, 403, 404, 429, 503), or
+    /// points elsewhere (301, 302, …). Redirects are not followed.
+    Refused {
+        /// The status of the answer.
+        status: StatusCode,
+        /// The headers of the answer, such as `WWW-Authenticate`, `Retry-After` or `Location`.
+        headers: Box<HeaderMap>,
+    },
+    /// The server's answer is no HTTP, or not a correct opening handshake (RFC 6455 §4.1).
+    Handshake(&'static str),
+    /// The opening handshake was not through within
+    /// [`Client::handshake_timeout`](crate::Client::handshake_timeout).
+    Timeout,
+    /// Closed by this side before it was open.
+    Closed,
 }
 
-/// The result of setting up or running a server.
+impl Error {
+    /// The same once more: `io::Error` can't be cloned.
+    pub(crate) fn duplicate(&self) -> Self {
+        match self {
+            Self::Config(what) => Self::Config(what.clone()),
+            Self::Bind { addr, source } => Self::Bind {
+                addr: addr.clone(),
+                source: duplicate(source),
+            },
+            Self::Io(source) => Self::Io(duplicate(source)),
+            Self::Url { url, why } => Self::Url {
+                url: url.clone(),
+                why,
+            },
+            Self::Resolve { host, source } => Self::Resolve {
+                host: host.clone(),
+                source: duplicate(source),
+            },
+            Self::Connect { addr, source } => Self::Connect {
+                addr: addr.clone(),
+                source: duplicate(source),
+            },
+            Self::Refused { status, headers } => Self::Refused {
+                status: *status,
+                headers: headers.clone(),
+            },
+            Self::Handshake(why) => Self::Handshake(why),
+            #[cfg(feature = "tls")]
+            Self::Tls(what) => Self::Tls(what.clone()),
+            Self::Timeout => Self::Timeout,
+            Self::Closed => Self::Closed,
+        }
+    }
+}
+
+/// The same error once more, as far as it can be had.
+pub(crate) fn duplicate(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+/// The result of setting up or running a server, or of connecting a client.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl fmt::Display for Error {
@@ -39,6 +123,13 @@ impl fmt::Display for Error {
             Self::Io(source) => write!(f, "{source}"),
             #[cfg(feature = "tls")]
             Self::Tls(what) => write!(f, "TLS: {what}"),
+            Self::Url { url, why } => write!(f, "{url:?} is not the URL of a WebSocket: {why}"),
+            Self::Resolve { host, source } => write!(f, "cannot resolve {host}: {source}"),
+            Self::Connect { addr, source } => write!(f, "cannot connect to {addr}: {source}"),
+            Self::Refused { status, .. } => write!(f, "the server answered with {status}"),
+            Self::Handshake(why) => write!(f, "no WebSocket handshake: {why}"),
+            Self::Timeout => f.write_str("the opening handshake took too long"),
+            Self::Closed => f.write_str("closed before it was open"),
         }
     }
 }
@@ -46,10 +137,11 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Config(_) => None,
-            Self::Bind { source, .. } | Self::Io(source) => Some(source),
-            #[cfg(feature = "tls")]
-            Self::Tls(_) => None,
+            Self::Bind { source, .. }
+            | Self::Resolve { source, .. }
+            | Self::Connect { source, .. }
+            | Self::Io(source) => Some(source),
+            _ => None,
         }
     }
 }

@@ -15,6 +15,8 @@
 //! - [`Handler`] is what you implement when a closure is too little: per-connection sessions,
 //!   authentication, subprotocols, plain HTTP on the same port.
 //! - [`Peer`] is a connection that any thread may send to.
+//! - [`connect`] and [`Client`] are the other side: WebSockets to other servers, on the same kind of
+//!   threads. [`Clients`] holds thousands of them.
 //!
 //! # Threads
 //!
@@ -26,6 +28,7 @@
 #![cfg_attr(docsrs, feature(doc_auto_cfg))]
 
 mod addr;
+mod client;
 mod config;
 mod error;
 mod http;
@@ -40,6 +43,10 @@ mod server;
 mod worker;
 
 pub use self::addr::RemoteAddr;
+pub use self::client::{
+    Client, ClientEvent, ClientHandle, ClientHandler, Clients, Reconnect, Retry, RetryReason,
+    connect,
+};
 #[cfg(feature = "deflate")]
 pub use self::config::Deflate;
 pub use self::config::{Compress, MessageRate, Origin, OverRate, Overflow};
@@ -53,7 +60,7 @@ pub use self::message::{
 };
 pub use self::net::Listen;
 #[cfg(feature = "tls")]
-pub use self::net::Tls;
+pub use self::net::{Tls, Trust};
 pub use self::peer::Peer;
 pub use self::server::{Accept, Event, Handler, Server, ServerHandle};
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};

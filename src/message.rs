@@ -46,7 +46,7 @@ pub enum CloseCause {
     HandshakeTimeout,
     /// The handler panicked; closed with 1011.
     Panic,
-    /// The server was shut down; closed with 1001.
+    /// The server, or the engine of the client, was shut down; closed with 1001.
     Shutdown,
 }
 
@@ -80,7 +80,7 @@ impl fmt::Display for CloseCause {
             Self::CloseTimeout => "no answer to the close frame",
             Self::HandshakeTimeout => "opening handshake not completed in time",
             Self::Panic => "handler panicked",
-            Self::Shutdown => "server shutdown",
+            Self::Shutdown => "shutdown",
         })
     }
 }
@@ -135,7 +135,7 @@ impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by = match self.initiator {
             Initiator::Peer => "peer",
-            Initiator::Local => "server",
+            Initiator::Local => "us",
         };
         write!(f, "{} by {by}: {}", self.code, self.cause)?;
         if !self.text.is_empty() {

@@ -7,6 +7,8 @@ use crate::message::{CloseCause, CloseCode, CloseReason, Message};
 use crate::net::TlsStream;
 use crate::proto::handshake::Upgrade;
 
+use super::dial::Connected;
+
 /// One entry of an inbox.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -16,6 +18,8 @@ pub(crate) enum Event {
     /// [`Command::Secured`](super::Command::Secured).
     #[cfg(feature = "tls")]
     Secure(Box<TlsStream>),
+    /// The server has accepted: this side's client is open.
+    Connected(Box<Connected>),
     /// A request that is not for a WebSocket.
     Http(Box<Request>),
     /// A whole text or binary message.

@@ -22,7 +22,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::queue::LatestKey;
-use super::{Link, Shared, SharedFrame};
+use super::{Dial, Link, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
@@ -53,6 +53,10 @@ pub(crate) enum Command {
     /// A message turned out to break a rule when it was inflated.
     #[cfg(feature = "deflate")]
     Fail(Key, Violation),
+    /// Run the mailbox of a connection whose handler runs inline.
+    Run(Arc<Link>),
+    /// Connect to a server.
+    Dial(Box<Dial>),
     /// A socket that another loop accepted.
     Adopt(Stream, RemoteAddr),
     /// See [`LoopHandle::ordered`].

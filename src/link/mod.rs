@@ -13,6 +13,7 @@
 
 #[cfg(feature = "deflate")]
 mod deflate;
+mod dial;
 mod event;
 mod inflow;
 mod loop_handle;
@@ -28,17 +29,20 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::addr::{PackedAddr, RemoteAddr};
-use crate::config::Compress;
 #[cfg(feature = "deflate")]
 use crate::config::Overflow;
+use crate::config::{Compress, Config};
 use crate::error::{SendError, Sent};
 use crate::id::PeerId;
 use crate::message::{CloseCause, CloseCode, Message, Utf8Bytes};
+#[cfg(feature = "deflate")]
+use crate::proto::compressed_parts;
 use crate::proto::may_travel;
 use crate::worker::Mailbox;
 
 #[cfg(feature = "deflate")]
 pub(crate) use deflate::Compression;
+pub(crate) use dial::{Connected, Dial, Target};
 pub(crate) use event::{Event, Opening};
 pub(crate) use inflow::{Inflow, Load};
 pub(crate) use loop_handle::{Command, Inlet, Inline, LoopHandle, defer_wakes, wake_deferred};
@@ -53,6 +57,8 @@ pub(crate) use spare::{give_batch, give_buffer, release as release_spare, take_b
 pub(crate) struct Link {
     pub(crate) id: PeerId,
     pub(crate) handle: Arc<LoopHandle>,
+    /// On a server that of the loop; each client has its own.
+    pub(crate) config: Arc<Config>,
     outbox: Mutex<Outbox>,
     inbox: Mutex<Mailbox<Event>>,
     pub(crate) inflow: Inflow,
@@ -91,11 +97,13 @@ impl Link {
         id: PeerId,
         remote: RemoteAddr,
         handle: Arc<LoopHandle>,
+        config: Arc<Config>,
         masked: bool,
     ) -> Self {
         Self {
             id,
             handle,
+            config,
             outbox: Mutex::new(Outbox::new(masked)),
             inbox: Mutex::default(),
             inflow: Inflow::default(),
@@ -129,7 +137,7 @@ impl Link {
             _ => {}
         }
         #[cfg(feature = "deflate")]
-        if compress.wants(message.len(), &self.handle.config) {
+        if compress.wants(message.len(), &self.config) {
             return self.send_compressed(message, key);
         }
         let _ = compress;
@@ -144,7 +152,7 @@ impl Link {
         message: Message,
         key: Option<LatestKey>,
     ) -> Result<Sent, SendError> {
-        let config = &self.handle.config;
+        let config = &self.config;
         let data = message.is_text() || message.is_binary();
         let (Some(compression), Some(settings), true) = (self.compression(), &config.deflate, data)
         else {
@@ -186,7 +194,7 @@ impl Link {
             // An earlier broadcast of this thread may still be on its way to the loop.
             return self.send_ordered(message, key);
         }
-        let config = &self.handle.config;
+        let config = &self.config;
         let mut outbox = self.outbox();
         let result = if key.is_none() && outbox.push_plain(&message, config) {
             Ok(())
@@ -204,7 +212,7 @@ impl Link {
         message: Message,
         key: Option<LatestKey>,
     ) -> Result<Sent, SendError> {
-        let config = &self.handle.config;
+        let config = &self.config;
         let link = self.clone();
         let mut outbox = self.outbox();
         let command = match key.filter(|_| !message.is_ping() && !message.is_pong()) {
@@ -263,12 +271,12 @@ impl Link {
     /// Queues a frame that was encoded for many; the loop, which calls this, flushes.
     pub(crate) fn send_shared(&self, frame: &SharedFrame) {
         let mut outbox = self.outbox();
-        outbox.push_shared(frame.for_link(self), &self.handle.config);
+        outbox.push_shared(frame.for_link(self), &self.config);
         let _ = self.note_level(&mut outbox);
     }
 
     fn note_level(&self, outbox: &mut Outbox) -> Sent {
-        if outbox.queued() > self.handle.config.outbound_bytes / 2 {
+        if outbox.queued() > self.config.outbound_bytes / 2 {
             self.congested.store(true, Ordering::SeqCst);
             outbox.stall();
         }
@@ -297,6 +305,22 @@ impl Link {
 
     // ---- receiving ----
 
+    /// What the handler is to see of a message. `None`: it breaks a rule, and the loop fails the
+    /// connection. Only the runner of the mailbox calls this.
+    #[inline]
+    pub(crate) fn inflate(self: &Arc<Self>, message: Message) -> Option<Message> {
+        #[cfg(feature = "deflate")]
+        if let Some((opcode, payload)) = compressed_parts(&message) {
+            let limit = self.config.max_message as usize;
+            let fail = |violation| {
+                self.handle.command(Command::Fail(self.id.key(), violation));
+            };
+            let inflated = self.compression()?.inflate(opcode, payload, limit);
+            return inflated.map_err(fail).ok();
+        }
+        Some(message)
+    }
+
     /// Adds a batch for the handler. `true`: the caller makes it run.
     pub(crate) fn deliver(&self, batch: &mut VecDeque<Event>) -> bool {
         lock(&self.inbox).push(batch)
@@ -323,6 +347,13 @@ impl Link {
         !self.is_congested() && self.unpark()
     }
 
+    /// Ends a run because whoever is to have the events has no room for them; `rest` is run when
+    /// [`unpark`](Self::unpark) says so.
+    pub(crate) fn set_aside(&self, rest: VecDeque<Event>) {
+        self.parked.store(true, Ordering::Relaxed);
+        lock(&self.inbox).park(rest);
+    }
+
     /// The loop has written: no longer congested if at most `low` bytes are left. `Some(true)`: the
     /// mailbox was parked and runs again.
     pub(crate) fn decongest_below(&self, low: usize) -> Option<bool> {
@@ -342,7 +373,8 @@ impl Link {
         self.unpark()
     }
 
-    fn unpark(&self) -> bool {
+    /// Lets a parked mailbox run again. `true`: the caller puts it on the run queue.
+    pub(crate) fn unpark(&self) -> bool {
         lock(&self.inbox).unpark()
     }
 

@@ -37,7 +37,7 @@ impl Shared {
     pub(crate) fn new(config: Config) -> Self {
         Self {
             #[cfg(feature = "tls")]
-            tls: Mutex::new(config.tls.clone()),
+            tls: Mutex::new(None),
             #[cfg(feature = "tls")]
             handshakes: AtomicUsize::new(0),
             config,
@@ -67,6 +67,12 @@ impl Shared {
     pub(crate) fn classes(&self) -> impl Iterator<Item = u8> {
         let used = |&class: &u8| self.classes[usize::from(class)].load(Ordering::Relaxed) > 0;
         (0..16).filter(used)
+    }
+
+    /// From now on this server speaks TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) fn speak_tls(&self, tls: Tls) {
+        *lock(&self.tls) = Some(tls);
     }
 
     /// Puts TLS around a connection that was accepted, if this server speaks TLS; Unix sockets stay

@@ -12,6 +12,6 @@ pub use listen::Listen;
 pub(crate) use listen::{Bound, Listener, LocalAddr};
 pub(crate) use stream::Stream;
 #[cfg(feature = "tls")]
-pub use tls::Tls;
+pub use tls::{Tls, Trust};
 #[cfg(feature = "tls")]
 pub(crate) use tls::{TlsError, TlsStream};

@@ -1,7 +1,7 @@
 //! One connected socket.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 
 use mio::event::Source;
 use mio::net::TcpStream;
@@ -10,7 +10,7 @@ use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
 #[cfg(feature = "tls")]
-use super::TlsStream;
+use super::{TlsStream, Trust};
 
 /// A connected socket of any kind, with TLS or without. Non-blocking; readiness is edge-triggered.
 #[derive(Debug)]
@@ -40,6 +40,40 @@ macro_rules! each {
 }
 
 impl Stream {
+    /// Begins to connect; [`connected`](Self::connected) tells how that went, once the socket is
+    /// writable.
+    pub(crate) fn connect(addr: SocketAddr, nodelay: bool) -> io::Result<Self> {
+        let stream = TcpStream::connect(addr)?;
+        // Failing to set it is no reason not to talk.
+        let _ = stream.set_nodelay(nodelay);
+        Ok(Self::Tcp(stream))
+    }
+
+    /// The same for a Unix socket. `WouldBlock` if the server's backlog is full.
+    #[cfg(unix)]
+    pub(crate) fn connect_unix(path: &std::path::Path) -> io::Result<Self> {
+        UnixStream::connect(path).map(Self::Unix)
+    }
+
+    /// Whether the connection is there; `false` while the other side has not answered.
+    pub(crate) fn connected(&self) -> io::Result<bool> {
+        let (error, peer) = match self {
+            Self::Tcp(stream) => (stream.take_error()?, stream.peer_addr().map(drop)),
+            #[cfg(unix)]
+            Self::Unix(stream) => (stream.take_error()?, stream.peer_addr().map(drop)),
+            #[cfg(feature = "tls")]
+            Self::Tls(_) | Self::Lent => return Ok(true),
+        };
+        if let Some(error) = error {
+            return Err(error);
+        }
+        match peer {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads and writes are both registered once and for good: with edge triggering, writability
     /// costs nothing until the kernel's buffer has been full.
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -110,6 +144,13 @@ impl Stream {
             Self::Tls(stream) => stream.flush_pending().map(|_| ()),
             _ => Ok(()),
         }
+    }
+
+    /// Puts TLS around a connection to `domain`; its handshake is to be made next.
+    pub(crate) fn secure(&mut self, trust: &Trust, domain: &str) {
+        let socket = std::mem::replace(self, Self::Lent);
+        let stream = TlsStream::client(socket, trust.connector(), domain);
+        *self = Self::Tls(Box::new(stream));
     }
 
     /// The TLS stream, for its handshake to be made elsewhere.

@@ -4,11 +4,6 @@
 //! [`HeadScan::response`](super::http::HeadScan::response) found it.
 //!
 //! Absent: redirects, authentication and proxies.
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "used by the client, which is to come")
-)]
-
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use tungstenite::handshake::{client::generate_key, derive_accept_key};
 
@@ -118,6 +113,10 @@ pub(crate) struct Accepted {
     /// One of those asked for.
     pub(crate) subprotocol: Option<String>,
     /// Each was offered by name and stands once; their parameters are still to be checked.
+    #[cfg_attr(
+        not(any(test, feature = "deflate")),
+        expect(dead_code, reason = "read by permessage-deflate")
+    )]
     pub(crate) extensions: Vec<Extension>,
     /// All headers of the response.
     pub(crate) headers: HeaderMap,

@@ -99,7 +99,6 @@ impl HeadScan {
     }
 
     /// The same for a response head.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the client is to come"))]
     pub(crate) fn response(
         &mut self,
         buf: &[u8],

@@ -31,6 +31,7 @@ mod payload;
 mod protocol;
 mod utf8;
 
+pub(crate) use client_handshake::{Accepted, ClientRefused, ClientRequest, new_key, verify};
 pub(crate) use close::{Violation, may_travel, truncate_reason};
 pub(crate) use compressed::data_frame;
 #[cfg(feature = "deflate")]

@@ -21,7 +21,6 @@ use super::utf8::Utf8Validator;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Server,
-    #[cfg_attr(not(test), expect(dead_code, reason = "the client is to come"))]
     Client,
 }
 
@@ -172,6 +171,10 @@ impl Protocol {
             arrived,
             all: arrived == room,
         }))
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        self.role
     }
 
     /// Frames seen so far; only differences mean something.

@@ -21,6 +21,7 @@
 //! | `writing` | writing |
 //! | `securing` | the TLS handshake |
 //! | `opening` | the request, up to the handler's verdict |
+//! | `dialing` | instead of that, a client's way to `Open` |
 //! | `ending` | the closing handshake and all other ends |
 //! | `liveness` | deadlines: which is next, and what it does |
 
@@ -28,13 +29,15 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
+use super::dialing::Dialing;
 use super::ending::Ending;
 use super::liveness::{Bucket, Moment};
 use super::opening::Opening;
 use super::outbound::Outbound;
 use super::upstream::Upstream;
 use crate::config::{Config, OverRate};
-use crate::link::{self, Event, Load};
+use crate::error::duplicate;
+use crate::link::{self, Dial, Event, Load};
 use crate::message::{Bytes, CloseCause, CloseCode, Message};
 use crate::net::Stream;
 use crate::peer::Peer;
@@ -86,6 +89,8 @@ pub(crate) struct Context<'a, U> {
     pub(crate) out: &'a mut Outbound,
     /// Links that the turn made runnable.
     pub(crate) runnable: &'a mut Vec<Peer>,
+    /// Connections to be made; a client's only.
+    pub(crate) dials: &'a mut VecDeque<Box<Dial>>,
     /// Bytes that may be read this turn before connections get just their share.
     pub(crate) large_left: &'a mut usize,
     /// No new connections and requests: the server is being shut down.
@@ -104,6 +109,8 @@ impl<U> Context<'_, U> {
 pub(crate) enum Phase {
     /// The request is arriving.
     Opening(Box<Opening>),
+    /// We are the client, and there is no WebSocket yet.
+    Dialing(Box<Dialing>),
     /// The handler has the request.
     Deciding,
     /// A WebSocket, with its allowance of messages if that is limited.
@@ -190,19 +197,19 @@ pub(crate) struct News {
 }
 
 impl Conn {
-    pub(crate) fn new(
-        stream: Stream,
-        peer: Peer,
-        opening: Opening,
-        max_message: u32,
-        now: u64,
-    ) -> Self {
-        let refused = opening.is_refused();
+    pub(crate) fn new(stream: Stream, peer: Peer, phase: Phase, now: u64) -> Self {
+        let (role, refused) = match &phase {
+            Phase::Opening(opening) => (Role::Server, opening.is_refused()),
+            _ => (Role::Client, false),
+        };
+        let max_message = peer.link.config.max_message;
         Self {
             stream,
             peer,
-            phase: Phase::Opening(Box::new(opening)),
-            protocol: Protocol::new(Role::Server, max_message),
+            // A socket that is being connected becomes writable.
+            blocked: role == Role::Client,
+            phase,
+            protocol: Protocol::new(role, max_message),
             last_seen: Moment::at(now),
             since: Moment::at(now),
             rest: None,
@@ -216,7 +223,6 @@ impl Conn {
             opened: false,
             told: false,
             habit: Habit::Usual,
-            blocked: false,
             refused,
             again: false,
             listed: false,
@@ -229,6 +235,10 @@ impl Conn {
 
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open(_))
+    }
+
+    pub(super) fn is_client(&self) -> bool {
+        self.protocol.role() == Role::Client
     }
 
     pub(crate) fn is_refused(&self) -> bool {
@@ -266,7 +276,7 @@ impl Conn {
         self.hung_up |= news.closed;
         self.stream.note_readable(self.hung_up);
         if news.writable && std::mem::take(&mut self.blocked) {
-            self.flush(cx);
+            self.unblocked(cx);
         }
         #[cfg(feature = "tls")]
         if news.writable && self.is_securing() {
@@ -317,9 +327,22 @@ impl Conn {
             Phase::Open(_) => {
                 self.paused
                     || (self.is_over_rate(cx.now) && over_rate_waits(cx.config))
-                    || (cx.upstream.is_inline() && self.peer.link.is_congested())
+                    || (cx.upstream.is_inline() && self.holds_back::<U>())
             }
+            Phase::Dialing(ref dialing) => dialing.is_connecting(),
             Phase::Opening(_) | Phase::Lingering => false,
+        }
+    }
+
+    /// With handlers inline: what comes now has to wait in the mailbox.
+    fn holds_back<U: Upstream>(&self) -> bool {
+        let link = &self.peer.link;
+        if U::DIALS {
+            // A receiver does not receive. Not congestion: a client that waited for a server to read
+            // might wait for one that waits for it.
+            link.has_parked()
+        } else {
+            link.is_congested()
         }
     }
 
@@ -425,6 +448,7 @@ impl Conn {
     pub(super) fn input<U: Upstream>(&mut self, bytes: &mut [u8], cx: &mut Context<'_, U>) {
         match self.phase {
             Phase::Opening(_) => self.request_input(bytes, cx),
+            Phase::Dialing(_) => self.answer_input(bytes, cx),
             Phase::Deciding => self.keep(bytes),
             Phase::Open(_) => self.frames(bytes, cx),
             Phase::Lingering => {}
@@ -573,6 +597,9 @@ impl Conn {
         cx: &mut Context<'_, U>,
     ) {
         log::debug!("{}: {error}", self.peer.link.id);
+        if self.is_dialing() {
+            return self.not_connected(duplicate(error), cx);
+        }
         self.end_now(CloseCause::Transport, cx);
     }
 }

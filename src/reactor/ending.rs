@@ -26,6 +26,7 @@ use std::io;
 use super::conn::{Conn, Context, Phase};
 use super::liveness::Moment;
 use super::upstream::Upstream;
+use crate::error::Error;
 use crate::link::{Event, Load};
 use crate::message::{CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Utf8Bytes};
 use crate::proto::Violation;
@@ -125,6 +126,7 @@ impl Conn {
         match self.phase {
             Phase::Lingering => self.gone = self.is_all_written(),
             Phase::Opening(_) => self.gone = true,
+            Phase::Dialing(_) => self.not_connected(io::ErrorKind::UnexpectedEof.into(), cx),
             // The handler is asked already; its answer may still be read.
             Phase::Deciding => {}
             Phase::Open(_) if self.ending.is_some() || self.peer.link.outbox().is_finished() => {
@@ -200,7 +202,16 @@ impl Conn {
         self.gone |= self.eof && self.is_all_written();
     }
 
+    /// RFC 6455 §7.1.1: after a closing handshake that went well, the server ends the TCP connection,
+    /// so that it is the one to hold it in TIME_WAIT, and a client "SHOULD wait" for that.
+    pub(super) fn leaves_tcp_to_server(&self) -> bool {
+        self.is_client() && self.ending.as_ref().is_some_and(|e| e.failed.is_none())
+    }
+
     fn half_close(&mut self) {
+        if self.leaves_tcp_to_server() {
+            return;
+        }
         match self.stream.shutdown_write() {
             Ok(()) => {}
             // The peer was faster.
@@ -220,6 +231,9 @@ impl Conn {
 
     /// The server's deadline has come. Whoever can still be told is told.
     pub(crate) fn cut_off<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        if self.is_dialing() {
+            return self.not_opened(Error::Closed, cx);
+        }
         if self.is_open() && self.writing.is_none() {
             self.peer
                 .link

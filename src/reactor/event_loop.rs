@@ -12,15 +12,18 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 
 use super::acceptor::{self, Acceptor};
-use super::conn::{Conn, Context, News, TURN_BUDGET};
+use super::conn::{Conn, Context, News, Phase, TURN_BUDGET};
+use super::dialing::{self, Dialing};
 use super::opening::Opening;
 use super::outbound::Outbound;
 use super::slab::Slab;
 use super::timer::Wheel;
 use super::upstream::Upstream;
 use crate::addr::RemoteAddr;
+use crate::config::Config;
+use crate::error::Error;
 use crate::id::{Key, PeerId};
-use crate::link::{self, Command, Event, Inlet, Link, LoopHandle, Shared, SharedFrame};
+use crate::link::{self, Command, Dial, Event, Inlet, Link, LoopHandle, Shared, SharedFrame};
 use crate::message::{CloseCause, CloseCode};
 use crate::net::{Listener, Stream};
 use crate::peer::Peer;
@@ -47,6 +50,9 @@ const GROUP: usize = 32;
 /// Connections told to go away per turn when the server stops, so that a large server stays able to
 /// write what they say last.
 const FAREWELLS: usize = 256;
+
+/// Connections that a client's loop begins to make per turn.
+const DIALS: usize = 64;
 
 const WAKER: Token = Token(usize::MAX);
 /// Connections have their slot for a token, listeners begin here.
@@ -106,6 +112,8 @@ pub(crate) struct EventLoop<U> {
     now: u64,
     /// Connections cut short, each once.
     again: Vec<Key>,
+    /// Connections that are to be made; always empty on a server.
+    dials: VecDeque<Box<Dial>>,
     /// Connections that were sent something this turn, each once.
     touched: Vec<Key>,
     /// Connections to be removed; may name one twice.
@@ -153,6 +161,7 @@ impl<U: Upstream> EventLoop<U> {
             start: Instant::now(),
             now: 0,
             again: Vec::new(),
+            dials: VecDeque::new(),
             touched: Vec::new(),
             gone: Vec::new(),
             runnable: Vec::new(),
@@ -186,12 +195,13 @@ impl<U: Upstream> EventLoop<U> {
         self.sockets();
         self.accept();
         self.commands();
+        self.dial();
         self.timers();
         self.flush();
         self.stop();
         self.pass_on(0);
         self.reap();
-        self.stopping.is_none() || !self.conns.is_empty()
+        self.stopping.is_none() || !self.conns.is_empty() || !self.dials.is_empty()
     }
 
     // ---- the steps ----
@@ -232,7 +242,7 @@ impl<U: Upstream> EventLoop<U> {
 
     /// The nearest of all deadlines; zero if something waits already.
     fn timeout(&self) -> Option<Duration> {
-        let waiting = !self.again.is_empty() || !self.touched.is_empty();
+        let waiting = !self.again.is_empty() || !self.touched.is_empty() || !self.dials.is_empty();
         if waiting || self.handle.has_own() {
             return Some(Duration::ZERO);
         }
@@ -292,6 +302,29 @@ impl<U: Upstream> EventLoop<U> {
             match self.inlet.commands.try_recv() {
                 Ok(command) => self.carry_out(command),
                 Err(_) => break,
+            }
+        }
+    }
+
+    /// Begins to connect, as often as the budget allows.
+    fn dial(&mut self) {
+        for _ in 0..DIALS {
+            let Some(mut dial) = self.dials.pop_front() else {
+                return;
+            };
+            let begun = if self.stopping.is_some() || self.is_full() {
+                Err(Error::Closed)
+            } else {
+                dialing::begin(&mut dial)
+            };
+            match begun {
+                Ok((stream, remote)) => {
+                    let _ = acceptor::admit(&self.handle.shared, remote);
+                    let config = dial.config.clone();
+                    let dialing = Dialing::new(dial, self.start);
+                    self.take_in(stream, remote, config, Phase::Dialing(Box::new(dialing)));
+                }
+                Err(error) => self.upstream.failed(dial, error),
             }
         }
     }
@@ -377,7 +410,7 @@ impl<U: Upstream> EventLoop<U> {
             self.wheel.cancel(key.slot);
             conn.deregister(self.poll.registry());
             #[cfg(feature = "tls")]
-            if conn.is_securing() {
+            if !U::DIALS && conn.is_securing() {
                 self.handle.shared.leave_handshake();
             }
             conn.peer.link.outbox().abandon();
@@ -397,9 +430,11 @@ impl<U: Upstream> EventLoop<U> {
             // A late command for a connection that is gone.
             return;
         };
+        let own_config = U::DIALS.then(|| conn.peer.link.config.clone());
+        let config = own_config.as_ref().unwrap_or(&self.handle.config);
         let mut cx = Context {
             upstream: &self.upstream,
-            config: &self.handle.config,
+            config,
             start: self.start,
             now: self.now,
             buf: self.tools.buf.bytes(),
@@ -407,6 +442,7 @@ impl<U: Upstream> EventLoop<U> {
             batch: &mut self.tools.batch,
             out: &mut self.tools.out,
             runnable: &mut self.runnable,
+            dials: &mut self.dials,
             large_left: &mut self.large_left,
             stopping: self.stopping.is_some(),
         };
@@ -423,7 +459,7 @@ impl<U: Upstream> EventLoop<U> {
             self.touched.push(key);
         }
         if std::mem::take(&mut conn.rearm) {
-            match conn.deadline(&self.handle.config, self.now) {
+            match conn.deadline(config, self.now) {
                 Some(at) => self.wheel.arm(key.slot, at),
                 None => self.wheel.cancel(key.slot),
             }
@@ -448,7 +484,7 @@ impl<U: Upstream> EventLoop<U> {
             Command::Finished(key) => self.serve(key, |conn, cx| conn.finished(cx)),
             #[cfg(feature = "tls")]
             Command::Secured(key, stream, step) => {
-                self.serve(key, |conn, _| conn.secured(stream, step));
+                self.serve(key, |conn, cx| conn.secured(stream, step, cx));
             }
             #[cfg(feature = "deflate")]
             Command::Fail(key, violation) => self.serve(key, |conn, cx| {
@@ -456,13 +492,15 @@ impl<U: Upstream> EventLoop<U> {
                     conn.fail(violation, cx);
                 }
             }),
+            Command::Run(link) => self.runnable.push(Peer { link }),
+            Command::Dial(dial) => self.dials.push_back(dial),
             Command::Adopt(stream, remote) => self.adopt(stream, remote),
             Command::Send { link, message } => {
-                link.outbox().push_reserved(message, &self.handle.config);
+                link.outbox().push_reserved(message, &link.config);
                 self.applied(&link);
             }
             Command::SendLatest { link, key } => {
-                link.outbox().push_latest(key, &self.handle.config);
+                link.outbox().push_latest(key, &link.config);
                 self.applied(&link);
             }
             Command::Close(link) => {
@@ -510,7 +548,7 @@ impl<U: Upstream> EventLoop<U> {
 
     /// Takes a socket in.
     fn adopt(&mut self, stream: Stream, remote: RemoteAddr) {
-        if self.stopping.is_some() || self.conns.len() >= PeerId::MAX_SLOTS as usize {
+        if self.stopping.is_some() || self.is_full() {
             return;
         }
         let refusal = match acceptor::admit(&self.handle.shared, remote) {
@@ -520,29 +558,37 @@ impl<U: Upstream> EventLoop<U> {
         };
         #[cfg(feature = "tls")]
         let stream = self.handle.shared.secure(stream);
+        let config = self.handle.config.clone();
+        let opening = Phase::Opening(Box::new(Opening::new(refusal)));
+        self.take_in(stream, remote, config, opening);
+    }
+
+    fn is_full(&self) -> bool {
+        self.conns.len() >= PeerId::MAX_SLOTS as usize
+    }
+
+    fn take_in(&mut self, stream: Stream, remote: RemoteAddr, config: Arc<Config>, phase: Phase) {
         let (handle, now) = (&self.handle, self.now);
         let key = self.conns.insert_with(|key| {
             let id = PeerId::new(handle.index, key);
-            let link = Arc::new(Link::new(id, remote, handle.clone(), false));
-            let opening = Opening::new(refusal);
-            Conn::new(
-                stream,
-                Peer { link },
-                opening,
-                handle.config.max_message,
-                now,
-            )
+            let link = Arc::new(Link::new(id, remote, handle.clone(), config, U::DIALS));
+            Conn::new(stream, Peer { link }, phase, now)
         });
         let registry = self.poll.registry();
         let registered = self.conns.get_mut(key).map(|conn| {
-            log::debug!("{}: connected from {remote}", conn.peer.link.id);
+            let way = if U::DIALS {
+                "connecting to"
+            } else {
+                "connected from"
+            };
+            log::debug!("{}: {way} {remote}", conn.peer.link.id);
             conn.register(registry, Token(key.slot as usize))
         });
         match registered {
             Some(Ok(())) => self.serve(key, |conn, _| conn.rearm = true),
             Some(Err(error)) => {
                 log::warn!("{remote}: cannot be served: {error}");
-                self.gone.push(key);
+                self.serve(key, |conn, cx| conn.fail_transport(&error, cx));
             }
             None => {}
         }
@@ -555,6 +601,9 @@ impl<U: Upstream> EventLoop<U> {
         }
         for key in self.conns.keys() {
             self.serve(key, |conn, cx| conn.cut_off(cx));
+        }
+        for dial in std::mem::take(&mut self.dials) {
+            self.upstream.failed(dial, Error::Closed);
         }
         self.pass_on(0);
         self.reap();

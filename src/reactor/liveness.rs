@@ -85,8 +85,11 @@ impl Conn {
         let after = |start: Moment, wait| Some(start.ms(now).saturating_add(millis(wait)));
         match &self.phase {
             Phase::Opening(_) | Phase::Deciding => after(self.since, config.handshake_timeout),
+            Phase::Dialing(dialing) => Some(dialing.deadline()),
             // All is written, or some of it was taken just now.
-            Phase::Lingering if self.writing.is_some() => after(self.since, config.close_timeout),
+            Phase::Lingering if self.writing.is_some() || self.leaves_tcp_to_server() => {
+                after(self.since, config.close_timeout)
+            }
             Phase::Lingering => after(self.since, LINGER.min(config.close_timeout)),
             Phase::Open(_) if self.ending.is_some() => after(self.since, config.close_timeout),
             Phase::Open(bucket) => {
@@ -119,6 +122,7 @@ impl Conn {
         }
         match self.phase {
             Phase::Opening(_) => self.request_timeout(cx),
+            Phase::Dialing(_) => self.dial_timeout(cx),
             Phase::Deciding => {
                 log::debug!("{}: the handler did not decide in time", self.peer.link.id);
                 self.end_now(CloseCause::HandshakeTimeout, cx);

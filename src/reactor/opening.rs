@@ -6,6 +6,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use super::conn::{Conn, Context, Phase};
 use super::liveness::{Bucket, Moment};
 use super::upstream::Upstream;
+use crate::error::Error;
 use crate::http::{Request, Response};
 use crate::link::{self, Event};
 use crate::message::CloseCause;
@@ -217,7 +218,9 @@ impl Conn {
 
     /// The server stops: what has not become a WebSocket won't.
     pub(crate) fn stop_opening<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        if self.request_is_blank() {
+        if self.is_dialing() {
+            self.not_opened(Error::Closed, cx);
+        } else if self.request_is_blank() {
             self.gone = true;
         } else if matches!(self.phase, Phase::Opening(_)) {
             self.refuse(StatusCode::SERVICE_UNAVAILABLE.into(), cx);

@@ -11,6 +11,7 @@ use std::io;
 
 use super::conn::{Conn, Context};
 use super::upstream::Upstream;
+use crate::error::Error;
 use crate::link::Event;
 use crate::net::{Stream, TlsError, TlsStream};
 
@@ -30,7 +31,7 @@ impl Conn {
             stream.socket_readable(self.hung_up);
             if cx.upstream.is_inline() {
                 let step = stream.handshake();
-                self.secured(stream, step);
+                self.secured(stream, step, cx);
             } else {
                 cx.batch.push_back(Event::Secure(stream));
                 self.deliver(cx);
@@ -39,11 +40,20 @@ impl Conn {
     }
 
     /// The stream is back.
-    pub(crate) fn secured(&mut self, stream: Box<TlsStream>, step: io::Result<bool>) {
+    pub(crate) fn secured<U: Upstream>(
+        &mut self,
+        stream: Box<TlsStream>,
+        step: io::Result<bool>,
+        cx: &mut Context<'_, U>,
+    ) {
         self.stream = Stream::Tls(stream);
         match step {
             Ok(true) => {
-                self.peer.link.handle.shared.leave_handshake();
+                if U::DIALS {
+                    self.ask_for_websocket(cx);
+                } else {
+                    self.peer.link.handle.shared.leave_handshake();
+                }
                 // What follows may be in here already.
                 self.readable = true;
                 self.stream.note_readable(self.hung_up);
@@ -51,12 +61,19 @@ impl Conn {
             Ok(false) => {}
             Err(error) => {
                 self.log_failed_handshake(&error);
+                if U::DIALS {
+                    self.not_opened(Error::Tls(error.to_string()), cx);
+                }
                 self.gone = true;
                 return;
             }
         }
         if self.hung_up && self.is_securing() && !self.readable {
             // It has left in the middle, and the step above has seen all that it sent.
+            if U::DIALS {
+                let why = "the server hung up in the middle of the handshake";
+                self.not_opened(Error::Tls(why.into()), cx);
+            }
             self.gone = true;
         }
         self.again |= self.readable;

@@ -2,11 +2,16 @@
 
 use std::collections::VecDeque;
 
-use crate::link::Event;
+use crate::error::Error;
+use crate::link::{Dial, Event};
 use crate::peer::Peer;
 
 /// Takes what connections have to say.
 pub(crate) trait Upstream: Send + 'static {
+    /// Whether the connections are a client's, each with settings of its own. What a server does
+    /// not need is thus not in its loop at all.
+    const DIALS: bool = false;
+
     /// Whether [`deliver`](Self::deliver) runs handlers on the spot.
     fn is_inline(&self) -> bool;
 
@@ -16,4 +21,9 @@ pub(crate) trait Upstream: Send + 'static {
 
     /// Makes a connection's events run.
     fn schedule(&self, peer: Peer);
+
+    /// There will be no WebSocket: what was to be made of it comes back, with the reason.
+    fn failed(&self, dial: Box<Dial>, error: Error) {
+        drop((dial, error));
+    }
 }

@@ -79,7 +79,7 @@ impl Conn {
     }
 
     fn write_all(&mut self, out: &mut Outbound) -> io::Result<Flushed> {
-        let most = self.peer.link.handle.config.outbound_bytes / 4;
+        let most = self.peer.link.config.outbound_bytes / 4;
         let mut written = 0;
         let mut refills = 0;
         let mut drained = false;

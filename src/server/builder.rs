@@ -47,6 +47,8 @@ const EVENTS: usize = 1024;
 #[must_use = "a server does nothing until it is run or started"]
 pub struct Server {
     config: Config,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
     listeners: Vec<Listener>,
     handle: ServerHandle,
 }
@@ -60,6 +62,8 @@ impl Server {
     pub fn bind(addr: impl Listen) -> Result<Self> {
         let server = Self {
             config: Config::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
             listeners: Vec::new(),
             handle: ServerHandle::new(Vec::new()),
         };
@@ -196,7 +200,7 @@ impl Server {
     /// while the server runs: [`ServerHandle::reload_tls`].
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
-        self.config.tls = Some(tls);
+        self.tls = Some(tls);
         self
     }
 
@@ -263,6 +267,8 @@ impl Server {
     pub fn start(self, handler: impl Handler) -> Result<ServerHandle> {
         let Self {
             config,
+            #[cfg(feature = "tls")]
+            tls,
             listeners,
             handle,
         } = self;
@@ -273,6 +279,8 @@ impl Server {
         let engine = Arc::new(Engine::new(handler, &config));
         let (loops, workers) = (config.loops, config.workers);
         let shared = Arc::new(Shared::new(config));
+        #[cfg(feature = "tls")]
+        tls.into_iter().for_each(|tls| shared.speak_tls(tls));
         let prepared: Vec<Prepared> = (0..loops)
             .map(|index| Prepared::new(index, shared.clone()))
             .collect::<std::io::Result<_>>()?;

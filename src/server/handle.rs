@@ -6,9 +6,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "tls")]
+use crate::error::{Error, Result};
 use crate::link::{Command, LoopHandle, Shared, SharedFrame, lock};
 use crate::message::Message;
 use crate::net::LocalAddr;
+#[cfg(feature = "tls")]
+use crate::net::Tls;
 use crate::worker::Pool;
 
 /// A server, from any thread: cheap to clone. Letting go of it changes nothing; the server runs
@@ -130,12 +134,12 @@ impl ServerHandle {
     /// [`tls`](crate::Server::tls), or is not running. What is wrong with the files is told when the
     /// [`Tls`](crate::Tls) is made of them.
     #[cfg(feature = "tls")]
-    pub fn reload_tls(&self, tls: crate::Tls) -> crate::Result<()> {
+    pub fn reload_tls(&self, tls: Tls) -> Result<()> {
         let running = self.inner.running.get();
         if running.is_some_and(|running| running.shared.reload_tls(tls)) {
             return Ok(());
         }
-        Err(crate::Error::Config("this server speaks no TLS".into()))
+        Err(Error::Config("this server speaks no TLS".into()))
     }
 
     /// Ends the server in good order, and waits for it: stops listening, lets handlers deal with

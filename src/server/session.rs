@@ -16,12 +16,12 @@ use crate::link::{
     Agreement, Command, Event, Inline, Link, Load, Opening, defer_wakes, give_batch, lock,
     wake_deferred,
 };
-use crate::message::{CloseCause, CloseCode, CloseReason, Message};
+use crate::message::{CloseCause, CloseCode, CloseReason};
 use crate::peer::Peer;
+#[cfg(feature = "deflate")]
+use crate::proto::deflate;
 use crate::proto::handshake::{accept_response, choose_subprotocol};
 use crate::proto::http::{HttpError, write_response};
-#[cfg(feature = "deflate")]
-use crate::proto::{compressed_parts, deflate};
 use crate::reactor::Upstream;
 use crate::worker::{RunQueue, Work};
 
@@ -29,8 +29,6 @@ use crate::worker::{RunQueue, Work};
 pub(crate) struct Engine<H> {
     handler: H,
     limit: Load,
-    #[cfg(feature = "deflate")]
-    max_message: usize,
 }
 
 /// Why a run ended.
@@ -48,12 +46,7 @@ impl<H: Handler> Engine<H> {
             messages: config.inbound_messages,
             bytes: config.inbound_bytes,
         };
-        Self {
-            handler,
-            limit,
-            #[cfg(feature = "deflate")]
-            max_message: config.max_message as usize,
-        }
+        Self { handler, limit }
     }
 
     fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Run {
@@ -79,7 +72,7 @@ impl<H: Handler> Engine<H> {
                 Some(Event::GoAway { code, text, cause }) => drop(link.close(code, text, cause)),
                 Some(Event::Eof) => link.handle.command(Command::Finished(link.id.key())),
                 Some(Event::Closed(reason)) => self.close(peer, session.take(), &reason),
-                Some(Event::Message(_)) | None => {}
+                Some(Event::Message(_) | Event::Connected(_)) | None => {}
             }
         }
         if link.inflow.settle(self.limit) {
@@ -113,7 +106,7 @@ impl<H: Handler> Engine<H> {
                     limit: self.limit,
                 };
                 if let Some(session) = &mut session {
-                    let Some(message) = self.inflate(link, message) else {
+                    let Some(message) = link.inflate(message) else {
                         corrupt = true;
                         return;
                     };
@@ -128,25 +121,6 @@ impl<H: Handler> Engine<H> {
             mute(session);
         }
         if congested { Run::Congested } else { Run::Done }
-    }
-
-    /// What the handler is to see of a message. `None`: it breaks a rule, and the loop fails the
-    /// connection.
-    #[inline]
-    fn inflate(&self, link: &Arc<Link>, message: Message) -> Option<Message> {
-        #[cfg(feature = "deflate")]
-        if let Some((opcode, payload)) = compressed_parts(&message) {
-            let compression = link.compression()?;
-            let inflated = compression.inflate(opcode, payload, self.max_message);
-            return inflated
-                .map_err(|violation| {
-                    let fail = Command::Fail(link.id.key(), violation);
-                    link.handle.command(fail);
-                })
-                .ok();
-        }
-        let _ = link;
-        Some(message)
     }
 
     fn panicked(&self, link: &Arc<Link>, session: &mut Option<Box<dyn Any + Send>>) {
@@ -303,7 +277,7 @@ fn accept_head<S>(
 /// the header that says so.
 #[cfg(feature = "deflate")]
 fn agree_on_compression(link: &Link, opening: &Opening) -> Option<(Compression, String)> {
-    let want = link.handle.config.deflate.as_ref()?;
+    let want = link.config.deflate.as_ref()?;
     let (agreed, answer) = deflate::answer(&opening.upgrade.offers, want)?;
     Some((Compression::new(agreed, link.handle.shared.clone()), answer))
 }

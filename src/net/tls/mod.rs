@@ -21,7 +21,9 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod trust;
 mod wire;
 
 pub use identity::Tls;
 pub(crate) use stream::{TlsError, TlsStream};
+pub use trust::Trust;

@@ -12,6 +12,16 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<u8>> {
     Ok(pem.to_vec())
 }
 
+/// Each certificate by itself.
+pub(super) fn each_certificate(mut pem: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let found = block(pem, "CERTIFICATE")?;
+        let end = found.as_ptr() as usize - pem.as_ptr() as usize + found.len();
+        pem = &pem[end..];
+        Some(found)
+    })
+}
+
 /// The private key in PKCS#8.
 pub(super) fn private_key(pem: &[u8]) -> Result<Vec<u8>> {
     if let Some(key) = block(pem, "PRIVATE KEY") {

@@ -95,7 +95,6 @@ enum State<S> {
     /// A server that has not seen a TLS record: until then the connection costs no more than a socket.
     Waiting(Wire<S>, Tls),
     /// The handshake has begun. Client: not a byte has been sent yet.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the client is to come"))]
     Starting(Wire<S>, Box<(TlsConnector, String)>),
     Shaking(MidHandshakeTlsStream<Wire<S>>),
     Open(native_tls::TlsStream<Wire<S>>),
@@ -121,7 +120,6 @@ impl<S: Socket> TlsStream<S> {
         }
     }
 
-    #[cfg_attr(not(test), allow(dead_code, reason = "the client is to come"))]
     /// A connection to `domain`, which is checked against the certificate.
     pub(crate) fn client(socket: S, connector: &TlsConnector, domain: &str) -> Self {
         let how = Box::new((connector.clone(), domain.to_owned()));

@@ -13,5 +13,5 @@ mod negotiate;
 mod shared;
 
 pub(crate) use codec::{Deflater, InflateError, Inflater};
-pub(crate) use negotiate::{Agreed, answer};
+pub(crate) use negotiate::{Agreed, NAME, accept, answer, offer};
 pub(crate) use shared::{compress_alone, inflate_alone};

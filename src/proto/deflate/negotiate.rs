@@ -2,10 +2,6 @@
 //!
 //! The parameters say what each side's *compressor* does: `server_*` is what the server sends. Here
 //! the two directions are named from our own point of view, and only this file translates.
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "used by the connection, which is to come")
-)]
 
 use std::fmt::Write;
 

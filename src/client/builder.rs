@@ -1,0 +1,386 @@
+//! Where a client connects to, and with what settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::engine::Clients;
+use super::handle::ClientHandle;
+use super::handler::{ClientEvent, ClientHandler};
+use super::reconnect::Reconnect;
+use super::url::{Place, Url, without_secrets};
+#[cfg(feature = "deflate")]
+use crate::config::Deflate;
+use crate::config::{Config, Overflow};
+use crate::error::{Error, Result};
+use crate::link::lock;
+use crate::message::CloseReason;
+#[cfg(feature = "tls")]
+use crate::net::Trust;
+use crate::peer::Peer;
+#[cfg(feature = "deflate")]
+use crate::proto::deflate;
+use crate::proto::{ClientRequest, new_key};
+
+/// Opens a WebSocket to `url` and waits until the opening handshake is through, at most 10 s. The
+/// [`Peer`] sends from any thread, the receiver gives what happens, in order: full duplex.
+///
+/// The channel holds 64 events; when nobody receives, this server is slowed down, and nobody else. If
+/// the receiver is dropped, what arrives is thrown away; once the peer is dropped too, the connection is
+/// closed with the next thing that arrives. To be sure of the end, [`close`](Peer::close).
+///
+/// All settings are those of [`Client`], which also has reconnection, headers and subprotocols.
+///
+/// ```no_run
+/// use framemill::{ClientEvent, connect};
+///
+/// let (peer, events) = connect("ws://127.0.0.1:9001/chat?room=1")?;
+/// peer.send("hello").ok();
+/// for event in events {
+///     match event {
+///         ClientEvent::Message(message) => println!("{message}"),
+///         ClientEvent::Close(reason) => println!("{reason}"),
+///         _ => {}
+///     }
+/// }
+/// # framemill::Result::Ok(())
+/// ```
+///
+/// # Errors
+/// As for [`Client::connect`].
+pub fn connect(url: impl AsRef<str>) -> Result<(Peer, Receiver<ClientEvent>)> {
+    let (peer, _, events) = common()?.connect_peer(Client::new(url)?)?;
+    Ok((peer, events))
+}
+
+/// The threads that all clients share which don't have their own.
+fn common() -> Result<Arc<Clients>> {
+    static COMMON: std::sync::Mutex<Option<Arc<Clients>>> = std::sync::Mutex::new(None);
+    let mut common = lock(&COMMON);
+    if let Some(clients) = &*common {
+        return Ok(clients.clone());
+    }
+    let workers = std::thread::available_parallelism().map_or(4, |n| n.get());
+    // Two, so that one handler that blocks does not stop all others.
+    let clients = Arc::new(Clients::start(1, workers.max(2))?);
+    *common = Some(clients.clone());
+    Ok(clients)
+}
+
+/// A client that is not connected yet: choose the settings, then [`connect`](Self::connect) it for a
+/// channel of events, or [`start`](Self::start) it with a [`ClientHandler`].
+///
+/// | setting | default | at the limit |
+/// |---|---|---|
+/// | [`handshake_timeout`](Self::handshake_timeout) | 10 s | [`Error::Timeout`] |
+/// | head of the answer | 8 KiB, 64 headers | [`Error::Handshake`] |
+/// | [`max_message`](Self::max_message) | 1 MiB | close 1009 |
+/// | [`ping`](Self::ping) | after 25 s of silence; 20 s for the pong | drop |
+/// | [`close_timeout`](Self::close_timeout) | 10 s | drop |
+/// | [`inbound_limit`](Self::inbound_limit) | 64 messages or 1 MiB | stop reading |
+/// | [`outbound_limit`](Self::outbound_limit) | 1 MiB | [`Overflow::Close`]: 1013 |
+/// | [`reconnect`](Self::reconnect) | off | |
+///
+/// # URLs
+/// `ws://host:port/path?query` (port 80 unless there is another), with a name, an IPv4 address or an
+/// IPv6 address in brackets; and `ws+unix:/path/of/socket`, perhaps followed by `:/path?query`. The path
+/// is sent as it stands, so what needs percent-encoding must have it. There may be no fragment
+/// (RFC 6455 §3), and no user info: it would end up in logs; send an `Authorization` header instead.
+#[derive(Clone)]
+#[must_use = "a client does nothing until it is connected or started"]
+pub struct Client {
+    url: Url,
+    pub(super) config: Config,
+    headers: HeaderMap,
+    subprotocols: Vec<String>,
+    origin: Option<String>,
+    reconnect: Option<Reconnect>,
+    #[cfg(feature = "tls")]
+    trust: Option<Trust>,
+    /// The first header that can't be one.
+    wrong: Option<String>,
+}
+
+/// Where to and how, for all connections of one client.
+pub(super) struct Plan {
+    pub(super) place: Place,
+    /// Without its key.
+    pub(super) request: ClientRequest,
+    pub(super) config: Arc<Config>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<(Trust, String)>,
+    pub(super) reconnect: Option<Reconnect>,
+}
+
+/// As good as never, and no sum of it overflows.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+impl Client {
+    /// A client for this URL.
+    ///
+    /// # Errors
+    /// [`Error::Url`] if it is not the URL of a WebSocket.
+    pub fn new(url: impl AsRef<str>) -> Result<Self> {
+        let url = url.as_ref();
+        let parsed = Url::parse(url).map_err(|why| Error::Url {
+            url: without_secrets(url),
+            why,
+        })?;
+        Ok(Self {
+            url: parsed,
+            config: Config::default(),
+            headers: HeaderMap::new(),
+            subprotocols: Vec::new(),
+            origin: None,
+            reconnect: None,
+            #[cfg(feature = "tls")]
+            trust: None,
+            wrong: None,
+        })
+    }
+
+    /// Whom to trust to be the server of a `wss://` URL. Default: [`Trust::system`].
+    #[cfg(feature = "tls")]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.trust = Some(trust);
+        self
+    }
+
+    /// Offers permessage-deflate (RFC 7692) to the server. Default: off.
+    #[cfg(feature = "deflate")]
+    pub fn deflate(mut self, deflate: Deflate) -> Self {
+        self.config.deflate = Some(deflate);
+        self
+    }
+
+    // ---- the request ----
+
+    /// Adds a header to the request, such as `Authorization` or `Cookie`. Those of the handshake
+    /// itself (`Host`, `Upgrade`, `Sec-WebSocket-…`) are left out. One that can't be a header is
+    /// reported when connecting.
+    pub fn header<N, V>(mut self, name: N, value: V) -> Self
+    where
+        N: TryInto<HeaderName>,
+        V: TryInto<HeaderValue>,
+    {
+        match (name.try_into(), value.try_into()) {
+            (Ok(name), Ok(value)) => {
+                self.headers.append(name, value);
+            }
+            (Ok(name), Err(_)) => {
+                self.wrong
+                    .get_or_insert(format!("the value of the header {name}"));
+            }
+            (Err(_), _) => {
+                self.wrong.get_or_insert("the name of a header".to_owned());
+            }
+        }
+        self
+    }
+
+    /// Offers a subprotocol; call it once for each, the best first. The server chooses one of them or
+    /// none: [`Peer::subprotocol`].
+    pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
+        self.subprotocols.push(name.into());
+        self
+    }
+
+    /// The origin to send, for servers that ask for one: `https://example.com`. Default: none, as this
+    /// is no browser.
+    pub fn origin(mut self, origin: impl Into<String>) -> Self {
+        self.origin = Some(origin.into());
+        self
+    }
+
+    // ---- limits ----
+
+    /// The longest message, in bytes, assembled from all its fragments. Default: 1 MiB. Memory grows
+    /// with what has arrived, never with what a header claims.
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.config.max_message = bytes.try_into().unwrap_or(u32::MAX);
+        self
+    }
+
+    /// What may wait for the handler: messages, and bytes. Default: 64, 1 MiB. When either is reached,
+    /// nothing more is read until a quarter is left; TCP slows the server down. The channel of
+    /// [`connect`](Self::connect) holds 64 events on top.
+    pub fn inbound_limit(mut self, messages: usize, bytes: usize) -> Self {
+        self.config.inbound_messages = messages;
+        self.config.inbound_bytes = bytes;
+        self
+    }
+
+    /// What may wait to be written, in bytes. Default: 1 MiB. Past it, [`overflow`](Self::overflow)
+    /// says what happens.
+    pub fn outbound_limit(mut self, bytes: usize) -> Self {
+        self.config.outbound_bytes = bytes;
+        self
+    }
+
+    /// What happens to a message that finds that queue full. Default: [`Overflow::Close`].
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.config.overflow = overflow;
+        self
+    }
+
+    // ---- times ----
+
+    /// How long it may take to become a WebSocket: resolving the name, connecting to one address after
+    /// the other, and the server's answer. Default: 10 s.
+    ///
+    /// An address that others stand behind gets its share of that, at most 2 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.config.handshake_timeout = timeout.min(NEVER);
+        self
+    }
+
+    /// After how much silence the server is pinged, and how long it may stay silent then. Default:
+    /// 25 s, 20 s. Anything received counts as a sign of life.
+    pub fn ping(mut self, after: Duration, timeout: Duration) -> Self {
+        self.config.ping_interval = Some(after);
+        self.config.pong_timeout = timeout;
+        self
+    }
+
+    /// No pings: a server that vanishes without a word is never noticed unless something is sent.
+    pub fn no_ping(mut self) -> Self {
+        self.config.ping_interval = None;
+        self
+    }
+
+    /// How long the closing handshake may take, once the first close frame is there or sent, and how
+    /// long the server may then take to end the TCP connection. Default: 10 s.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.config.close_timeout = timeout.min(NEVER);
+        self
+    }
+
+    /// Whether small writes go out at once (`TCP_NODELAY`). Default: yes.
+    pub fn nodelay(mut self, on: bool) -> Self {
+        self.config.nodelay = on;
+        self
+    }
+
+    /// Connects again when a connection was lost or could not be made. Default: no.
+    pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
+        self.reconnect = Some(reconnect);
+        self
+    }
+
+    // ---- connecting ----
+
+    /// Connects, waits until the opening handshake is through, and passes what happens then to the
+    /// returned channel, in order. It holds 64 events; when nobody receives, this server is slowed
+    /// down, and nobody else. The channel ends with the client.
+    ///
+    /// The first connection is not [retried](Self::reconnect): whoever waits for it is told at once.
+    ///
+    /// If the receiver is dropped, what arrives is thrown away; once all handles and peers are dropped
+    /// too, the connection is closed with the next thing that arrives.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a setting that makes no sense; [`Error::Resolve`], [`Error::Connect`],
+    /// [`Error::Refused`], [`Error::Handshake`] or [`Error::Timeout`] if there is no WebSocket;
+    /// [`Error::Io`] if the threads can't be had.
+    pub fn connect(self) -> Result<(ClientHandle, Receiver<ClientEvent>)> {
+        common()?.connect(self)
+    }
+
+    /// Begins to connect and returns at once: what comes of it, the handler is told, on worker threads
+    /// of the process' own. With [`reconnect`](Self::reconnect) the first connection is retried like
+    /// any other.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a setting that makes no sense, [`Error::Io`] if the threads can't be had.
+    pub fn start(self, handler: impl ClientHandler) -> Result<ClientHandle> {
+        common()?.open(self, handler)
+    }
+
+    /// The same, and waits for the end of the last connection: how that was.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start), and as for [`connect`](Self::connect) if there was no connection
+    /// at the last attempt.
+    pub fn run_with(self, handler: impl ClientHandler) -> Result<CloseReason> {
+        self.start(handler)?.wait()
+    }
+
+    /// Checks the settings, before anything starts.
+    pub(super) fn plan(self) -> Result<Plan> {
+        let invalid = |what: String| Err(Error::Config(what));
+        if let Some(wrong) = self.wrong {
+            return invalid(format!("{wrong} is invalid"));
+        }
+        #[cfg(feature = "deflate")]
+        if let Some(Err(why)) = self.config.deflate.as_ref().map(Deflate::check) {
+            return invalid(why.to_owned());
+        }
+        if let Some(needs) = needs(&self.config) {
+            return invalid(format!("a client needs {needs}"));
+        }
+        let mut request = ClientRequest {
+            host: self.url.authority,
+            target: self.url.target,
+            key: new_key(),
+            origin: self.origin,
+            subprotocols: self.subprotocols,
+            #[cfg(feature = "deflate")]
+            extensions: self.config.deflate.as_ref().map(deflate::offer),
+            #[cfg(not(feature = "deflate"))]
+            extensions: None,
+            headers: self.headers,
+        };
+        if let Err(why) = request.write(&mut Vec::new()) {
+            return invalid(why.to_owned());
+        }
+        request.key = String::new();
+        #[cfg(feature = "tls")]
+        let tls = match &self.url.place {
+            Place::Host { host, .. } if self.url.secure => {
+                let trust = self.trust.map_or_else(Trust::system, Ok)?;
+                Some((trust, host.clone()))
+            }
+            _ => None,
+        };
+        Ok(Plan {
+            place: self.url.place,
+            request,
+            config: Arc::new(self.config),
+            #[cfg(feature = "tls")]
+            tls,
+            reconnect: self.reconnect,
+        })
+    }
+}
+
+/// The first setting that makes no sense.
+fn needs(config: &Config) -> Option<&'static str> {
+    // Counters of bytes are 32 bits wide and their differences must not wrap.
+    let widest = 1 << 30;
+    let wrong = [
+        (
+            !(1..=widest).contains(&(config.max_message as usize)),
+            "max_message of 1 byte to 1 GiB",
+        ),
+        (
+            !(1..=widest).contains(&config.inbound_messages)
+                || !(1..=widest).contains(&config.inbound_bytes),
+            "inbound_limit of at least one message and byte, at most 1 GiB",
+        ),
+    ];
+    wrong
+        .iter()
+        .find(|(wrong, _)| *wrong)
+        .map(|(_, needs)| *needs)
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the headers, nor the query: they carry credentials.
+        f.debug_struct("Client")
+            .field("place", &self.url.place)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,458 @@
+//! The threads of clients, and how their parts hang together.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+
+use super::builder::Client;
+use super::dialer::Dialer;
+use super::feeder::{Feeder, Waiting};
+use super::handle::ClientHandle;
+use super::handler::{ClientEvent, ClientHandler};
+use super::session::{Session, Sink};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::id::PeerId;
+use crate::link::{
+    Command, Dial, Event, Inline, Load, LoopHandle, Shared, defer_wakes, give_batch, lock,
+    wake_deferred,
+};
+use crate::message::{CloseCode, Message};
+use crate::peer::Peer;
+use crate::reactor::{self, Prepared, Upstream};
+use crate::worker::{Pool, RunQueue, Work};
+
+/// Events that wait for the receiver of one client before its connection is slowed down.
+const EVENTS: usize = 64;
+
+/// What a worker may need to tell that a connection is open.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Threads for clients: event loops that own the connections, and workers that call the handlers. One
+/// of these serves thousands of clients: bots, load generators, gateways.
+///
+/// [`connect`](crate::connect()) and the methods of [`Client`] use one that all of the process shares,
+/// with one loop and a worker per core, at least two; start one of your own to choose the number of
+/// threads, or to be able to [shut it down](Self::shutdown).
+///
+/// Letting go of it cuts off all its connections at once.
+pub struct Clients {
+    engine: Arc<Engine>,
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    loops: Vec<JoinHandle<()>>,
+    pool: Option<Pool>,
+}
+
+/// What all clients of a [`Clients`] share.
+pub(super) struct Engine {
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) feeder: Arc<Feeder>,
+    shared: Arc<Shared>,
+    loops: Vec<Arc<LoopHandle>>,
+    /// References to a link that its loop and the running worker have.
+    pub(super) own_references: usize,
+}
+
+impl Clients {
+    /// Starts so many event loops, 1 to 256, and so many workers. One loop is enough for thousands of
+    /// connections; without workers the handlers run on the loops, which is fastest, but then they must
+    /// not block.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for numbers that make no sense, [`Error::Io`] if a thread or a poll instance
+    /// can't be had.
+    pub fn start(loops: usize, workers: usize) -> Result<Self> {
+        if !(1..=PeerId::MAX_LOOPS).contains(&loops) || workers > 4096 {
+            let needs = "clients need 1 to 256 loops and at most 4096 workers";
+            return Err(Error::Config(needs.into()));
+        }
+        let config = Config {
+            loops,
+            workers,
+            ..Config::default()
+        };
+        let shared = Arc::new(Shared::new(config));
+        let prepared: Vec<Prepared> = (0..loops)
+            .map(|index| Prepared::new(index, shared.clone()))
+            .collect::<io::Result<_>>()?;
+        let handles: Vec<_> = prepared.iter().map(|p| p.handle().clone()).collect();
+        let engine = Arc::new(Engine {
+            dialer: Arc::new(Dialer::new(handles.clone())),
+            feeder: Arc::new(Feeder::new()),
+            shared,
+            loops: handles.clone(),
+            own_references: if workers == 0 { 1 } else { 2 },
+        });
+        let (pool, run_queue) = match workers {
+            0 => (None, None),
+            _ => Some(Pool::start(workers, &engine)?).unzip(),
+        };
+        if let Some(queue) = &run_queue {
+            engine.feeder.feeds(queue.clone());
+        }
+        let mut threads = Vec::with_capacity(loops);
+        for prepared in prepared {
+            let loops = handles.clone();
+            threads.push(match &run_queue {
+                Some(queue) => reactor::spawn(prepared, ToWorkers(queue.clone()), vec![], loops)?,
+                None => reactor::spawn(prepared, OnTheLoop(engine.clone()), vec![], loops)?,
+            });
+        }
+        let threads = Threads {
+            loops: threads,
+            pool,
+        };
+        Ok(Self {
+            engine,
+            threads: Mutex::new(Some(threads)),
+        })
+    }
+
+    /// Begins to connect and returns at once: what comes of it, the handler is told. Names are
+    /// resolved on a thread of their own.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a setting that makes no sense.
+    pub fn open(&self, client: Client, handler: impl ClientHandler) -> Result<ClientHandle> {
+        let sink = Sink::Calls(Box::new(handler));
+        self.launch(client, sink, None)
+    }
+
+    /// Connects, waits until the opening handshake is through, and passes what happens then to the
+    /// returned channel, as [`Client::connect`] does.
+    ///
+    /// # Errors
+    /// As for [`Client::connect`].
+    pub fn connect(&self, client: Client) -> Result<(ClientHandle, Receiver<ClientEvent>)> {
+        let (_, handle, events) = self.connect_peer(client)?;
+        Ok((handle, events))
+    }
+
+    pub(super) fn connect_peer(
+        &self,
+        client: Client,
+    ) -> Result<(Peer, ClientHandle, Receiver<ClientEvent>)> {
+        let (sender, events) = bounded(EVENTS);
+        let (ready, opened) = bounded(1);
+        let timeout = client.config.handshake_timeout;
+        let deadline = Instant::now().checked_add(timeout.saturating_add(GRACE));
+        let handle = self.launch(client, Sink::channel(sender), Some(ready))?;
+        let outcome = match deadline {
+            Some(deadline) => opened.recv_deadline(deadline),
+            None => opened.recv().map_err(Into::into),
+        };
+        match outcome {
+            Ok(peer) => Ok((peer?, handle, events)),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),
+            Err(RecvTimeoutError::Timeout) => {
+                // The resolver still ponders.
+                handle.close(CloseCode::Away, "");
+                Err(Error::Timeout)
+            }
+        }
+    }
+
+    fn launch(
+        &self,
+        client: Client,
+        sink: Sink,
+        ready: Option<crossbeam_channel::Sender<Result<Peer>>>,
+    ) -> Result<ClientHandle> {
+        let plan = Arc::new(client.plan()?);
+        let config = &plan.config;
+        let patience = config
+            .handshake_timeout
+            .saturating_add(config.close_timeout);
+        let engine = self.engine.clone();
+        let session = Box::new(Session::new(plan, engine.clone(), sink, ready));
+        let handle = ClientHandle {
+            control: session.control.clone(),
+            engine,
+            patience,
+        };
+        self.engine.dialer.dial(session, Duration::ZERO);
+        Ok(handle)
+    }
+
+    /// Connections that are open, or on their way to be.
+    pub fn connections(&self) -> usize {
+        self.engine.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Ends all clients in good order, and waits for it: no more attempts, handlers deal with what has
+    /// arrived, what is queued is sent and then a close frame with 1001, the answers are waited for.
+    /// After `deadline` what is left is cut off. Clients that had no connection are told
+    /// [`Error::Closed`].
+    ///
+    /// `true` if everything ended by itself, handlers included, and no connection was cut off. Must not
+    /// be called by a handler, which would wait for itself.
+    pub fn shutdown(&self, deadline: Duration) -> bool {
+        let deadline = Instant::now() + deadline.min(NEVER);
+        self.tell_to_stop(deadline);
+        let Some(Threads { loops, pool }) = lock(&self.threads).take() else {
+            return true;
+        };
+        for thread in loops {
+            if thread.join().is_err() {
+                log::error!("a loop panicked: this is a bug in framemill");
+            }
+        }
+        let late = deadline.max(Instant::now()) + Duration::from_millis(100);
+        self.engine.feeder.abandon();
+        for peer in self.engine.feeder.join(late) {
+            // The loops have ended, so nobody else runs it.
+            while self.engine.run_mailbox(&peer) {}
+        }
+        self.engine.dialer.join(late);
+        let idle = pool.is_none_or(|pool| pool.join(late));
+        idle && !self.engine.shared.has_cut_off()
+    }
+
+    fn tell_to_stop(&self, deadline: Instant) {
+        self.engine.dialer.stop();
+        for handle in &self.engine.loops {
+            handle.command(Command::Shutdown(deadline));
+        }
+    }
+}
+
+/// As good as never, and no sum of it overflows.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        let current = std::thread::current();
+        if current.name().is_some_and(|n| n.starts_with("framemill-")) {
+            // Perhaps one of its own threads, which would wait for itself.
+            self.tell_to_stop(Instant::now());
+            self.engine.feeder.abandon();
+        } else {
+            self.shutdown(Duration::ZERO);
+        }
+    }
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clients({} connections)", self.connections())
+    }
+}
+
+// ---- running events ----
+
+/// What workers do.
+pub(super) enum Job {
+    /// Run the mailbox of a connection.
+    Run(Peer),
+    /// Tell that a connection could not be had.
+    Failed(Mutex<Option<(Box<Dial>, Error)>>),
+}
+
+impl Engine {
+    /// Deals with events in order. `Some`: there was no room for the one that is now the first.
+    fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Option<Waiting> {
+        let link = &peer.link;
+        let limit = Load {
+            messages: link.config.inbound_messages,
+            bytes: link.config.inbound_bytes,
+        };
+        let resume = || link.handle.command(Command::Resume(link.id.key()));
+        let mut slot = lock(&link.session);
+        let mut session: Option<Box<Session>> = slot.take().and_then(|s| s.downcast().ok());
+        let mut waits = None;
+        loop {
+            if session.as_mut().is_some_and(|s| !s.relieve()) {
+                waits = session.as_ref().and_then(|s| s.waits_for(peer));
+                break;
+            }
+            let Some(event) = events.pop_front() else {
+                break;
+            };
+            match event {
+                Event::Connected(connected) => {
+                    session = connected.session.downcast().ok();
+                    if let Some(session) = &mut session {
+                        session.opened(peer, connected.headers);
+                    }
+                }
+                Event::Message(message) => {
+                    let bytes = message.len();
+                    let is_compressed = matches!(message, Message::Frame(_));
+                    let Some(message) = link.inflate(message) else {
+                        session.iter_mut().for_each(|s| s.mute());
+                        if link.inflow.handled(bytes, limit) {
+                            resume();
+                        }
+                        continue;
+                    };
+                    let told = session.as_mut().map(|s| s.message(peer, message));
+                    if let (Some(Err(message)), Some(session), true) =
+                        (&told, &mut session, is_compressed)
+                    {
+                        // It can't be inflated twice.
+                        session.keep(message.clone());
+                    } else if let Some(Err(message)) = told {
+                        waits = session.as_ref().and_then(|s| s.waits_for(peer));
+                        events.push_front(Event::Message(message));
+                        break;
+                    }
+                    if link.inflow.handled(bytes, limit) {
+                        resume();
+                    }
+                }
+                Event::Writable => {
+                    if let Some(session) = &mut session {
+                        session.writable(peer);
+                    }
+                }
+                Event::GoAway { code, text, cause } => drop(link.close(code, text, cause)),
+                Event::Eof => link.handle.command(Command::Finished(link.id.key())),
+                Event::Closed(reason) => {
+                    if let Some(session) = session.take() {
+                        session.closed(peer, *reason);
+                    }
+                }
+                // A server's.
+                Event::Open(_) | Event::Http(_) => {}
+                #[cfg(feature = "tls")]
+                Event::Secure(mut stream) => {
+                    let step = stream.handshake();
+                    let back = Command::Secured(link.id.key(), stream, step);
+                    link.handle.command(back);
+                }
+            }
+        }
+        if let Some(session) = session {
+            session.leave_if_unheard(peer);
+            *slot = Some(session);
+        }
+        drop(slot);
+        if link.inflow.settle(limit) {
+            resume();
+        }
+        waits
+    }
+
+    /// Parks what there was no room for.
+    fn set_aside(&self, peer: &Peer, rest: VecDeque<Event>, waits: Waiting) {
+        peer.link.set_aside(rest);
+        self.feeder.watch(waits);
+    }
+
+    fn run_mailbox(&self, peer: &Peer) -> bool {
+        let mut events = peer.link.take_inbox();
+        match self.run_events(peer, &mut events) {
+            None => {
+                give_batch(events);
+                peer.link.finish_run()
+            }
+            Some(waits) => {
+                self.set_aside(peer, events, waits);
+                false
+            }
+        }
+    }
+}
+
+fn fail(dial: Box<Dial>, error: Error) {
+    if let Ok(session) = dial.session.downcast::<Session>() {
+        session.failed(error);
+    }
+}
+
+impl Work<Job> for Engine {
+    fn begin(&self) {
+        defer_wakes();
+    }
+
+    fn run(&self, job: &Job) -> bool {
+        match job {
+            Job::Run(peer) => self.run_mailbox(peer),
+            Job::Failed(failed) => {
+                if let Some((dial, error)) = lock(failed).take() {
+                    fail(dial, error);
+                }
+                false
+            }
+        }
+    }
+
+    fn pause(&self) {
+        wake_deferred();
+    }
+}
+
+/// Hands events to the workers.
+struct ToWorkers(RunQueue<Job>);
+
+impl Upstream for ToWorkers {
+    const DIALS: bool = true;
+
+    fn is_inline(&self) -> bool {
+        false
+    }
+
+    fn deliver(&self, peer: &Peer, events: &mut VecDeque<Event>) -> bool {
+        peer.link.deliver(events)
+    }
+
+    fn schedule(&self, peer: Peer) {
+        self.0.push(Job::Run(peer));
+    }
+
+    fn failed(&self, dial: Box<Dial>, error: Error) {
+        self.0.push(Job::Failed(Mutex::new(Some((dial, error)))));
+    }
+}
+
+/// Runs handlers on the loop: no workers.
+///
+/// The mailbox is used only while a receiver does not receive; as nobody but the loop touches it then,
+/// the usual case is a plain call.
+struct OnTheLoop(Arc<Engine>);
+
+impl Upstream for OnTheLoop {
+    const DIALS: bool = true;
+
+    fn is_inline(&self) -> bool {
+        true
+    }
+
+    fn deliver(&self, peer: &Peer, events: &mut VecDeque<Event>) -> bool {
+        let link = &peer.link;
+        if link.has_parked() {
+            // Behind those that wait already.
+            return link.deliver(events);
+        }
+        let _inline = Inline::run(link.id);
+        let Some(waits) = self.0.run_events(peer, events) else {
+            return false;
+        };
+        let scheduled = link.deliver(events);
+        debug_assert!(scheduled, "nothing was parked, so the mailbox was idle");
+        let rest = link.take_inbox();
+        self.0.set_aside(peer, rest, waits);
+        false
+    }
+
+    fn schedule(&self, peer: Peer) {
+        // Not marked as inline: what is sent here asks for a flush like anything else.
+        while self.0.run_mailbox(&peer) {}
+        // Reading has waited for this.
+        let link = &peer.link;
+        link.handle.command(Command::Resume(link.id.key()));
+    }
+
+    fn failed(&self, dial: Box<Dial>, error: Error) {
+        fail(dial, error);
+    }
+}

@@ -1,0 +1,225 @@
+//! Waits for receivers that don't receive.
+//!
+//! A connection whose channel is full is set aside: its mailbox is parked, so it takes up no worker,
+//! and when the mailbox is full too, its loop stops reading. One thread for all of them waits until
+//! there is room in any, and lets that mailbox run again. The thread is there only while it is needed.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded};
+
+use super::engine::Job;
+use super::handle::Control;
+use super::handler::ClientEvent;
+use crate::link::{Command, lock};
+use crate::peer::Peer;
+use crate::worker::RunQueue;
+
+/// With nothing to wait for, the thread stays this long.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Something that needs room in a channel.
+pub(super) enum Waiting {
+    /// The parked mailbox of a connection.
+    Mailbox {
+        sender: Sender<ClientEvent>,
+        peer: Peer,
+        control: Arc<Control>,
+    },
+    /// The last events of a client that is no more.
+    Rest(Sender<ClientEvent>, VecDeque<ClientEvent>),
+}
+
+impl Waiting {
+    fn sender(&self) -> &Sender<ClientEvent> {
+        match self {
+            Self::Mailbox { sender, .. } | Self::Rest(sender, _) => sender,
+        }
+    }
+}
+
+/// See the module's documentation.
+pub(super) struct Feeder {
+    state: Mutex<State>,
+    ended: Condvar,
+    /// The engine has ended: what finds no room is dropped.
+    abandoned: AtomicBool,
+    poke: Sender<()>,
+    poked: Receiver<()>,
+}
+
+struct State {
+    /// Not yet taken over by the thread.
+    fresh: Vec<Waiting>,
+    running: bool,
+    /// All that waits is to go on.
+    release: bool,
+    /// Where runnable mailboxes go; `None` if that is the loop.
+    queue: Option<RunQueue<Job>>,
+    /// Those that could go on when there was no loop any more.
+    left: Vec<Peer>,
+}
+
+impl Feeder {
+    pub(super) fn new() -> Self {
+        let (poke, poked) = bounded(1);
+        Self {
+            state: Mutex::new(State {
+                fresh: Vec::new(),
+                running: false,
+                release: false,
+                queue: None,
+                left: Vec::new(),
+            }),
+            ended: Condvar::new(),
+            abandoned: AtomicBool::new(false),
+            poke,
+            poked,
+        }
+    }
+
+    pub(super) fn feeds(&self, queue: RunQueue<Job>) {
+        lock(&self.state).queue = Some(queue);
+    }
+
+    /// Waits for room in its place.
+    pub(super) fn watch(self: &Arc<Self>, waiting: Waiting) {
+        if self.is_abandoned() {
+            return self.go_on(waiting);
+        }
+        let mut state = lock(&self.state);
+        state.fresh.push(waiting);
+        if state.running {
+            drop(state);
+            let _ = self.poke.try_send(());
+            return;
+        }
+        state.running = true;
+        let feeder = self.clone();
+        let spawned = std::thread::Builder::new()
+            .name("framemill-feeder".into())
+            .spawn(move || feeder.run());
+        if let Err(error) = spawned {
+            log::error!("no thread to wait for a receiver: {error}");
+            state.running = false;
+            let fresh = std::mem::take(&mut state.fresh);
+            drop(state);
+            fresh.into_iter().for_each(|waiting| self.go_on(waiting));
+        }
+    }
+
+    /// Lets all that waits look once more whether they still have to.
+    pub(super) fn release_all(&self) {
+        lock(&self.state).release = true;
+        let _ = self.poke.try_send(());
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::SeqCst)
+    }
+
+    /// Nobody is waited for any more.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::SeqCst);
+        self.release_all();
+    }
+
+    /// After [`abandon`](Self::abandon) and the end of the loops: waits until the thread has ended, and
+    /// gives the connections that nobody else can run.
+    pub(super) fn join(&self, deadline: Instant) -> Vec<Peer> {
+        let mut state = lock(&self.state);
+        while state.running {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.ended.wait_timeout(state, left);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        state.queue = None;
+        std::mem::take(&mut state.left)
+    }
+
+    fn go_on(&self, waiting: Waiting) {
+        match waiting {
+            Waiting::Mailbox { peer, .. } => {
+                if !peer.link.unpark() {
+                    return;
+                }
+                let mut state = lock(&self.state);
+                match &state.queue {
+                    Some(queue) => queue.push(Job::Run(peer)),
+                    None if self.is_abandoned() => state.left.push(peer),
+                    None => peer.link.handle.command(Command::Run(peer.link.clone())),
+                }
+            }
+            Waiting::Rest(sender, rest) => {
+                // The loop below has looked for room; what still finds none is lost with the engine.
+                rest.into_iter()
+                    .for_each(|event| drop(sender.try_send(event)));
+            }
+        }
+    }
+
+    // ---- its thread ----
+
+    fn run(&self) {
+        let mut waiting: Vec<Waiting> = Vec::new();
+        loop {
+            let mut state = lock(&self.state);
+            waiting.append(&mut state.fresh);
+            let release = std::mem::take(&mut state.release) || self.is_abandoned();
+            drop(state);
+            let goes = |waiting: &Waiting| match waiting {
+                Waiting::Mailbox { control, .. } => release || control.discards(),
+                Waiting::Rest(..) => self.is_abandoned(),
+            };
+            let (go, stay): (Vec<_>, Vec<_>) = waiting.into_iter().partition(goes);
+            waiting = stay;
+            go.into_iter().for_each(|waiting| self.go_on(waiting));
+            if waiting.is_empty() {
+                let idle = !self.is_abandoned() && self.poked.recv_timeout(IDLE).is_ok();
+                let mut state = lock(&self.state);
+                if !idle && state.fresh.is_empty() {
+                    state.running = false;
+                    self.ended.notify_all();
+                    return;
+                }
+                continue;
+            }
+            self.wait(&mut waiting);
+        }
+    }
+
+    /// Waits for room for any, and lets that go on.
+    fn wait(&self, waiting: &mut Vec<Waiting>) {
+        let mut select = Select::new();
+        let poked = select.recv(&self.poked);
+        for one in waiting.iter() {
+            select.send(one.sender());
+        }
+        let ready = select.ready();
+        if ready == poked {
+            let _ = self.poked.try_recv();
+            return;
+        }
+        match waiting.swap_remove(ready - 1) {
+            Waiting::Rest(sender, mut rest) => {
+                while let Some(event) = rest.pop_front() {
+                    match sender.try_send(event) {
+                        Ok(()) => {}
+                        Err(TrySendError::Full(event)) => {
+                            rest.push_front(event);
+                            return waiting.push(Waiting::Rest(sender, rest));
+                        }
+                        Err(TrySendError::Disconnected(_)) => return,
+                    }
+                }
+            }
+            mailbox => self.go_on(mailbox),
+        }
+    }
+}

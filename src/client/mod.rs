@@ -1,0 +1,28 @@
+//! The client: connections to other servers on the same loops, mailboxes and workers as the server.
+//!
+//! | file | what |
+//! |---|---|
+//! | `builder` | [`Client`]: where to, and with what settings |
+//! | `url` | what may stand in the URL of a WebSocket |
+//! | `engine` | [`Clients`]: the threads, and how their parts hang together |
+//! | `dialer` | what blocks or waits before a connection: names, and pauses between attempts |
+//! | `session` | from the events of a connection to the user's handler or channel |
+//! | `feeder` | waits for receivers that don't receive, so that nobody else has to |
+//! | `reconnect` | when to try again |
+//! | `handle` | [`ClientHandle`]: a client from any thread, through all its connections |
+
+mod builder;
+mod dialer;
+mod engine;
+mod feeder;
+mod handle;
+mod handler;
+mod reconnect;
+mod session;
+mod url;
+
+pub use builder::{Client, connect};
+pub use engine::Clients;
+pub use handle::ClientHandle;
+pub use handler::{ClientEvent, ClientHandler};
+pub use reconnect::{Reconnect, Retry, RetryReason};
