@@ -185,6 +185,7 @@ impl Link {
         self.send_as_is(frame, key).map_err(|e| e.about(message))
     }
 
+    #[inline]
     fn send_as_is(
         self: &Arc<Self>,
         message: Message,

@@ -39,7 +39,7 @@ pub(crate) fn compressed_parts(message: &Message) -> Option<(Opcode, &[u8])> {
 }
 
 /// The first byte and the payload of a data message, compressed or not; `None` for others.
-#[inline]
+#[inline(always)] // on the path of every message that is sent
 pub(crate) fn data_frame(message: &Message) -> Option<(FirstByte, &[u8])> {
     Some(match message {
         Message::Text(text) => (Opcode::Text.into(), text.as_bytes()),

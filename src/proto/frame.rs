@@ -215,7 +215,7 @@ pub(crate) fn encode_header(
 }
 
 /// Appends a whole unfragmented frame to `out`, masked with `key` if there is one.
-#[inline]
+#[inline(always)] // on the path of every message that is sent
 pub(crate) fn encode(
     first: impl Into<FirstByte>,
     payload: &[u8],
