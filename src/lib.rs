@@ -18,6 +18,13 @@
 //! - [`connect`] and [`Client`] are the other side: WebSockets to other servers, on the same kind of
 //!   threads. [`Clients`] holds thousands of them.
 //!
+//! # Features
+//!
+//! | feature | what | default |
+//! |---|---|---|
+//! | `deflate` | permessage-deflate (RFC 7692): [`Deflate`] | on; used only if the builder asks for it |
+//! | `tls` | `wss://` through native-tls: `Tls` for servers, `Trust` for clients | off |
+//!
 //! # Threads
 //!
 //! | thread | number | does |
