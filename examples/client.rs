@@ -8,12 +8,16 @@
 
 use std::io::BufRead;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, after, select, unbounded};
 use framemill::{
     Client, ClientEvent, ClientHandle, CloseCode, CloseReason, Error, Message, Reconnect,
     RetryReason,
 };
+
+/// After the end of the input, answers may still come for so long.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 const USAGE: &str = "\
 usage: client URL [--header 'NAME: VALUE']... [--subprotocol NAME]... [--origin ORIGIN] [--reconnect]";
@@ -75,6 +79,7 @@ fn talk(
     lines: &Receiver<String>,
 ) -> Option<CloseReason> {
     let mut lines = lines.clone();
+    let mut enough = crossbeam_channel::never();
     let mut last = None;
     loop {
         select! {
@@ -86,10 +91,13 @@ fn talk(
             recv(lines) -> line => match line {
                 Ok(line) => say(handle, &line),
                 Err(_) => {
-                    handle.close(CloseCode::Normal, "");
                     lines = crossbeam_channel::never();
+                    enough = after(LAST_ANSWERS);
                 }
             },
+            recv(enough) -> _ => {
+                handle.close(CloseCode::Normal, "");
+            }
         }
     }
 }

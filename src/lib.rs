@@ -31,6 +31,8 @@
 //! |---|---|---|
 //! | `framemill-loop-N` | [`Server::loops`] | reads, parses, queues, writes; never runs your code unless `workers(0)` |
 //! | `framemill-worker-N` | [`Server::workers`] | calls your [`Handler`]; for one connection one call at a time, in order |
+//! | `framemill-dialer-N` | up to 4, while a [`Client`] needs them | resolve names, wait out the pauses before another attempt |
+//! | `framemill-feeder` | 1, while a receiver of [`ClientEvent`]s does not receive | waits for it |
 
 #![cfg_attr(docsrs, feature(doc_auto_cfg))]
 

@@ -877,6 +877,26 @@ fn a_panic_closes_its_own_connection() {
     }
 }
 
+/// A handler that panics when it is told of an attempt gets none.
+#[test]
+fn a_panic_ends_the_attempts() {
+    struct Nervous;
+    impl ClientHandler for Nervous {
+        fn message(&mut self, _: &Peer, _: Message) {}
+        fn retry(&mut self, _: &Retry) {
+            panic!("as you wish");
+        }
+    }
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = free.local_addr().unwrap();
+    drop(free);
+    let error = client(addr)
+        .reconnect(quickly())
+        .run_with(Nervous)
+        .unwrap_err();
+    assert!(matches!(error, Error::Connect { .. }), "{error}");
+}
+
 // ---- reconnecting ----
 
 fn quickly() -> Reconnect {
@@ -1159,7 +1179,7 @@ fn shutdown_with_a_full_channel() {
 fn overflow() {
     let (addr, _streams) = answering(|request| switching(request, ""));
     let settings = client(addr).outbound_limit(100_000);
-    let settings = settings.ping(Duration::from_millis(100), Duration::from_millis(100));
+    let settings = settings.close_timeout(Duration::from_millis(100));
     let (handle, events) = settings.connect().unwrap();
     let peer = handle.peer().unwrap();
     let mut congested = false;

@@ -29,7 +29,7 @@ use crate::proto::{ClientRequest, new_key};
 ///
 /// The channel holds 64 events; when nobody receives, this server is slowed down, and nobody else. If
 /// the receiver is dropped, what arrives is thrown away; once the peer is dropped too, the connection is
-/// closed with the next thing that arrives. To be sure of the end, [`close`](Peer::close).
+/// closed with the next thing that arrives, but not before. To be sure of the end, [`close`](Peer::close).
 ///
 /// All settings are those of [`Client`], which also has reconnection, headers and subprotocols.
 ///
@@ -278,7 +278,10 @@ impl Client {
     /// The first connection is not [retried](Self::reconnect): whoever waits for it is told at once.
     ///
     /// If the receiver is dropped, what arrives is thrown away; once all handles and peers are dropped
-    /// too, the connection is closed with the next thing that arrives.
+    /// too, the connection is closed with the next thing that arrives, but not before. To be sure of the
+    /// end, [`close`](ClientHandle::close).
+    ///
+    /// A handler may call this if it runs on a worker, which then waits like everybody.
     ///
     /// # Errors
     /// [`Error::Config`] for a setting that makes no sense; [`Error::Resolve`], [`Error::Connect`],

@@ -315,3 +315,108 @@ fn known(place: &Place) -> Option<VecDeque<Target>> {
     };
     Some(VecDeque::from([target]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::Sink;
+    use super::super::{Client, Clients};
+    use super::*;
+    use std::net::TcpListener;
+
+    const WAIT: Duration = Duration::from_secs(20);
+
+    /// tungstenite's server, for one connection.
+    fn server() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut socket = tungstenite::accept(stream).unwrap();
+            while socket.read().is_ok() {}
+        });
+        addr
+    }
+
+    /// Nobody listens there.
+    fn refusing() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    }
+
+    /// Drops what comes, like a host that is off.
+    fn dead() -> (SocketAddr, Vec<socket2::Socket>) {
+        use socket2::{Domain, Socket, Type};
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        listener.bind(&any.into()).unwrap();
+        listener.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut kept = vec![listener];
+        // The backlog is full when nobody is let in any more.
+        for _ in 0..100 {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            let full = socket
+                .connect_timeout(&addr, Duration::from_millis(200))
+                .is_err();
+            kept.push(socket);
+            if full {
+                break;
+            }
+        }
+        (addr.as_socket().unwrap(), kept)
+    }
+
+    /// Tries `addrs` in turn: how that ends, and after what time.
+    fn try_all(addrs: &[SocketAddr], timeout: Duration) -> (Result<SocketAddr, Error>, Duration) {
+        let clients = Clients::start(1, 1).unwrap();
+        let client = Client::new("ws://example.invalid/").unwrap();
+        let plan = client.handshake_timeout(timeout).plan().unwrap();
+        let (sender, _events) = crossbeam_channel::bounded(8);
+        let (ready, opened) = crossbeam_channel::bounded(1);
+        let engine = clients.engine.clone();
+        let sink = Sink::channel(sender);
+        let session = Session::new(Arc::new(plan), engine, sink, Some(ready));
+        let began = Instant::now();
+        let targets = addrs.iter().map(|addr| Target::Ip(*addr)).collect();
+        let dialer = &clients.engine.dialer;
+        dialer.hand_over(Box::new(session), began, Ok(targets));
+        let outcome = opened.recv_timeout(WAIT).expect("an outcome");
+        let remote = outcome.map(|peer| match peer.remote_addr() {
+            crate::addr::RemoteAddr::Ip(addr) => addr,
+            crate::addr::RemoteAddr::Unix => unreachable!(),
+        });
+        (remote, began.elapsed())
+    }
+
+    #[test]
+    fn addresses_are_tried_in_turn() {
+        let live = server();
+        let (remote, _) = try_all(&[refusing(), refusing(), live], WAIT);
+        assert_eq!(remote.unwrap(), live);
+        let last = refusing();
+        match try_all(&[refusing(), last], WAIT).0 {
+            Err(Error::Connect { addr, .. }) => assert_eq!(addr, last.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_dead_address_leaves_time_for_the_next() {
+        let (dead, _kept) = dead();
+        let live = server();
+        let timeout = Duration::from_secs(2);
+        let (remote, took) = try_all(&[dead, live], timeout);
+        assert_eq!(remote.unwrap(), live);
+        // Its share: half of the time.
+        assert!(took >= timeout / 2, "{took:?}");
+        let (remote, took) = try_all(&[dead], Duration::from_millis(200));
+        assert!(matches!(remote, Err(Error::Timeout)), "{remote:?}");
+        assert!(took >= Duration::from_millis(200), "{took:?}");
+    }
+
+    #[test]
+    fn too_late_is_too_late() {
+        let (outcome, _) = try_all(&[refusing()], Duration::ZERO);
+        assert!(matches!(outcome, Err(Error::Timeout)), "{outcome:?}");
+    }
+}

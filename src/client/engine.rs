@@ -43,7 +43,7 @@ const GRACE: Duration = Duration::from_secs(1);
 ///
 /// Letting go of it cuts off all its connections at once.
 pub struct Clients {
-    engine: Arc<Engine>,
+    pub(super) engine: Arc<Engine>,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -118,7 +118,7 @@ impl Clients {
     }
 
     /// Begins to connect and returns at once: what comes of it, the handler is told. Names are
-    /// resolved on a thread of their own.
+    /// resolved on threads of their own.
     ///
     /// # Errors
     /// [`Error::Config`] for a setting that makes no sense.
@@ -345,7 +345,10 @@ impl Engine {
     /// Parks what there was no room for.
     fn set_aside(&self, peer: &Peer, rest: VecDeque<Event>, waits: Waiting) {
         peer.link.set_aside(rest);
-        self.feeder.watch(waits);
+        // It may have run only because the peer is no longer congested.
+        if waits.begins() {
+            self.feeder.watch(waits);
+        }
     }
 
     fn run_mailbox(&self, peer: &Peer) -> bool {

@@ -34,6 +34,14 @@ pub(super) enum Waiting {
 }
 
 impl Waiting {
+    /// `false`: the same is waited for already.
+    pub(super) fn begins(&self) -> bool {
+        match self {
+            Self::Mailbox { control, .. } => control.begin_watch(),
+            Self::Rest(..) => true,
+        }
+    }
+
     fn sender(&self) -> &Sender<ClientEvent> {
         match self {
             Self::Mailbox { sender, .. } | Self::Rest(sender, _) => sender,
@@ -145,7 +153,9 @@ impl Feeder {
 
     fn go_on(&self, waiting: Waiting) {
         match waiting {
-            Waiting::Mailbox { peer, .. } => {
+            Waiting::Mailbox { peer, control, .. } => {
+                // First: a run that finds no room from now on is watched for anew.
+                control.end_watch();
                 if !peer.link.unpark() {
                     return;
                 }

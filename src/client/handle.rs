@@ -1,6 +1,7 @@
 //! A client from any thread, through all its connections.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ use crate::proto::may_travel;
 pub(super) struct Control {
     state: Mutex<State>,
     changed: Condvar,
+    /// The feeder watches for room in the channel.
+    watched: AtomicBool,
 }
 
 #[derive(Default)]
@@ -39,6 +42,15 @@ enum Now {
 impl Control {
     pub(super) fn is_closing(&self) -> bool {
         lock(&self.state).closing.is_some()
+    }
+
+    /// The feeder is to watch. `false`: it does already.
+    pub(super) fn begin_watch(&self) -> bool {
+        !self.watched.swap(true, Ordering::SeqCst)
+    }
+
+    pub(super) fn end_watch(&self) {
+        self.watched.store(false, Ordering::SeqCst);
     }
 
     pub(super) fn discards(&self) -> bool {
@@ -134,7 +146,8 @@ impl ClientHandle {
     }
 
     /// Ends the client: begins the closing handshake as [`Peer::close`] does, behind all that was
-    /// sent, and there are no further attempts. A pause between two attempts is over at once; a
+    /// sent, and there are no further attempts. Messages that arrive from now on are thrown away, as in
+    /// browsers. A pause between two attempts is over at once; a
     /// handshake under way is closed when it is through.
     ///
     /// `false`: it was ending already, or the code must not be sent.

@@ -213,7 +213,12 @@ impl Session {
             reason,
         };
         match self.sink {
-            Sink::Calls(_) => self.call(None, |handler| handler.retry(&retry)),
+            Sink::Calls(_) => {
+                self.call(None, |handler| handler.retry(&retry));
+                if self.panicked {
+                    return Err((self, retry.reason));
+                }
+            }
             Sink::Channel { .. } => self.push(ClientEvent::Reconnecting(retry)),
         }
         let dialer = self.engine.dialer.clone();

@@ -86,7 +86,8 @@ impl Dialing {
             0 => left,
             others => (left / (others + 1)).min(ATTEMPT),
         };
-        let at = |wait| millis((now + wait).saturating_duration_since(start));
+        // Rather a millisecond late than early.
+        let at = |wait| millis((now + wait).saturating_duration_since(start)) + 1;
         Self {
             connecting: true,
             attempt_ends: at(attempt),
