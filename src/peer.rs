@@ -35,6 +35,9 @@ impl Peer {
     /// Sends a message: text, binary, or a [`Message::Ping`], [`Message::Pong`] or
     /// [`Message::Close`] of your own.
     ///
+    /// A payload made with `Bytes::from_owner` may be dropped by a loop's thread, so its `Drop` must not
+    /// panic.
+    ///
     /// # Errors
     /// The message comes back if the connection is closed or closing, if the queue is full and
     /// [`Overflow::DropNewest`](crate::Overflow::DropNewest) is in force, or if it is nothing that can

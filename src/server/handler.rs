@@ -37,7 +37,9 @@ pub trait Handler: Send + Sync + 'static {
     /// A text or binary message has arrived. Pings are answered without asking.
     fn message(&self, session: &mut Self::Session, peer: &Peer, message: Message);
 
-    /// After [`Sent::Congested`](crate::Sent::Congested): the queue of this peer is empty again.
+    /// The queue of this peer is empty again after the kernel's buffer was full or more than half of the
+    /// outbound limit waited; so always after [`Sent::Congested`](crate::Sent::Congested), and at times
+    /// without it, when no message was sent meanwhile.
     fn writable(&self, session: &mut Self::Session, peer: &Peer) {
         let _ = (session, peer);
     }
