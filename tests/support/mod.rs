@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 pub mod deflate;
+pub mod inflate;
 pub mod spy;
 
 use std::io::{Read, Write};
