@@ -143,7 +143,7 @@ pub fn noise(len: usize) -> Vec<u8> {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
-        bytes.extend((x >> 8).to_le_bytes());
+        bytes.extend(x.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
     }
     bytes.truncate(len);
     bytes
