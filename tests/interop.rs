@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "deflate")]
+use framemill::Deflate;
 use framemill::{
     Accept, CloseCode, Handler, HeaderValue, Message, Origin, Peer, Request, Response, Server,
     header,
@@ -36,17 +38,36 @@ struct Variant {
     settings: fn(Server) -> Server,
     /// What the scripts are told.
     args: &'static [&'static str],
-    /// Checks that only this one has.
-    checks: &'static [&'static str],
+    /// There is compression to be checked.
+    deflate: bool,
 }
 
-const VARIANTS: &[Variant] = &[Variant {
-    name: "plain",
-    secure: "",
-    settings: |server| server,
-    args: &[],
-    checks: &[],
-}];
+const VARIANTS: &[Variant] = &[
+    Variant {
+        name: "plain",
+        secure: "",
+        settings: |server| server,
+        args: &[],
+        deflate: false,
+    },
+    #[cfg(feature = "deflate")]
+    Variant {
+        name: "deflate",
+        secure: "",
+        settings: |server| server.deflate(Deflate::new()),
+        args: &["--deflate"],
+        deflate: true,
+    },
+    // Windows are kept, and every message is compressed.
+    #[cfg(feature = "deflate")]
+    Variant {
+        name: "takeover",
+        secure: "",
+        settings: |server| server.deflate(Deflate::new().context_takeover(true, true).threshold(0)),
+        args: &["--deflate"],
+        deflate: true,
+    },
+];
 
 /// On the loop, and on workers.
 const WORKERS: [usize; 2] = [0, 2];
@@ -127,7 +148,24 @@ struct Script {
     command: fn(&Tools) -> Command,
     /// What it can check beyond [`CHECKS`].
     checks: &'static [&'static str],
+    /// What it can check of compression.
+    deflate: &'static [&'static str],
 }
+
+/// What the scripts offer of permessage-deflate, where a page has no say. (Windows of all sizes, too:
+/// here are the first and the last of their kinds.)
+const OFFERS: &[&str] = &[
+    "deflate-plain-offer",
+    "deflate-default-offer",
+    "deflate-server-no-context-takeover",
+    "deflate-client-no-context-takeover",
+    "deflate-no-context-takeover",
+    "deflate-server-window-9",
+    "deflate-client-window-9",
+    "deflate-both-windows-9",
+    "deflate-both-windows-15",
+    "deflate-not-offered",
+];
 
 /// What every script has to check. (They say how many failed; that none was left out is seen here.)
 const CHECKS: &[&str] = &[
@@ -154,6 +192,7 @@ const PYTHON: Script = Script {
         command
     },
     checks: &["fragments", "invalid-text", "ping", "server-ping", "drain"],
+    deflate: OFFERS,
 };
 
 const NODE: Script = Script {
@@ -174,6 +213,7 @@ const NODE: Script = Script {
         "close-without-code",
         "close-codes",
     ],
+    deflate: OFFERS,
 };
 
 const BROWSER: Script = Script {
@@ -186,6 +226,7 @@ const BROWSER: Script = Script {
         command
     },
     checks: &["close-without-code", "origin-refused", "navigation"],
+    deflate: &["deflate"],
 };
 
 impl Script {
@@ -273,7 +314,8 @@ fn all_pass(script: &Script, more: impl Fn(&mut Command, &Variant, &Running)) {
             command.args(["--can", CAN]);
             more(&mut command, variant, &server);
             let name = format!("{}-{}-workers-{workers}", script.name, variant.name);
-            let checks = [CHECKS, script.checks, variant.checks].concat();
+            let deflate = if variant.deflate { script.deflate } else { &[] };
+            let checks = [CHECKS, script.checks, deflate].concat();
             assert_passes(command, &name, &checks);
         }
     }

@@ -26,17 +26,19 @@ pub(crate) struct Compression {
     /// Counts this connection among its class.
     shared: Arc<Shared>,
     /// Only if the peer keeps the window of what we send.
-    sender: Mutex<Option<Box<Sender>>>,
+    sender: Mutex<Sender>,
     /// Only if we keep the window of what we receive.
     receiver: Mutex<Option<Box<Inflater>>>,
 }
 
 /// The compressor of one connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sender {
-    deflater: Deflater,
-    /// What the outbox has counted when this has made its last message; `None`: start afresh.
-    made: Option<u32>,
+    /// `None` before the first message.
+    deflater: Option<Box<Deflater>>,
+    /// What the outbox had counted with the last message that was made here and queued. `None`: what
+    /// was made last was not, so start afresh.
+    queued: Option<u32>,
 }
 
 impl Compression {
@@ -45,7 +47,7 @@ impl Compression {
         Self {
             agreed,
             shared,
-            sender: Mutex::new(None),
+            sender: Mutex::default(),
             receiver: Mutex::new(None),
         }
     }
@@ -69,30 +71,27 @@ impl Compression {
     }
 
     /// The compressor of the connection; its lock is held until what it made is queued.
-    pub(super) fn sender(&self) -> MutexGuard<'_, Option<Box<Sender>>> {
+    pub(super) fn sender(&self) -> MutexGuard<'_, Sender> {
         lock(&self.sender)
     }
 
     /// Compresses a message that may refer to those before it, if the outbox has counted just those.
+    /// Once it is queued, the sender has to be told so.
     pub(super) fn in_context(
         &self,
-        sender: &mut Option<Box<Sender>>,
+        sender: &mut Sender,
         message: &Message,
         settings: &Deflate,
         counted: u32,
     ) -> Message {
-        let sender = sender.get_or_insert_with(|| {
-            Box::new(Sender {
-                deflater: Deflater::new(settings.level, self.agreed.send.bits),
-                made: None,
-            })
-        });
-        if sender.made.replace(counted.wrapping_add(1)) != Some(counted) {
-            sender.deflater.reset();
+        let new = || Box::new(Deflater::new(settings.level, self.agreed.send.bits));
+        let deflater = sender.deflater.get_or_insert_with(new);
+        if sender.queued.take() != Some(counted) {
+            deflater.reset();
         }
         let (opcode, payload) = parts(message);
         let mut out = Vec::new();
-        sender.deflater.compress(payload, true, &mut out);
+        deflater.compress(payload, true, &mut out);
         compressed_message(opcode, out.into())
     }
 
@@ -137,9 +136,9 @@ impl Drop for Compression {
 }
 
 impl Sender {
-    /// What was compressed last did not go out.
-    pub(super) fn forget(&mut self) {
-        self.made = None;
+    /// What was compressed last is in the outbox, which has counted so many with it.
+    pub(super) fn queued(&mut self, counted: u32) {
+        self.queued = Some(counted);
     }
 }
 

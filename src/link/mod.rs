@@ -170,10 +170,10 @@ impl Link {
             let mut outbox = self.outbox();
             if outbox.compressed() == counted {
                 let result = outbox.push(frame, None, config);
-                let status = self.pushed(outbox);
-                if let (Err(_), Some(sender)) = (&result, sender.as_mut()) {
-                    sender.forget();
+                if result.is_ok() {
+                    sender.queued(outbox.compressed());
                 }
+                let status = self.pushed(outbox);
                 return result.map(|()| status).map_err(|e| e.about(message));
             }
             // A broadcast came in between.

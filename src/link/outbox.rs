@@ -46,7 +46,8 @@ pub(crate) struct Outbox {
     /// Bytes accepted and not yet taken by the kernel:
     /// `buf` + `queue` + what the loop has taken + what is reserved; 32 bits, see `MAX_FRAME`.
     queued: u32,
-    /// Compressed frames queued so far, wrapping.
+    /// Compressed frames queued so far, wrapping; and all others that a compressor has to start
+    /// afresh after.
     compressed: u32,
     goodbye: Option<Box<Goodbye>>,
     /// Nothing more is accepted: `goodbye` is decided, or the connection is gone.
@@ -436,7 +437,13 @@ impl Outbox {
     }
 
     fn append(&mut self, message: Message, key: Option<LatestKey>, overflow: Overflow) {
-        self.count_compressed(&message);
+        if key.is_some() {
+            // Whether compressed or not: one that is may take its place, in front of what is queued
+            // by then.
+            self.compressed = self.compressed.wrapping_add(1);
+        } else {
+            self.count_compressed(&message);
+        }
         let Some((first, payload)) = data_frame(&message) else {
             return;
         };

@@ -1,0 +1,81 @@
+//! What messages that grow cost in memory. In a file of its own, as it looks at the whole process.
+#![cfg(all(feature = "deflate", target_os = "linux"))]
+
+mod support;
+
+use framemill::{Deflate, Message, Peer, Server};
+use support::deflate::{BINARY, Zip, open, zip};
+use support::{Running, alone, frame, memory, serve};
+
+fn echo(settings: impl FnOnce(Server) -> Server) -> Running {
+    serve(settings, |peer: &Peer, message: Message| peer.send(message))
+}
+
+/// The longest message that the servers here take.
+const MAX: usize = 8 << 20;
+const SLACK: usize = 4 << 20;
+
+/// How much more memory this process had at one moment of `run` than before it.
+fn growth(run: impl FnOnce()) -> usize {
+    // Sets the high-water mark back: see proc(5).
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = memory("VmHWM");
+    assert!((1..memory("VmRSS") + (1 << 20)).contains(&before));
+    run();
+    memory("VmHWM") - before
+}
+
+/// As many mebibytes of zeros, compressed; made without ever having them all.
+fn zeros(mebibytes: usize) -> Vec<u8> {
+    let piece = Zip::new(9, 15).message(&[0; 1 << 20]);
+    let pieces: Vec<_> = (0..mebibytes).map(|_| &piece[..]).collect();
+    pieces.join(&[0, 0, 0xFF, 0xFF][..])
+}
+
+/// Inflating stops at the limit, and takes no more memory than that: a thousandth of the limit on the
+/// wire can't cost more than the limit, nor can any number of bytes that are within it.
+#[test]
+fn bombs() {
+    let _alone = alone();
+    for workers in [0, 2] {
+        let server = echo(|s| s.workers(workers).max_message(MAX).deflate(Deflate::new()));
+        // 1,000 times the limit, in one frame; and 64 times, in many.
+        let (large, small) = (frame(BINARY, &zeros(8_000)), zeros(512));
+        assert!(large.len() < MAX + (256 << 10) && small.len() < MAX / 8);
+        let mut fragments = Vec::new();
+        for (n, piece) in small.chunks(1_000).enumerate() {
+            fragments.extend(frame(if n == 0 { BINARY & 0x7F } else { 0 }, piece));
+        }
+        fragments.extend(frame(0x80, &[]));
+        // Twice: buffers that are kept for others are there then.
+        for _ in 0..2 {
+            for (bytes, arrived) in [(&large, large.len()), (&fragments, small.len())] {
+                let grown = growth(|| {
+                    for _ in 0..3 {
+                        let mut raw = open(server.addr);
+                        raw.write(bytes);
+                        assert_eq!(raw.close_code(), Some(1009));
+                    }
+                });
+                let bound = MAX + 2 * arrived + SLACK;
+                println!("{workers}: {grown} of {bound}");
+                assert!(grown < bound, "{workers}: {grown} of {bound}");
+            }
+        }
+    }
+}
+
+/// What is compressed twice is inflated once.
+#[test]
+fn compressed_twice() {
+    let _alone = alone();
+    let server = echo(|s| s.max_message(MAX).deflate(Deflate::new().threshold(MAX)));
+    let inner = zeros(100);
+    let bytes = frame(BINARY, &zip(&inner));
+    let mut raw = open(server.addr);
+    let grown = growth(|| {
+        raw.write(&bytes);
+        assert!(raw.frame() == Some((0x82, inner)));
+    });
+    assert!(grown < SLACK, "{grown}");
+}
