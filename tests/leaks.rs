@@ -12,8 +12,8 @@ use crossbeam_channel::bounded;
 use framemill::{
     Accept, CloseCode, Handler, Message, MessageRate, OverRate, Peer, Request, Response, StatusCode,
 };
-use support::spy::{narrow, numbered, serve_narrow, upgraded};
-use support::{Raw, Running, WAIT, alone, client, descriptors, frame, request, until};
+use support::spy::{narrow, numbered, upgraded};
+use support::{Raw, Running, Transport, WAIT, alone, client, descriptors, frame, request, until};
 
 /// Threads of this process that framemill started.
 fn threads() -> usize {
@@ -57,7 +57,7 @@ fn start(workers: usize) -> Running {
         burst: 50,
         over: OverRate::Close,
     };
-    serve_narrow(
+    Transport::Plain.serve_narrow(
         |s| {
             s.loops(2)
                 .workers(workers)
