@@ -13,7 +13,7 @@ use crossbeam_channel::{bounded, unbounded};
 use framemill::{
     CloseCause, CloseCode, CloseReason, Message, Overflow, Peer, SendError, Sent, Server,
 };
-use support::spy::{PLENTY, Seen, frames, narrow, number, numbered, spy, upgraded};
+use support::spy::{PLENTY, Seen, exactly, frames, narrow, number, numbered, spy, upgraded};
 use support::{Raw, Running, Transport, WAIT, frame, over_every_transport, socket, until};
 
 over_every_transport! {
@@ -141,7 +141,7 @@ fn queued_bytes_is_what_the_kernel_has_not_taken(transport: Transport) {
         let received = raw.rest().len();
         let undelivered = seen.end().undelivered_bytes();
         assert!(undelivered > 0);
-        assert_eq!(received + undelivered, sent);
+        exactly(transport, received + undelivered, sent);
         assert_eq!(peer.queued_bytes(), undelivered);
     }
 }
@@ -225,7 +225,8 @@ fn overflow_gives_the_newest_back(transport: Transport) {
             }
             assert!(peer.queued_bytes() <= 200 << 10);
             // Some room.
-            received.extend(read(&mut raw, 150));
+            let some = 150.min(accepted.len() - received.len());
+            received.extend(read(&mut raw, some));
         }
         received.extend(read(&mut raw, accepted.len() - received.len()));
         assert_eq!(received, accepted);

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use framemill::{
     CloseCause, CloseCode, Handler, Initiator, Message, Origin, Peer, SendError, Server,
 };
-use support::spy::{Seen, frames, narrow, number, numbered, spy, upgraded};
+use support::spy::{Seen, exactly, frames, narrow, number, numbered, spy, upgraded};
 use support::{Raw, Running, Transport, WAIT, client, frame, over_every_transport, request, until};
 
 over_every_transport! {
@@ -333,7 +333,7 @@ fn what_is_not_delivered_is_counted(transport: Transport) {
             let received = raw.rest().len();
             let accepted = senders.bytes.load(Ordering::SeqCst);
             // A count that is too small would say that more was delivered than arrived.
-            assert_eq!(received + peer.queued_bytes(), accepted);
+            exactly(transport, received + peer.queued_bytes(), accepted);
         }
         let mut queued: Vec<usize> = peers.iter().map(Peer::queued_bytes).collect();
         let mut undelivered: Vec<usize> = (0..CLIENTS)

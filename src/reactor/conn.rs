@@ -581,12 +581,11 @@ impl Conn {
     }
 
     fn pong(&mut self, payload: Bytes) {
-        match &mut self.writing {
-            Some(writing) => writing.pong = Some(payload),
-            None => {
-                self.peer.link.outbox().control(Opcode::Pong, &payload);
-                self.dirty = true;
-            }
+        if self.blocked || self.writing.is_some() {
+            self.writing.get_or_insert_default().pong = Some(payload);
+        } else {
+            self.peer.link.outbox().control(Opcode::Pong, &payload);
+            self.dirty = true;
         }
     }
 

@@ -138,6 +138,15 @@ pub fn upgraded<S: Read + Write>(stream: S) -> Raw<S> {
     raw
 }
 
+/// Requires that the bytes of a connection that was cut off are all accounted for. What TLS had
+/// encrypted and the kernel had not taken counts as sent, and is lost.
+#[track_caller]
+pub fn exactly(transport: Transport, accounted: usize, sent: usize) {
+    let lost = if transport.is_exact() { 0 } else { 80 << 10 };
+    assert!(accounted <= sent, "{accounted} of {sent}");
+    assert!(accounted + lost >= sent, "{accounted} of {sent}");
+}
+
 // ---- messages ----
 
 /// Every byte value, over and over.
