@@ -263,7 +263,9 @@ impl Conn {
         self.stream.register(registry, token)
     }
 
-    pub(crate) fn deregister(&mut self, registry: &mio::Registry) {
+    /// The last of it, before the socket is closed.
+    pub(crate) fn part(&mut self, registry: &mio::Registry) {
+        self.stream.say_goodbye();
         // Closing the socket deregisters it anyway; this only keeps late events away.
         let _ = self.stream.deregister(registry);
     }

@@ -59,6 +59,11 @@ pub fn serve_on(
     Running { handle, addr }
 }
 
+/// A server that sends everything back over TCP.
+pub fn echo() -> Running {
+    Transport::Plain.echo()
+}
+
 /// Waits until `condition` holds.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + WAIT;
