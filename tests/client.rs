@@ -15,15 +15,15 @@ use framemill::{
     Response, Retry, RetryReason, Sent, Server, StatusCode, connect, header,
 };
 use support::spy::{number, numbered};
-use support::{Running, WAIT, echo, serve, until};
+use support::{Addr, Running, WAIT, echo, serve, until};
 
 // ---- kit ----
 
-fn url(addr: SocketAddr) -> String {
-    format!("ws://{addr}/")
+fn url(addr: impl Into<Addr>) -> String {
+    format!("ws://{}/", addr.into())
 }
 
-fn client(addr: SocketAddr) -> Client {
+fn client(addr: impl Into<Addr>) -> Client {
     Client::new(url(addr)).unwrap()
 }
 
@@ -240,7 +240,7 @@ fn connects_with_one_line() {
     let (peer, events) = connect(url(server.addr)).unwrap();
     peer.send("hello").unwrap();
     assert_eq!(message(&events), Message::text("hello"));
-    assert_eq!(peer.remote_addr(), server.addr.into());
+    assert_eq!(peer.remote_addr(), server.addr.tcp().into());
     assert!(peer.close(CloseCode::Normal, "done"));
     let reason = end(&events);
     assert_eq!(reason.code(), CloseCode::Normal);
@@ -701,7 +701,7 @@ fn no_answer_and_no_server() {
 #[test]
 fn names() {
     let server = echo();
-    let port = server.addr.port();
+    let port = server.addr.tcp().port();
     // Has an IPv6 address, too, on most machines, where nobody listens.
     let (peer, events) = connect(format!("ws://localhost:{port}/")).unwrap();
     peer.send("by name").unwrap();
@@ -922,10 +922,10 @@ fn a_server_goes_and_comes_back() {
     assert!(!handle.is_open());
     assert!(handle.send("nowhere").is_err());
 
-    let mut listener = TcpListener::bind(addr);
+    let mut listener = TcpListener::bind(addr.tcp());
     until("the port is free", || {
         if listener.is_err() {
-            listener = TcpListener::bind(addr);
+            listener = TcpListener::bind(addr.tcp());
         }
         listener.is_ok()
     });

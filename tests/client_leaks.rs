@@ -100,7 +100,7 @@ fn come_and_go(clients: &Clients, server: &Running, way: usize) {
             }
         }
         7 => {
-            let name = format!("ws://localhost:{}/", server.addr.port());
+            let name = format!("ws://localhost:{}/", server.addr.tcp().port());
             let (handle, _events) = clients.connect(Client::new(name).unwrap()).unwrap();
             handle.close_and_wait(CloseCode::Away, "").unwrap();
         }

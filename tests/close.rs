@@ -7,7 +7,17 @@ use framemill::{
     Accept, CloseCause, CloseCode, CloseReason, Handler, Initiator, Message, Peer, Request,
     Response,
 };
-use support::{Raw, WAIT, client, echo, frame, serve};
+use support::{Raw, Transport, WAIT, client, frame, over_every_transport};
+
+over_every_transport! {
+    the_peer_closes,
+    the_handler_closes,
+    a_panic_closes_its_own_connection_only,
+    the_peer_vanishes,
+    a_half_closed_peer_still_gets_its_answers,
+    data_after_close_is_ignored,
+    violations_get_the_code_the_rfc_names,
+}
 
 /// Echoes, closes on request, and reports how each connection ended.
 struct Reports(Sender<CloseReason>);
@@ -32,11 +42,10 @@ impl Handler for Reports {
     }
 }
 
-#[test]
-fn the_peer_closes() {
+fn the_peer_closes(transport: Transport) {
     for workers in [0, 2] {
         let (ends, reasons) = unbounded();
-        let server = serve(|s| s.workers(workers), Reports(ends));
+        let server = transport.serve(|s| s.workers(workers), Reports(ends));
         let mut raw = Raw::open(server.addr);
         // The message before the close frame is still answered.
         raw.write(&[frame(0x81, b"last words"), frame(0x88, b"\x0F\xA0bye")].concat());
@@ -51,11 +60,10 @@ fn the_peer_closes() {
     }
 }
 
-#[test]
-fn the_handler_closes() {
+fn the_handler_closes(transport: Transport) {
     for workers in [0, 2] {
         let (ends, reasons) = unbounded();
-        let server = serve(|s| s.workers(workers), Reports(ends));
+        let server = transport.serve(|s| s.workers(workers), Reports(ends));
         let mut client = client(server.addr);
         client.send(Message::text("close me")).unwrap();
         let Message::Close(Some(frame)) = client.read().unwrap() else {
@@ -72,11 +80,10 @@ fn the_handler_closes() {
     }
 }
 
-#[test]
-fn a_panic_closes_its_own_connection_only() {
+fn a_panic_closes_its_own_connection_only(transport: Transport) {
     for workers in [0, 2] {
         let (ends, reasons) = unbounded();
-        let server = serve(|s| s.workers(workers), Reports(ends));
+        let server = transport.serve(|s| s.workers(workers), Reports(ends));
         let mut other = client(server.addr);
         let mut raw = Raw::open(server.addr);
         raw.write(&frame(0x81, b"panic"));
@@ -90,10 +97,9 @@ fn a_panic_closes_its_own_connection_only() {
     }
 }
 
-#[test]
-fn the_peer_vanishes() {
+fn the_peer_vanishes(transport: Transport) {
     let (ends, reasons) = unbounded();
-    let server = serve(|s| s.workers(2), Reports(ends));
+    let server = transport.serve(|s| s.workers(2), Reports(ends));
     drop(Raw::open(server.addr));
     let reason = reasons.recv_timeout(WAIT).unwrap();
     assert_eq!(reason.code(), CloseCode::Abnormal);
@@ -101,11 +107,10 @@ fn the_peer_vanishes() {
     assert!(!reason.is_clean());
 }
 
-#[test]
-fn a_half_closed_peer_still_gets_its_answers() {
+fn a_half_closed_peer_still_gets_its_answers(transport: Transport) {
     for workers in [0, 2] {
         let (ends, reasons) = unbounded();
-        let server = serve(|s| s.workers(workers), Reports(ends));
+        let server = transport.serve(|s| s.workers(workers), Reports(ends));
         let mut raw = Raw::open(server.addr);
         raw.write(&[frame(0x81, b"one"), frame(0x81, b"two")].concat());
         raw.stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -117,9 +122,8 @@ fn a_half_closed_peer_still_gets_its_answers() {
     }
 }
 
-#[test]
-fn data_after_close_is_ignored() {
-    let server = echo();
+fn data_after_close_is_ignored(transport: Transport) {
+    let server = transport.echo();
     let mut raw = Raw::open(server.addr);
     raw.write(
         &[
@@ -133,9 +137,8 @@ fn data_after_close_is_ignored() {
     assert_eq!(raw.frame(), None);
 }
 
-#[test]
-fn violations_get_the_code_the_rfc_names() {
-    let server = serve(
+fn violations_get_the_code_the_rfc_names(transport: Transport) {
+    let server = transport.serve(
         |s| s.workers(1).max_message(1000),
         |peer: &Peer, m: Message| peer.send(m),
     );

@@ -11,13 +11,25 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, bounded, never, select};
 use framemill::{CloseCode, Event, Message, Origin, Peer, PeerId, Sent, Server};
 use support::spy::{frames, narrow, number, numbered, upgraded};
-use support::{Raw, Running, WAIT, frame};
+use support::{Raw, Running, Transport, WAIT, frame, over_every_transport};
 
-fn start(settings: impl FnOnce(Server) -> Server) -> (Running, Receiver<Event>) {
-    let server = Server::bind("127.0.0.1:0").unwrap().origin(Origin::Any);
-    let (handle, events) = settings(server).events().unwrap();
-    let addr = handle.local_addr().unwrap();
-    (Running { handle, addr }, events)
+over_every_transport! {
+    a_loop_of_ones_own,
+    a_new_peer_is_reached,
+    a_slow_receiver_slows_the_senders_down,
+    several_threads_may_receive,
+    writable_is_an_event,
+    nobody_receives,
+    the_channel_ends,
+}
+
+fn start(
+    transport: Transport,
+    settings: impl FnOnce(Server) -> Server,
+) -> (Running, Receiver<Event>) {
+    let (server, bound) = transport.bind();
+    let (handle, events) = settings(server.origin(Origin::Any)).events().unwrap();
+    (bound.running(handle), events)
 }
 
 /// An event that must come.
@@ -25,11 +37,10 @@ fn next(events: &Receiver<Event>) -> Event {
     events.recv_timeout(WAIT).expect("an event")
 }
 
-#[test]
-fn a_loop_of_ones_own() {
+fn a_loop_of_ones_own(transport: Transport) {
     // At least one worker runs, even with 0.
     for workers in [0, 2] {
-        let (server, events) = start(|s| s.workers(workers));
+        let (server, events) = start(transport, |s| s.workers(workers));
         let (order, orders) = bounded::<&str>(1);
         let (tell, told) = bounded(1);
         let user = thread::spawn(move || {
@@ -79,10 +90,9 @@ fn a_loop_of_ones_own() {
 }
 
 /// Whoever is told that a WebSocket is open reaches it, by `send` and by `broadcast`.
-#[test]
-fn a_new_peer_is_reached() {
+fn a_new_peer_is_reached(transport: Transport) {
     const CLIENTS: usize = 300;
-    let (server, events) = start(|s| s.workers(2));
+    let (server, events) = start(transport, |s| s.workers(2));
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut closed = 0;
@@ -109,11 +119,10 @@ fn a_new_peer_is_reached() {
 /// With this for a write timeout, a write that fails shows that nobody reads.
 const STUCK: Duration = Duration::from_millis(500);
 
-#[test]
-fn a_slow_receiver_slows_the_senders_down() {
+fn a_slow_receiver_slows_the_senders_down(transport: Transport) {
     const CLIENTS: usize = 4;
     const MESSAGES: u32 = 5_000;
-    let (server, events) = start(|s| s.workers(2));
+    let (server, events) = start(transport, |s| s.workers(2));
     let all = &frames(0..MESSAGES, 1000);
     thread::scope(|scope| {
         let (stuck, slowed) = bounded(CLIENTS);
@@ -164,10 +173,9 @@ fn a_slow_receiver_slows_the_senders_down() {
     assert!(events.is_empty());
 }
 
-#[test]
-fn several_threads_may_receive() {
+fn several_threads_may_receive(transport: Transport) {
     const MESSAGES: u32 = 2_000;
-    let (server, events) = start(|s| s.workers(2));
+    let (server, events) = start(transport, |s| s.workers(2));
     let mut raw = Raw::open(server.addr);
     let mut numbers: Vec<u32> = thread::scope(|scope| {
         let receive = || {
@@ -200,9 +208,8 @@ fn several_threads_may_receive() {
     assert!(numbers.into_iter().eq(0..MESSAGES));
 }
 
-#[test]
-fn writable_is_an_event() {
-    let (server, events) = start(|s| s.workers(2).outbound_limit(16 << 20));
+fn writable_is_an_event(transport: Transport) {
+    let (server, events) = start(transport, |s| s.workers(2).outbound_limit(16 << 20));
     let mut raw = upgraded(narrow(server.addr));
     let Event::Open(peer) = next(&events) else {
         panic!("not an open");
@@ -221,9 +228,8 @@ fn writable_is_an_event() {
 }
 
 /// Whoever drops the receiver has no interest any more; the server is still there, and still ends.
-#[test]
-fn nobody_receives() {
-    let (server, events) = start(|s| s.workers(2));
+fn nobody_receives(transport: Transport) {
+    let (server, events) = start(transport, |s| s.workers(2));
     drop(events);
     let mut raw = Raw::open(server.addr);
     raw.write(&frames(0..3000, 10));
@@ -240,9 +246,8 @@ fn nobody_receives() {
 }
 
 /// The channel ends with the server.
-#[test]
-fn the_channel_ends() {
-    let (server, events) = start(|s| s.workers(2));
+fn the_channel_ends(transport: Transport) {
+    let (server, events) = start(transport, |s| s.workers(2));
     assert!(server.handle.shutdown(WAIT));
     let nothing = never::<()>();
     select! {

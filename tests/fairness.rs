@@ -6,14 +6,14 @@
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use framemill::{Accept, Handler, Message, Peer, Request, Response};
-use support::{Raw, WAIT, alone, client, echoes, frame, memory, reset, serve, until};
+use support::{Addr, Raw, WAIT, alone, client, echoes, frame, memory, reset, serve, until};
 
 const FLOODERS: usize = 10;
 /// How long the good client measures.
@@ -72,9 +72,9 @@ impl Handler for Echo {
 }
 
 /// Floods until told to stop; counts the bytes.
-fn flood(addr: SocketAddr, flood: &Flood, stop: &AtomicBool, written: &AtomicUsize) {
+fn flood(addr: Addr, flood: &Flood, stop: &AtomicBool, written: &AtomicUsize) {
     while !stop.load(Ordering::Relaxed) {
-        let stream = Raw::open(addr).stream;
+        let stream = Raw::open(addr).stream.tcp();
         stream
             .set_write_timeout(Some(Duration::from_millis(100)))
             .unwrap();
@@ -241,8 +241,8 @@ struct Eager<'a> {
 }
 
 impl<'a> Eager<'a> {
-    fn new(addr: SocketAddr, received: &'a AtomicUsize) -> Self {
-        let stream = Raw::open(addr).stream;
+    fn new(addr: Addr, received: &'a AtomicUsize) -> Self {
+        let stream = Raw::open(addr).stream.tcp();
         stream.set_nonblocking(true).unwrap();
         Self {
             stream,

@@ -5,7 +5,7 @@
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,9 +19,18 @@ use framemill::{
     Response, SendError, Sent,
 };
 use support::{
-    Raw, Running, WAIT, alone, client, descriptors, echoes, frame, memory, request, reset, serve,
-    until,
+    Addr, Raw, Running, Transport, WAIT, alone, client, descriptors, echoes, frame, memory,
+    over_every_transport, request, reset, serve, until,
 };
+
+over_every_transport! {
+    byte_by_byte_beside_others,
+    what_stays_incomplete_waits_alone_and_costs_nothing,
+    half_closes_at_any_point,
+    a_half_closed_client_gets_all_of_a_long_page,
+    a_slow_reader_gets_all_of_a_long_page,
+    a_panic_anywhere_ends_its_own_connection_only,
+}
 
 /// Echoes, and keeps account of those who came and went.
 #[derive(Clone, Default)]
@@ -66,7 +75,7 @@ struct Script {
 }
 
 impl Script {
-    fn new(addr: SocketAddr) -> Self {
+    fn new(addr: Addr) -> Self {
         Self {
             request: request(addr).into_bytes(),
             frames: vec![
@@ -150,7 +159,7 @@ fn slow_handshakes_end_in_time_and_hinder_nobody() {
 
         thread::scope(|scope| {
             let mut drips: Vec<_> = dripping
-                .iter()
+                .iter_mut()
                 .map(|raw| raw.stream.try_clone().unwrap())
                 .collect();
             scope.spawn(move || {
@@ -205,7 +214,7 @@ fn a_rush_waits_in_the_backlog_and_not_for_a_second_syn() {
     raw.write(&frame(0x82, b"take your time"));
     busy.recv_timeout(WAIT).unwrap();
     let rush: Vec<_> = (0..RUSH)
-        .map(|_| TcpStream::connect_timeout(&server.addr, WAIT / 10).unwrap())
+        .map(|_| TcpStream::connect_timeout(&server.addr.tcp(), WAIT / 10).unwrap())
         .collect();
     go_on.send(()).unwrap();
     until("all are there", || server.handle.connections() == RUSH + 1);
@@ -213,12 +222,11 @@ fn a_rush_waits_in_the_backlog_and_not_for_a_second_syn() {
     echoes(&mut client(server.addr), "still there?");
 }
 
-#[test]
-fn byte_by_byte_beside_others() {
+fn byte_by_byte_beside_others(transport: Transport) {
     let _alone = alone();
     for workers in [0, 2] {
         let account = Echo::default();
-        let server = serve(|s| s.workers(workers), account.clone());
+        let server = transport.serve(|s| s.workers(workers), account.clone());
         thread::scope(|scope| {
             for _ in 0..5 {
                 scope.spawn(|| {
@@ -237,12 +245,11 @@ fn byte_by_byte_beside_others() {
     }
 }
 
-#[test]
-fn what_stays_incomplete_waits_alone_and_costs_nothing() {
+fn what_stays_incomplete_waits_alone_and_costs_nothing(transport: Transport) {
     let _alone = alone();
     for workers in [0, 2] {
         let account = Echo::default();
-        let server = serve(|s| s.workers(workers).max_message(1 << 29), account.clone());
+        let server = transport.serve(|s| s.workers(workers).max_message(1 << 29), account.clone());
         let mut good = client(server.addr);
         echoes(&mut good, "before");
         let before = memory("VmData");
@@ -472,12 +479,11 @@ fn resets_at_any_point() {
     }
 }
 
-#[test]
-fn half_closes_at_any_point() {
+fn half_closes_at_any_point(transport: Transport) {
     let _alone = alone();
     for workers in [0, 2] {
         let account = Echo::default();
-        let server = serve(|s| s.workers(workers), account.clone());
+        let server = transport.serve(|s| s.workers(workers), account.clone());
         let script = Script::new(server.addr);
         let bytes = script.bytes();
         for len in 0..=bytes.len() {
@@ -516,11 +522,10 @@ impl Handler for Page {
 /// More than the kernel's buffers hold.
 const PAGE: usize = 16 << 20;
 
-#[test]
-fn a_half_closed_client_gets_all_of_a_long_page() {
+fn a_half_closed_client_gets_all_of_a_long_page(transport: Transport) {
     let _alone = alone();
     for workers in [0, 2] {
-        let server = serve(|s| s.workers(workers), Page(vec![b'x'; PAGE]));
+        let server = transport.serve(|s| s.workers(workers), Page(vec![b'x'; PAGE]));
         let mut raw = Raw::connect(server.addr);
         raw.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
         raw.stream.shutdown(Shutdown::Write).unwrap();
@@ -529,10 +534,9 @@ fn a_half_closed_client_gets_all_of_a_long_page() {
     }
 }
 
-#[test]
-fn a_slow_reader_gets_all_of_a_long_page() {
+fn a_slow_reader_gets_all_of_a_long_page(transport: Transport) {
     let _alone = alone();
-    let server = serve(|s| s.workers(2), Page(vec![b'x'; PAGE]));
+    let server = transport.serve(|s| s.workers(2), Page(vec![b'x'; PAGE]));
     let mut raw = Raw::connect(server.addr);
     raw.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     raw.head();
@@ -615,7 +619,7 @@ fn nonsense() {
                     random.mutate(&mut bytes, from);
                 }
             }
-            let mut stream = TcpStream::connect(server.addr).unwrap();
+            let mut stream = TcpStream::connect(server.addr.tcp()).unwrap();
             stream.set_read_timeout(Some(WAIT)).unwrap();
             // The server may have hung up before all of it is written.
             let _ = stream.write_all(&bytes);
@@ -696,20 +700,19 @@ impl Handler for Panics {
     }
 }
 
-fn open_at(addr: SocketAddr, path: &str) -> Raw {
+fn open_at(addr: Addr, path: &str) -> Raw {
     let mut raw = Raw::connect(addr);
     let request = request(addr).replacen("GET /", &format!("GET {path}"), 1);
     raw.write(request.as_bytes());
     raw
 }
 
-#[test]
-fn a_panic_anywhere_ends_its_own_connection_only() {
+fn a_panic_anywhere_ends_its_own_connection_only(transport: Transport) {
     let _alone = alone();
     for workers in [0, 2] {
         let handler = Panics::default();
         let (latest, closed) = (handler.latest.clone(), handler.closed.clone());
-        let server = serve(|s| s.workers(workers), handler);
+        let server = transport.serve(|s| s.workers(workers), handler);
         let mut good = client(server.addr);
 
         for _ in 0..3 {

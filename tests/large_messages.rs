@@ -4,15 +4,19 @@
 mod support;
 
 use std::io::{BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use framemill::{Message, Peer, Server};
-use support::{Raw, Running, alone, frame, serve};
+use support::{Addr, Raw, Running, Stream, Transport, alone, frame, over_every_transport};
 
-fn echo(settings: impl FnOnce(Server) -> Server) -> Running {
-    serve(settings, |peer: &Peer, message: Message| peer.send(message))
+over_every_transport! {
+    from_many_connections_at_once,
+    of_very_many_fragments,
+}
+
+fn echo(transport: Transport, settings: impl FnOnce(Server) -> Server) -> Running {
+    transport.serve(settings, |peer: &Peer, message: Message| peer.send(message))
 }
 
 /// A small deterministic source of numbers.
@@ -129,7 +133,7 @@ fn write(message: &Expected, out: &mut Vec<u8>, random: &mut Xorshift) {
 }
 
 /// In chunks of any size; the kernel and the server see to it that they don't all arrive alike.
-fn write_in_chunks(mut stream: &TcpStream, mut bytes: &[u8], random: &mut Xorshift) {
+fn write_in_chunks(mut stream: Stream, mut bytes: &[u8], random: &mut Xorshift) {
     while !bytes.is_empty() {
         let (chunk, rest) = bytes.split_at(random.any_size(18).min(bytes.len()));
         stream.write_all(chunk).unwrap();
@@ -164,12 +168,13 @@ fn read_frame(stream: &mut impl Read) -> Expected {
 }
 
 /// Sends the script in chunks and reads what comes back.
-fn perform(addr: SocketAddr, connection: usize, (bytes, expected): &Script) {
+fn perform(addr: Addr, connection: usize, (bytes, expected): &Script) {
     let mut random = Xorshift(SEED + connection as u64);
-    let stream = Raw::open(addr).stream;
+    let mut stream = Raw::open(addr).stream;
+    let writer = stream.try_clone().unwrap();
     thread::scope(|scope| {
-        scope.spawn(|| write_in_chunks(&stream, bytes, &mut random));
-        let mut reader = BufReader::new(&stream);
+        scope.spawn(|| write_in_chunks(writer, bytes, &mut random));
+        let mut reader = BufReader::new(stream);
         for (n, expected) in expected.iter().enumerate() {
             let (got, len) = (read_frame(&mut reader), expected.payload.len());
             let place = format!("connection {connection}, message {n}: {len} bytes");
@@ -181,15 +186,14 @@ fn perform(addr: SocketAddr, connection: usize, (bytes, expected): &Script) {
     });
 }
 
-#[test]
-fn from_many_connections_at_once() {
+fn from_many_connections_at_once(transport: Transport) {
     let _alone = alone();
     let mut random = Xorshift(SEED);
     let scripts: Vec<Script> = (0..CONNECTIONS)
         .map(|connection| script(connection, &mut random))
         .collect();
     for workers in [0, 2] {
-        let server = echo(|s| s.workers(workers).max_message(2 << 20));
+        let server = echo(transport, |s| s.workers(workers).max_message(2 << 20));
         thread::scope(|scope| {
             for (connection, script) in scripts.iter().enumerate() {
                 let addr = server.addr;
@@ -227,12 +231,11 @@ fn time_of(count: usize, server: &Running) -> Duration {
 }
 
 /// Four times the fragments take four times as long, not sixteen times.
-#[test]
-fn of_very_many_fragments() {
+fn of_very_many_fragments(transport: Transport) {
     // It looks at the time.
     let _alone = alone();
     for workers in [0, 2] {
-        let server = echo(|s| s.workers(workers));
+        let server = echo(transport, |s| s.workers(workers));
         // What is quadratic is so every time; a machine that is busy otherwise isn't.
         let linear = (0..3).any(|_| {
             let (few, many) = (time_of(50_000, &server), time_of(200_000, &server));

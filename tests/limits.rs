@@ -4,8 +4,6 @@
 
 mod support;
 
-use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -16,8 +14,42 @@ use framemill::{
     Accept, CloseCause, CloseCode, CloseReason, Error, Handler, Initiator, Message, MessageRate,
     OverRate, Overflow, Peer, Request, Response, SendError, Server,
 };
-use support::spy::{PLENTY, Seen, Spy, narrow, number, numbered, serve_narrow, spy, upgraded};
-use support::{Raw, Running, WAIT, client, echoes, frame, memory, request, serve, until};
+use support::spy::{PLENTY, Seen, Spy, narrow, number, numbered, spy, upgraded};
+use support::{
+    Addr, Raw, Running, Transport, WAIT, client, echoes, frame, memory, over_every_transport,
+    request, until,
+};
+
+over_every_transport! {
+    half_a_request_is_answered_with_408,
+    who_connects_and_says_nothing_is_told_nothing,
+    a_trickle_does_not_extend_the_handshake,
+    an_open_connection_has_no_handshake_timeout,
+    a_handler_that_does_not_decide_loses_the_connection,
+    a_head_over_the_limit_is_431_or_414,
+    a_body_over_the_limit_is_413,
+    a_message_over_the_limit_is_1009,
+    the_longest_message_is_1_mib_by_default,
+    silence_is_answered_with_a_ping_and_the_ping_with_a_pong,
+    who_does_not_answer_a_ping_is_dropped,
+    anything_received_is_a_sign_of_life,
+    pings_can_be_switched_off,
+    a_blocked_handler_does_not_cost_the_connection,
+    who_stops_reading_is_dropped,
+    who_does_not_answer_a_close_frame_is_dropped,
+    who_does_not_hang_up_after_closing_is_dropped,
+    a_handler_that_is_behind_holds_its_sender_back,
+    one_message_may_be_longer_than_the_inbound_limit,
+    a_full_queue_is_closed_with_1013,
+    a_full_queue_may_refuse_the_newest,
+    a_full_queue_may_drop_the_oldest,
+    one_connection_too_many_is_503,
+    who_sends_too_fast_is_held_to_the_rate,
+    who_is_held_to_the_rate_is_not_taken_for_dead,
+    who_sends_too_fast_may_be_closed_with_1008,
+    who_sends_too_fast_is_closed_in_lockstep_too,
+    control_frames_are_not_messages,
+}
 
 /// A deadline of the server that a test waits for.
 const SHORT: Duration = Duration::from_millis(150);
@@ -41,17 +73,14 @@ fn passed(begun: Instant, wait: Duration) {
 
 /// Requires that nothing comes for a while.
 #[track_caller]
-fn silent(stream: &TcpStream) {
-    stream.set_read_timeout(Some(LONG_ENOUGH)).unwrap();
-    let outcome = stream.peek(&mut [0]).map_err(|error| error.kind());
-    assert_eq!(outcome, Err(ErrorKind::WouldBlock));
-    stream.set_read_timeout(Some(WAIT)).unwrap();
+fn silent(raw: &mut Raw) {
+    assert!(!raw.hears(LONG_ENOUGH));
 }
 
 /// A server that echoes and tells what happens.
-fn spied(settings: impl FnOnce(Server) -> Server) -> (Running, Seen) {
+fn spied(transport: Transport, settings: impl FnOnce(Server) -> Server) -> (Running, Seen) {
     let (spy, seen) = echo_spy();
-    (serve(settings, spy), seen)
+    (transport.serve(settings, spy), seen)
 }
 
 type Act = fn(&Peer, Message);
@@ -71,7 +100,7 @@ fn next_message(raw: &mut Raw) -> Option<(u8, Vec<u8>)> {
 }
 
 /// The status of the answer to `request`.
-fn status(addr: SocketAddr, request: impl AsRef<[u8]>) -> u16 {
+fn status(addr: Addr, request: impl AsRef<[u8]>) -> u16 {
     let mut raw = Raw::connect(addr);
     raw.write(request.as_ref());
     let head = raw.head();
@@ -90,10 +119,9 @@ fn post(body: &[u8]) -> Vec<u8> {
 
 // ---- handshake_timeout ----
 
-#[test]
-fn half_a_request_is_answered_with_408() {
+fn half_a_request_is_answered_with_408(transport: Transport) {
     for workers in [0, 2] {
-        let (server, _) = spied(|s| s.workers(workers).handshake_timeout(SHORT));
+        let (server, _) = spied(transport, |s| s.workers(workers).handshake_timeout(SHORT));
         let half_a_head = request(server.addr).into_bytes()[..60].to_vec();
         let half_a_body = post(b"body")[..45].to_vec();
         for half in [half_a_head, half_a_body] {
@@ -108,10 +136,9 @@ fn half_a_request_is_answered_with_408() {
     }
 }
 
-#[test]
-fn who_connects_and_says_nothing_is_told_nothing() {
+fn who_connects_and_says_nothing_is_told_nothing(transport: Transport) {
     for workers in [0, 2] {
-        let (server, _) = spied(|s| s.workers(workers).handshake_timeout(SHORT));
+        let (server, _) = spied(transport, |s| s.workers(workers).handshake_timeout(SHORT));
         let begun = Instant::now();
         let mut raw = Raw::connect(server.addr);
         assert_eq!(raw.rest(), b"");
@@ -121,29 +148,24 @@ fn who_connects_and_says_nothing_is_told_nothing() {
 }
 
 /// SECURITY 1: the time is for the whole handshake; a byte now and then buys no more of it.
-#[test]
-fn a_trickle_does_not_extend_the_handshake() {
-    let (server, _) = spied(|s| s.workers(1).handshake_timeout(SHORT));
+fn a_trickle_does_not_extend_the_handshake(transport: Transport) {
+    let (server, _) = spied(transport, |s| s.workers(1).handshake_timeout(SHORT));
     let begun = Instant::now();
     let mut raw = Raw::connect(server.addr);
     raw.write(b"GET / HTTP/1.1\r\nX: ");
-    let pace = Some(Duration::from_millis(10));
-    raw.stream.set_read_timeout(pace).unwrap();
-    while raw.stream.peek(&mut [0]).is_err() {
+    while !raw.hears(Duration::from_millis(10)) {
         raw.write(b"x");
         assert!(begun.elapsed() < WAIT);
     }
-    raw.stream.set_read_timeout(Some(WAIT)).unwrap();
     assert_eq!(raw.response().0, 408);
     passed(begun, SHORT);
 }
 
-#[test]
-fn an_open_connection_has_no_handshake_timeout() {
+fn an_open_connection_has_no_handshake_timeout(transport: Transport) {
     for workers in [0, 2] {
-        let (server, _) = spied(|s| s.workers(workers).handshake_timeout(SHORT));
+        let (server, _) = spied(transport, |s| s.workers(workers).handshake_timeout(SHORT));
         let mut raw = Raw::open(server.addr);
-        silent(&raw.stream);
+        silent(&mut raw);
         raw_echoes(&mut raw);
     }
 }
@@ -172,10 +194,9 @@ impl Handler for Slow {
     }
 }
 
-#[test]
-fn a_handler_that_does_not_decide_loses_the_connection() {
+fn a_handler_that_does_not_decide_loses_the_connection(transport: Transport) {
     let (ends, reasons) = unbounded();
-    let server = serve(|s| s.workers(2).handshake_timeout(SHORT), Slow(ends));
+    let server = transport.serve(|s| s.workers(2).handshake_timeout(SHORT), Slow(ends));
     let begun = Instant::now();
     let mut raw = Raw::connect(server.addr);
     let slow = request(server.addr).replacen("GET /", "GET /slow", 1);
@@ -195,10 +216,9 @@ fn a_handler_that_does_not_decide_loses_the_connection() {
 
 // ---- max_head, max_body ----
 
-#[test]
-fn a_head_over_the_limit_is_431_or_414() {
+fn a_head_over_the_limit_is_431_or_414(transport: Transport) {
     for workers in [0, 2] {
-        let (server, _) = spied(|s| {
+        let (server, _) = spied(transport, |s| {
             s.workers(workers)
                 .handshake_timeout(NEVER)
                 .max_head(300, 10)
@@ -228,8 +248,7 @@ fn a_head_over_the_limit_is_431_or_414() {
     }
 }
 
-#[test]
-fn a_body_over_the_limit_is_413() {
+fn a_body_over_the_limit_is_413(transport: Transport) {
     struct Length;
     impl Handler for Length {
         type Session = ();
@@ -246,7 +265,7 @@ fn a_body_over_the_limit_is_413() {
     }
 
     for workers in [0, 2] {
-        let server = serve(|s| s.workers(workers).max_body(1000), Length);
+        let server = transport.serve(|s| s.workers(workers).max_body(1000), Length);
         let mut raw = Raw::connect(server.addr);
         raw.write(&post(&[b'x'; 1000]));
         assert_eq!(raw.response().2, b"1000");
@@ -255,7 +274,7 @@ fn a_body_over_the_limit_is_413() {
         assert_eq!(status(server.addr, &too_long[..too_long.len() - 1001]), 413);
         assert_eq!(status(server.addr, &too_long), 413);
 
-        let server = serve(|s| s.workers(workers), Length);
+        let server = transport.serve(|s| s.workers(workers), Length);
         assert_eq!(status(server.addr, post(&vec![b'x'; 64 << 10])), 200);
         assert_eq!(status(server.addr, post(&vec![b'x'; (64 << 10) + 1])), 413);
     }
@@ -263,11 +282,10 @@ fn a_body_over_the_limit_is_413() {
 
 // ---- max_message ----
 
-#[test]
-fn a_message_over_the_limit_is_1009() {
+fn a_message_over_the_limit_is_1009(transport: Transport) {
     const LIMIT: usize = 100_000;
     for workers in [0, 2] {
-        let (server, seen) = spied(|s| s.workers(workers).max_message(LIMIT));
+        let (server, seen) = spied(transport, |s| s.workers(workers).max_message(LIMIT));
         let exact = vec![7; LIMIT];
         let in_parts = [
             frame(0x02, &exact[..60_000]),
@@ -305,9 +323,8 @@ fn a_message_over_the_limit_is_1009() {
     }
 }
 
-#[test]
-fn the_longest_message_is_1_mib_by_default() {
-    let (server, _) = spied(|s| s.workers(1));
+fn the_longest_message_is_1_mib_by_default(transport: Transport) {
+    let (server, _) = spied(transport, |s| s.workers(1));
     let mut raw = Raw::open(server.addr);
     let mebibyte = vec![7; 1 << 20];
     raw.write(&frame(0x82, &mebibyte));
@@ -349,7 +366,7 @@ fn max_message_has_a_limit_itself() {
 #[test]
 fn a_claim_allocates_nothing() {
     const CLAIM: usize = 256 << 20;
-    let (server, _) = spied(|s| s.workers(1).max_message(CLAIM));
+    let (server, _) = spied(Transport::Plain, |s| s.workers(1).max_message(CLAIM));
     let mut other = client(server.addr);
     let before = memory("VmData");
     let claimants: Vec<Raw> = (0..64)
@@ -385,10 +402,9 @@ fn ping(raw: &mut Raw) -> Vec<u8> {
     payload
 }
 
-#[test]
-fn silence_is_answered_with_a_ping_and_the_ping_with_a_pong() {
+fn silence_is_answered_with_a_ping_and_the_ping_with_a_pong(transport: Transport) {
     for workers in [0, 2] {
-        let (server, seen) = spied(|s| s.workers(workers).ping(SHORT, NEVER));
+        let (server, seen) = spied(transport, |s| s.workers(workers).ping(SHORT, NEVER));
         let mut begun = Instant::now();
         let mut raw = Raw::open(server.addr);
         let peer = seen.peer();
@@ -405,10 +421,9 @@ fn silence_is_answered_with_a_ping_and_the_ping_with_a_pong() {
     }
 }
 
-#[test]
-fn who_does_not_answer_a_ping_is_dropped() {
+fn who_does_not_answer_a_ping_is_dropped(transport: Transport) {
     for workers in [0, 2] {
-        let (server, seen) = spied(|s| s.workers(workers).ping(SHORT, SHORT));
+        let (server, seen) = spied(transport, |s| s.workers(workers).ping(SHORT, SHORT));
         let begun = Instant::now();
         let mut raw = Raw::open(server.addr);
         ping(&mut raw);
@@ -423,11 +438,10 @@ fn who_does_not_answer_a_ping_is_dropped() {
     }
 }
 
-#[test]
-fn anything_received_is_a_sign_of_life() {
+fn anything_received_is_a_sign_of_life(transport: Transport) {
     for workers in [0, 2] {
         let pong_timeout = Duration::from_millis(500);
-        let (server, _) = spied(|s| s.workers(workers).ping(SHORT, pong_timeout));
+        let (server, _) = spied(transport, |s| s.workers(workers).ping(SHORT, pong_timeout));
         let mut raw = Raw::open(server.addr);
         // Each ping is answered with one more byte of this, never with a pong.
         let message = frame(0x81, &[b'x'; 100]);
@@ -443,13 +457,12 @@ fn anything_received_is_a_sign_of_life() {
     }
 }
 
-#[test]
-fn pings_can_be_switched_off() {
+fn pings_can_be_switched_off(transport: Transport) {
     for workers in [0, 2] {
         let settings = |s: Server| s.workers(workers).ping(SHORT, SHORT).no_ping();
-        let (server, _) = spied(settings);
+        let (server, _) = spied(transport, settings);
         let mut raw = Raw::open(server.addr);
-        silent(&raw.stream);
+        silent(&mut raw);
         raw_echoes(&mut raw);
     }
 }
@@ -471,15 +484,14 @@ fn read_with_pongs(raw: &mut Raw, count: usize) -> usize {
 }
 
 /// While the server does not listen, it does not take the peer for dead.
-#[test]
-fn a_blocked_handler_does_not_cost_the_connection() {
+fn a_blocked_handler_does_not_cost_the_connection(transport: Transport) {
     let (release, gate) = bounded::<()>(0);
     let (spy, seen) = spy(move |peer: &Peer, message| {
         let _ = gate.recv_timeout(WAIT);
         let _ = peer.send(message);
     });
     let ping_timeouts = |s: Server| s.ping(SHORT / 3, SHORT);
-    let server = serve(
+    let server = transport.serve(
         |s| ping_timeouts(s.workers(2)).inbound_limit(1, 1 << 20),
         spy,
     );
@@ -496,8 +508,7 @@ fn a_blocked_handler_does_not_cost_the_connection() {
 }
 
 /// A peer that takes nothing of what it is sent is dropped as well, and the reason tells it apart.
-#[test]
-fn who_stops_reading_is_dropped() {
+fn who_stops_reading_is_dropped(transport: Transport) {
     for workers in [0, 2] {
         let (spy, seen) = echo_spy();
         let settings = |s: Server| {
@@ -506,7 +517,7 @@ fn who_stops_reading_is_dropped() {
                 .outbound_limit(PLENTY)
                 .overflow(Overflow::DropNewest)
         };
-        let server = serve_narrow(settings, spy);
+        let server = transport.serve_narrow(settings, spy);
         let raw = upgraded(narrow(server.addr));
         let peer = seen.peer();
         while peer.send(numbered(0, 1000)).is_ok() {}
@@ -521,11 +532,10 @@ fn who_stops_reading_is_dropped() {
 
 // ---- close_timeout ----
 
-#[test]
-fn who_does_not_answer_a_close_frame_is_dropped() {
+fn who_does_not_answer_a_close_frame_is_dropped(transport: Transport) {
     for workers in [0, 2] {
         let (spy, seen) = spy(|peer: &Peer, _| assert!(peer.close(CloseCode::Away, "bye")));
-        let server = serve(|s| s.workers(workers).close_timeout(SHORT), spy);
+        let server = transport.serve(|s| s.workers(workers).close_timeout(SHORT), spy);
         let mut raw = Raw::open(server.addr);
         let begun = Instant::now();
         raw.write(&frame(0x81, b"close me"));
@@ -544,10 +554,9 @@ fn who_does_not_answer_a_close_frame_is_dropped() {
 }
 
 /// RFC 6455 §7.1.1: the server closes TCP first, but "at any time" it may be done with the waiting.
-#[test]
-fn who_does_not_hang_up_after_closing_is_dropped() {
+fn who_does_not_hang_up_after_closing_is_dropped(transport: Transport) {
     for workers in [0, 2] {
-        let (server, seen) = spied(|s| s.workers(workers).close_timeout(SHORT));
+        let (server, seen) = spied(transport, |s| s.workers(workers).close_timeout(SHORT));
         let begun = Instant::now();
         let mut raw = Raw::open(server.addr);
         raw.write(&frame(0x88, b"\x03\xE8"));
@@ -566,8 +575,7 @@ fn who_does_not_hang_up_after_closing_is_dropped() {
 
 /// Nothing is read beyond the limit: TCP holds the sender back. Once the handler goes on, all
 /// arrives, in order.
-#[test]
-fn a_handler_that_is_behind_holds_its_sender_back() {
+fn a_handler_that_is_behind_holds_its_sender_back(transport: Transport) {
     const SIZE: usize = 16 << 10;
     const COUNT: u32 = 400;
     for (messages, bytes) in [(4, usize::MAX >> 34), (1000, 4 * SIZE)] {
@@ -578,7 +586,7 @@ fn a_handler_that_is_behind_holds_its_sender_back() {
             let _ = gate.recv_timeout(WAIT);
             log.lock().unwrap().push(number(&message.into_data()));
         });
-        let server = serve_narrow(|s| s.workers(2).inbound_limit(messages, bytes), spy);
+        let server = transport.serve_narrow(|s| s.workers(2).inbound_limit(messages, bytes), spy);
         let mut raw = upgraded(narrow(server.addr));
         let written = Arc::new(AtomicUsize::new(0));
         let count = written.clone();
@@ -616,10 +624,9 @@ fn a_handler_that_is_behind_holds_its_sender_back() {
 }
 
 /// The message that reaches the limit in bytes is taken whole.
-#[test]
-fn one_message_may_be_longer_than_the_inbound_limit() {
+fn one_message_may_be_longer_than_the_inbound_limit(transport: Transport) {
     for workers in [0, 2] {
-        let (server, _) = spied(|s| s.workers(workers).inbound_limit(1, 1));
+        let (server, _) = spied(transport, |s| s.workers(workers).inbound_limit(1, 1));
         let mut raw = Raw::open(server.addr);
         for n in 0..10 {
             raw.write(&frame(0x82, &numbered(n, 100_000)));
@@ -637,7 +644,7 @@ const QUEUE: usize = 64 << 10;
 const PART: usize = 4000;
 
 /// A peer that does not read, behind a short queue.
-fn deaf(workers: usize, overflow: Overflow) -> (Running, Seen, Raw, Peer) {
+fn deaf(transport: Transport, workers: usize, overflow: Overflow) -> (Running, Seen, Raw, Peer) {
     let (spy, seen) = echo_spy();
     let settings = |s: Server| {
         s.workers(workers)
@@ -645,7 +652,7 @@ fn deaf(workers: usize, overflow: Overflow) -> (Running, Seen, Raw, Peer) {
             .overflow(overflow)
             .close_timeout(WAIT)
     };
-    let server = serve_narrow(settings, spy);
+    let server = transport.serve_narrow(settings, spy);
     let raw = upgraded(narrow(server.addr));
     let peer = seen.peer();
     (server, seen, raw, peer)
@@ -665,10 +672,9 @@ fn send_past_the_limit(peer: &Peer) -> (u32, Option<SendError>) {
     (enough, None)
 }
 
-#[test]
-fn a_full_queue_is_closed_with_1013() {
+fn a_full_queue_is_closed_with_1013(transport: Transport) {
     for workers in [0, 2] {
-        let (server, seen, mut raw, peer) = deaf(workers, Overflow::default());
+        let (server, seen, mut raw, peer) = deaf(transport, workers, Overflow::default());
         let (accepted, refusal) = send_past_the_limit(&peer);
         assert!(matches!(refusal, Some(SendError::Closed(_))), "{refusal:?}");
         assert!(accepted as usize >= QUEUE / PART - 1);
@@ -694,10 +700,9 @@ fn a_full_queue_is_closed_with_1013() {
     }
 }
 
-#[test]
-fn a_full_queue_may_refuse_the_newest() {
+fn a_full_queue_may_refuse_the_newest(transport: Transport) {
     for workers in [0, 2] {
-        let (server, _, mut raw, peer) = deaf(workers, Overflow::DropNewest);
+        let (server, _, mut raw, peer) = deaf(transport, workers, Overflow::DropNewest);
         let (accepted, refusal) = send_past_the_limit(&peer);
         let Some(SendError::Full(message)) = refusal else {
             panic!("{refusal:?}");
@@ -711,10 +716,9 @@ fn a_full_queue_may_refuse_the_newest() {
     }
 }
 
-#[test]
-fn a_full_queue_may_drop_the_oldest() {
+fn a_full_queue_may_drop_the_oldest(transport: Transport) {
     for workers in [0, 2] {
-        let (server, _, mut raw, peer) = deaf(workers, Overflow::DropOldest);
+        let (server, _, mut raw, peer) = deaf(transport, workers, Overflow::DropOldest);
         let (sent, refusal) = send_past_the_limit(&peer);
         assert!(refusal.is_none(), "there is always an older one to drop");
         let mut read = Vec::new();
@@ -730,10 +734,9 @@ fn a_full_queue_may_drop_the_oldest() {
 
 // ---- max_connections, max_connections_per_ip ----
 
-#[test]
-fn one_connection_too_many_is_503() {
+fn one_connection_too_many_is_503(transport: Transport) {
     for workers in [0, 2] {
-        let (server, _) = spied(|s| s.workers(workers).max_connections(2));
+        let (server, _) = spied(transport, |s| s.workers(workers).max_connections(2));
         let open = Raw::open(server.addr);
         // One that has not said anything yet has a place all the same.
         let mut opening = Raw::connect(server.addr);
@@ -755,22 +758,23 @@ fn one_connection_too_many_is_503() {
 
 /// A socket that comes from `ip`.
 #[cfg(target_os = "linux")] // where all of 127.0.0.0/8 is ours
-fn connect_from(ip: &str, addr: SocketAddr) -> Raw {
+fn connect_from(ip: &str, addr: Addr) -> Raw {
     use socket2::{Domain, Socket, Type};
 
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let from: SocketAddr = format!("{ip}:0").parse().unwrap();
+    let from: std::net::SocketAddr = format!("{ip}:0").parse().unwrap();
     socket.bind(&from.into()).unwrap();
-    socket.connect_timeout(&addr.into(), WAIT).unwrap();
-    socket.set_read_timeout(Some(WAIT)).unwrap();
-    Raw::over(socket.into())
+    socket.connect_timeout(&addr.tcp().into(), WAIT).unwrap();
+    Raw::over(addr.over(socket.into()))
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn one_connection_too_many_of_an_address_is_429() {
     for workers in [0, 2] {
-        let (server, _) = spied(|s| s.workers(workers).max_connections_per_ip(2));
+        let (server, _) = spied(Transport::Plain, |s| {
+            s.workers(workers).max_connections_per_ip(2)
+        });
         let status_from = |ip| {
             let mut raw = connect_from(ip, server.addr);
             raw.write(request(server.addr).as_bytes());
@@ -811,11 +815,10 @@ fn messages(count: u32) -> Vec<u8> {
         .collect()
 }
 
-#[test]
-fn who_sends_too_fast_is_held_to_the_rate() {
+fn who_sends_too_fast_is_held_to_the_rate(transport: Transport) {
     for workers in [0, 2] {
         let held = rate(50, 5, OverRate::Wait);
-        let (server, _) = spied(|s| s.workers(workers).message_rate(held));
+        let (server, _) = spied(transport, |s| s.workers(workers).message_rate(held));
         let mut raw = Raw::open(server.addr);
         let begun = Instant::now();
         raw.write(&messages(20));
@@ -827,12 +830,11 @@ fn who_sends_too_fast_is_held_to_the_rate() {
 }
 
 /// While the server does not listen, it does not take the peer for dead.
-#[test]
-fn who_is_held_to_the_rate_is_not_taken_for_dead() {
+fn who_is_held_to_the_rate_is_not_taken_for_dead(transport: Transport) {
     for workers in [0, 2] {
         let held = rate(20, 1, OverRate::Wait);
         let settings = |s: Server| s.workers(workers).message_rate(held).ping(SHORT / 3, SHORT);
-        let (server, seen) = spied(settings);
+        let (server, seen) = spied(transport, settings);
         let mut raw = Raw::open(server.addr);
         // The client answers every ping, but its pongs wait behind its messages.
         raw.write(&messages(20));
@@ -841,11 +843,10 @@ fn who_is_held_to_the_rate_is_not_taken_for_dead() {
     }
 }
 
-#[test]
-fn who_sends_too_fast_may_be_closed_with_1008() {
+fn who_sends_too_fast_may_be_closed_with_1008(transport: Transport) {
     for workers in [0, 2] {
         let allowed = rate(1, 5, OverRate::Close);
-        let (server, seen) = spied(|s| s.workers(workers).message_rate(allowed));
+        let (server, seen) = spied(transport, |s| s.workers(workers).message_rate(allowed));
         let mut raw = Raw::open(server.addr);
         // The last one is cut in two: the close frame behind it is found all the same.
         let all = [messages(10), frame(0x88, b"\x03\xF0")].concat();
@@ -866,11 +867,10 @@ fn who_sends_too_fast_may_be_closed_with_1008() {
 }
 
 /// However they are spread over packets, messages past the burst are not just waited for.
-#[test]
-fn who_sends_too_fast_is_closed_in_lockstep_too() {
+fn who_sends_too_fast_is_closed_in_lockstep_too(transport: Transport) {
     for workers in [0, 2] {
         let allowed = rate(1, 5, OverRate::Close);
-        let (server, _) = spied(|s| s.workers(workers).message_rate(allowed));
+        let (server, _) = spied(transport, |s| s.workers(workers).message_rate(allowed));
         let mut raw = Raw::open(server.addr);
         for n in 0.. {
             raw.write(&frame(0x82, &numbered(n, 10)));
@@ -888,11 +888,10 @@ fn who_sends_too_fast_is_closed_in_lockstep_too() {
 }
 
 /// The limit is on messages; what holds none does not go over it.
-#[test]
-fn control_frames_are_not_messages() {
+fn control_frames_are_not_messages(transport: Transport) {
     for workers in [0, 2] {
         let allowed = rate(1, 2, OverRate::Close);
-        let (server, seen) = spied(|s| s.workers(workers).message_rate(allowed));
+        let (server, seen) = spied(transport, |s| s.workers(workers).message_rate(allowed));
         let mut raw = Raw::open(server.addr);
         let pings = frame(0x89, b"a").repeat(10);
         raw.write(&[pings.clone(), messages(2), pings, frame(0x88, b"\x03\xE8")].concat());

@@ -13,7 +13,21 @@ use framemill::{
     ServerHandle,
 };
 use support::spy::spy;
-use support::{Raw, WAIT, client, frame, serve};
+use support::{Raw, Transport, WAIT, client, frame, over_every_transport};
+
+over_every_transport! {
+    a_thread_sends_and_broadcasts_in_order,
+    a_handler_sends_and_broadcasts_in_order,
+    close_comes_behind_what_was_sent,
+    refusals_are_the_same_behind_a_broadcast,
+    handlers_send_to_other_peers_in_order,
+    replies_under_pipelining_keep_order,
+    one_worker_at_a_time_touches_a_session,
+    different_connections_run_at_the_same_time,
+    a_blocked_handler_holds_up_nobody_else,
+    what_was_sent_arrives_while_the_handler_blocks,
+    what_was_broadcast_arrives_while_the_handler_blocks,
+}
 
 /// For each sender, the number that must come next.
 #[derive(Default)]
@@ -39,14 +53,13 @@ impl Sequences {
     }
 }
 
-#[test]
-fn a_thread_sends_and_broadcasts_in_order() {
+fn a_thread_sends_and_broadcasts_in_order(transport: Transport) {
     const PEERS: usize = 6;
     const THREADS: u32 = 4;
     const MESSAGES: u32 = 600;
     for (loops, workers) in [(1, 0), (1, 2), (2, 2)] {
         let (handler, seen) = spy(|_, _| ());
-        let server = serve(
+        let server = transport.serve(
             |s| s.loops(loops).workers(workers).outbound_limit(64 << 20),
             handler,
         );
@@ -76,12 +89,11 @@ fn a_thread_sends_and_broadcasts_in_order() {
     }
 }
 
-#[test]
-fn a_handler_sends_and_broadcasts_in_order() {
+fn a_handler_sends_and_broadcasts_in_order(transport: Transport) {
     for workers in [0, 4] {
         let everybody = Arc::new(OnceLock::<ServerHandle>::new());
         let handle = everybody.clone();
-        let server = serve(
+        let server = transport.serve(
             |s| {
                 let _ = everybody.set(s.handle());
                 s.workers(workers)
@@ -103,8 +115,7 @@ fn a_handler_sends_and_broadcasts_in_order() {
 }
 
 /// `close` begins the closing handshake "behind everything that was sent".
-#[test]
-fn close_comes_behind_what_was_sent() {
+fn close_comes_behind_what_was_sent(transport: Transport) {
     for workers in [0, 2] {
         let everybody = Arc::new(OnceLock::<ServerHandle>::new());
         let handle = everybody.clone();
@@ -115,7 +126,7 @@ fn close_comes_behind_what_was_sent() {
             assert!(peer.is_closed());
             assert!(matches!(peer.send("three"), Err(SendError::Closed(_))));
         });
-        let server = serve(
+        let server = transport.serve(
             |s| {
                 let _ = everybody.set(s.handle());
                 s.workers(workers)
@@ -134,11 +145,10 @@ fn close_comes_behind_what_was_sent() {
 }
 
 /// What can't be sent is refused, whatever else is on its way.
-#[test]
-fn refusals_are_the_same_behind_a_broadcast() {
+fn refusals_are_the_same_behind_a_broadcast(transport: Transport) {
     let everybody = Arc::new(OnceLock::<ServerHandle>::new());
     let handle = everybody.clone();
-    let server = serve(
+    let server = transport.serve(
         |s| {
             let _ = everybody.set(s.handle());
             s.workers(0)
@@ -159,8 +169,7 @@ fn refusals_are_the_same_behind_a_broadcast() {
     assert_eq!(raw.frame(), Some((0x81, b"same".to_vec())));
 }
 
-#[test]
-fn handlers_send_to_other_peers_in_order() {
+fn handlers_send_to_other_peers_in_order(transport: Transport) {
     const CLIENTS: u32 = 4;
     const MESSAGES: u32 = 300;
     for workers in [0, 4] {
@@ -172,7 +181,7 @@ fn handlers_send_to_other_peers_in_order() {
                 other.send(message.clone()).unwrap();
             }
         });
-        let server = serve(|s| s.loops(2).workers(workers), handler);
+        let server = transport.serve(|s| s.loops(2).workers(workers), handler);
         let raws: Vec<Raw> = (0..CLIENTS).map(|_| Raw::open(server.addr)).collect();
         members
             .lock()
@@ -193,10 +202,9 @@ fn handlers_send_to_other_peers_in_order() {
     }
 }
 
-#[test]
-fn replies_under_pipelining_keep_order() {
+fn replies_under_pipelining_keep_order(transport: Transport) {
     const MESSAGES: u32 = 5000;
-    let server = serve(|s| s.workers(4), |peer: &Peer, m: Message| peer.send(m));
+    let server = transport.serve(|s| s.workers(4), |peer: &Peer, m: Message| peer.send(m));
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -257,8 +265,7 @@ impl Handler for Exclusive {
     }
 }
 
-#[test]
-fn one_worker_at_a_time_touches_a_session() {
+fn one_worker_at_a_time_touches_a_session(transport: Transport) {
     const MESSAGES: u32 = 2000;
     let overlaps = Arc::new(AtomicUsize::new(0));
     let (closed, calls) = unbounded();
@@ -266,7 +273,7 @@ fn one_worker_at_a_time_touches_a_session() {
         overlaps: overlaps.clone(),
         closed,
     };
-    let server = serve(|s| s.workers(4), handler);
+    let server = transport.serve(|s| s.workers(4), handler);
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -283,11 +290,10 @@ fn one_worker_at_a_time_touches_a_session() {
     assert_eq!(overlaps.load(Ordering::SeqCst), 0);
 }
 
-#[test]
-fn different_connections_run_at_the_same_time() {
+fn different_connections_run_at_the_same_time(transport: Transport) {
     // Each handler waits for the other: neither goes on if they take turns.
     let (meet, other) = bounded(0);
-    let server = serve(
+    let server = transport.serve(
         |s| s.workers(2),
         move |peer: &Peer, message: Message| match message.to_text() {
             Ok("give") => meet
@@ -304,10 +310,9 @@ fn different_connections_run_at_the_same_time() {
     assert_eq!(b.frame(), Some((0x81, b"met".to_vec())));
 }
 
-#[test]
-fn a_blocked_handler_holds_up_nobody_else() {
+fn a_blocked_handler_holds_up_nobody_else(transport: Transport) {
     let (release, gate) = bounded::<()>(1);
-    let server = serve(
+    let server = transport.serve(
         |s| s.workers(2),
         move |peer: &Peer, message: Message| {
             if message == Message::text("block") {
@@ -331,11 +336,10 @@ fn a_blocked_handler_holds_up_nobody_else() {
 }
 
 /// A batch of messages may run on one worker without a pause, but each reply goes out all the same.
-#[test]
-fn what_was_sent_arrives_while_the_handler_blocks() {
+fn what_was_sent_arrives_while_the_handler_blocks(transport: Transport) {
     for workers in [1, 3] {
         let (release, gate) = bounded::<()>(0);
-        let server = serve(
+        let server = transport.serve(
             |s| s.workers(workers),
             move |peer: &Peer, message: Message| {
                 peer.send(message).unwrap();
@@ -352,13 +356,12 @@ fn what_was_sent_arrives_while_the_handler_blocks() {
     }
 }
 
-#[test]
-fn what_was_broadcast_arrives_while_the_handler_blocks() {
+fn what_was_broadcast_arrives_while_the_handler_blocks(transport: Transport) {
     for workers in [1, 3] {
         let everybody = Arc::new(OnceLock::<ServerHandle>::new());
         let handle = everybody.clone();
         let (release, gate) = bounded::<()>(0);
-        let server = serve(
+        let server = transport.serve(
             |s| {
                 let _ = everybody.set(s.handle());
                 s.loops(2).workers(workers)

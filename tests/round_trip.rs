@@ -3,76 +3,28 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 
-use framemill::{Message, Origin, Peer, Server, ServerHandle};
+use framemill::{Message, Peer};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 use support::spy::upgraded;
-use support::{WAIT, frame, socket};
+use support::{Running, Transport, client, frame, over_every_transport, socket};
 
-/// Where servers listen and clients connect.
-trait Transport {
-    type Stream: Read + Write;
-    fn bind() -> Server;
-    fn connect(server: &ServerHandle) -> Self::Stream;
+over_every_transport! {
+    with_one_worker,
+    with_four_workers,
+    with_handlers_on_the_loop,
+    with_two_loops,
+    with_handlers_on_two_loops,
+    with_an_independent_client,
 }
 
-struct Tcp;
-
-impl Transport for Tcp {
-    type Stream = TcpStream;
-
-    fn bind() -> Server {
-        Server::bind("127.0.0.1:0").unwrap()
-    }
-
-    fn connect(server: &ServerHandle) -> TcpStream {
-        socket(server.local_addr().unwrap())
-    }
-}
-
-#[cfg(unix)]
-struct Unix;
-
-#[cfg(unix)]
-impl Transport for Unix {
-    type Stream = std::os::unix::net::UnixStream;
-
-    fn bind() -> Server {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("framemill-round-trip-{}-{n}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        Server::bind(format!("unix:{}", path.display())).unwrap()
-    }
-
-    fn connect(server: &ServerHandle) -> Self::Stream {
-        let addr = &server.local_addrs()[0];
-        let stream = Self::Stream::connect(addr.strip_prefix("unix:").unwrap()).unwrap();
-        stream.set_read_timeout(Some(WAIT)).unwrap();
-        stream.set_write_timeout(Some(WAIT)).unwrap();
-        stream
-    }
-}
-
-/// A running echo server.
-struct Echo(ServerHandle);
-
-impl Echo {
-    fn start<T: Transport>(loops: usize, workers: usize) -> Self {
-        let server = T::bind().origin(Origin::Any).loops(loops).workers(workers);
-        let echo = |peer: &Peer, message: Message| peer.send(message);
-        Self(server.start(echo).unwrap())
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        self.0.shutdown(std::time::Duration::ZERO);
-    }
+fn echo(transport: Transport, loops: usize, workers: usize) -> Running {
+    transport.serve(
+        |s| s.loops(loops).workers(workers),
+        |peer: &Peer, message: Message| peer.send(message),
+    )
 }
 
 // ---- any traffic ----
@@ -200,8 +152,8 @@ fn comes_back<S: Read + Write>(stream: S, messages: &[Sent], chunks: &[usize]) {
 /// §5.5.3 allows it) while the client still writes.
 const FITS: usize = 140_000;
 
-fn any_traffic<T: Transport>(loops: usize, workers: usize) {
-    let echo = Echo::start::<T>(loops, workers);
+fn any_traffic(transport: Transport, loops: usize, workers: usize) {
+    let echo = echo(transport, loops, workers);
     let config = Config {
         cases: 24,
         failure_persistence: None,
@@ -222,22 +174,39 @@ fn any_traffic<T: Transport>(loops: usize, workers: usize) {
             total += if fits { message.len } else { 0 };
             fits
         });
-        comes_back(T::connect(&echo.0), &messages, &chunks);
+        comes_back(socket(echo.addr), &messages, &chunks);
         Ok(())
     };
     let result = TestRunner::new(config).run(&(messages, chunks), test);
     result.unwrap_or_else(|error| panic!("{error}"));
 }
 
+fn with_one_worker(transport: Transport) {
+    any_traffic(transport, 1, 1);
+}
+
+fn with_four_workers(transport: Transport) {
+    any_traffic(transport, 1, 4);
+}
+
+fn with_handlers_on_the_loop(transport: Transport) {
+    any_traffic(transport, 1, 0);
+}
+
+fn with_two_loops(transport: Transport) {
+    any_traffic(transport, 2, 1);
+    any_traffic(transport, 2, 4);
+}
+
+fn with_handlers_on_two_loops(transport: Transport) {
+    any_traffic(transport, 2, 0);
+}
+
 // ---- an independent client ----
 
-fn independent_client<T: Transport>() {
-    let echo = Echo::start::<T>(1, 2);
-    let stream = T::connect(&echo.0);
-    let (mut client, _) = match tungstenite::client::client("ws://localhost/", stream) {
-        Ok(connected) => connected,
-        Err(error) => panic!("{error}"),
-    };
+fn with_an_independent_client(transport: Transport) {
+    let echo = echo(transport, 1, 2);
+    let mut client = client(echo.addr);
     for len in [0, 1, 125, 126, 65_535, 65_536, 1 << 20] {
         for message in [
             Message::text("x".repeat(len)),
@@ -253,44 +222,3 @@ fn independent_client<T: Transport>() {
     while client.read().is_ok() {}
     assert!(!client.can_read());
 }
-
-macro_rules! suite {
-    ($($transport:ident: $type:ty),*) => {$(
-        mod $transport {
-            #[test]
-            fn with_one_worker() {
-                super::any_traffic::<$type>(1, 1);
-            }
-
-            #[test]
-            fn with_four_workers() {
-                super::any_traffic::<$type>(1, 4);
-            }
-
-            #[test]
-            fn with_handlers_on_the_loop() {
-                super::any_traffic::<$type>(1, 0);
-            }
-
-            #[test]
-            fn with_two_loops() {
-                super::any_traffic::<$type>(2, 1);
-                super::any_traffic::<$type>(2, 4);
-            }
-
-            #[test]
-            fn with_handlers_on_two_loops() {
-                super::any_traffic::<$type>(2, 0);
-            }
-
-            #[test]
-            fn with_an_independent_client() {
-                super::independent_client::<$type>();
-            }
-        }
-    )*};
-}
-
-suite!(tcp: super::Tcp);
-#[cfg(unix)]
-suite!(unix: super::Unix);

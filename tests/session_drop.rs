@@ -4,14 +4,24 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use framemill::{Accept, CloseCause, CloseReason, Handler, Message, Peer, Request, Response};
-use support::{Raw, Running, WAIT, client, echoes, frame, request, reset, serve, until};
+use support::{
+    Addr, Raw, Running, Stream, Transport, WAIT, client, echoes, frame, over_every_transport,
+    request, reset, until,
+};
+
+over_every_transport! {
+    in_an_opening_that_cannot_be,
+    at_the_end,
+    where_nobody_looks,
+    at_the_end_of_the_server,
+    of_what_a_handler_panics_with,
+}
 
 /// How often each thing is done: more often than there are threads that could survive one each.
 const TIMES: usize = 5;
@@ -72,18 +82,21 @@ impl Handler for Dropping {
 }
 
 /// A server with one loop, what it counts, and how its connections end.
-fn dropping(workers: usize) -> (Running, Arc<AtomicUsize>, Receiver<CloseCause>) {
+fn dropping(
+    transport: Transport,
+    workers: usize,
+) -> (Running, Arc<AtomicUsize>, Receiver<CloseCause>) {
     let dropped = Arc::new(AtomicUsize::new(0));
     let (ends, causes) = unbounded();
     let handler = Dropping {
         dropped: dropped.clone(),
         ends,
     };
-    let server = serve(|s| s.loops(1).workers(workers), handler);
+    let server = transport.serve(|s| s.loops(1).workers(workers), handler);
     (server, dropped, causes)
 }
 
-fn open_at(addr: SocketAddr, path: &str) -> Raw {
+fn open_at(addr: Addr, path: &str) -> Raw {
     let mut raw = Raw::connect(addr);
     let request = request(addr).replacen("GET /", &format!("GET {path}"), 1);
     raw.write(request.as_bytes());
@@ -91,7 +104,7 @@ fn open_at(addr: SocketAddr, path: &str) -> Raw {
 }
 
 /// Serves those that are there, and new ones.
-fn assert_alive(server: &Running, old: &mut tungstenite::WebSocket<std::net::TcpStream>) {
+fn assert_alive(server: &Running, old: &mut tungstenite::WebSocket<Stream>) {
     echoes(old, "still there?");
     let mut new = client(server.addr);
     echoes(&mut new, "anybody there?");
@@ -100,10 +113,9 @@ fn assert_alive(server: &Running, old: &mut tungstenite::WebSocket<std::net::Tcp
 }
 
 /// `open` accepts, but not as it may: nobody ever gets the session.
-#[test]
-fn in_an_opening_that_cannot_be() {
+fn in_an_opening_that_cannot_be(transport: Transport) {
     for workers in [0, 1] {
-        let (server, dropped, ends) = dropping(workers);
+        let (server, dropped, ends) = dropping(transport, workers);
         let mut old = client(server.addr);
         for n in 1..=TIMES {
             let (status, ..) = open_at(server.addr, "/unoffered").response();
@@ -120,17 +132,20 @@ fn in_an_opening_that_cannot_be() {
 }
 
 /// However a connection ends, its session goes with it.
-#[test]
-fn at_the_end() {
+fn at_the_end(transport: Transport) {
+    let reset_cause = match transport.has_resets() {
+        true => CloseCause::Transport,
+        false => CloseCause::Eof,
+    };
     let ends: [(fn(Raw), CloseCause); 5] = [
         (part, CloseCause::Handshake),
         (panic_and_part, CloseCause::Panic),
         (violate, CloseCause::InvalidUtf8),
         (drop, CloseCause::Eof),
-        (|raw| reset(raw.stream), CloseCause::Transport),
+        (|raw| reset(raw.stream), reset_cause),
     ];
     for workers in [0, 1] {
-        let (server, dropped, causes) = dropping(workers);
+        let (server, dropped, causes) = dropping(transport, workers);
         let mut old = client(server.addr);
         let mut sessions = 0;
         for (end, cause) in std::iter::repeat_n(ends, TIMES).flatten() {
@@ -170,8 +185,7 @@ fn violate(mut raw: Raw) {
 }
 
 /// The default `close` just drops the session.
-#[test]
-fn where_nobody_looks() {
+fn where_nobody_looks(transport: Transport) {
     struct Silent(Arc<AtomicUsize>);
 
     impl Handler for Silent {
@@ -191,7 +205,7 @@ fn where_nobody_looks() {
 
     for workers in [0, 1] {
         let dropped = Arc::new(AtomicUsize::new(0));
-        let server = serve(|s| s.loops(1).workers(workers), Silent(dropped.clone()));
+        let server = transport.serve(|s| s.loops(1).workers(workers), Silent(dropped.clone()));
         let mut old = client(server.addr);
         for n in 1..=TIMES {
             let mut raw = open_at(server.addr, "/panics");
@@ -209,11 +223,10 @@ fn where_nobody_looks() {
 }
 
 /// The last sessions go when the server does, and hold nothing up.
-#[test]
-fn at_the_end_of_the_server() {
+fn at_the_end_of_the_server(transport: Transport) {
     const SESSIONS: usize = 10;
     for workers in [0, 1] {
-        let (server, dropped, causes) = dropping(workers);
+        let (server, dropped, causes) = dropping(transport, workers);
         let raws: Vec<Raw> = (0..SESSIONS)
             .map(|_| {
                 let mut raw = open_at(server.addr, "/panics");
@@ -234,8 +247,7 @@ fn at_the_end_of_the_server() {
 }
 
 /// What a handler panics with may panic in turn when it is dropped.
-#[test]
-fn of_what_a_handler_panics_with() {
+fn of_what_a_handler_panics_with(transport: Transport) {
     let bomb = |dropped: &Arc<AtomicUsize>| Session {
         dropped: dropped.clone(),
         panics: true,
@@ -249,7 +261,7 @@ fn of_what_a_handler_panics_with() {
             }
             peer.send(message)
         };
-        let server = serve(|s| s.loops(1).workers(workers), handler);
+        let server = transport.serve(|s| s.loops(1).workers(workers), handler);
         let mut old = client(server.addr);
         for n in 1..=TIMES {
             panic_and_part(Raw::open(server.addr));

@@ -2,18 +2,37 @@
 
 mod support;
 
-use std::io::{ErrorKind, Read};
-use std::net::TcpStream;
+use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use framemill::{
-    CloseCause, CloseCode, Handler, Initiator, Message, Origin, Peer, RemoteAddr, SendError, Server,
+    CloseCause, CloseCode, Handler, Initiator, Message, Origin, Peer, SendError, Server,
 };
-use support::spy::{Seen, frames, narrow, number, numbered, serve_narrow, spy, upgraded};
-use support::{Raw, Running, WAIT, client, frame, request, serve, until};
+use support::spy::{Seen, exactly, frames, narrow, number, numbered, spy, upgraded};
+use support::{Raw, Running, Transport, WAIT, client, frame, over_every_transport, request, until};
+
+over_every_transport! {
+    idle_peers_are_told_and_go,
+    a_server_without_peers_ends_at_once,
+    a_deadline_may_be_any_time,
+    nobody_is_let_in_meanwhile,
+    what_had_arrived_is_still_answered,
+    what_was_accepted_is_delivered,
+    what_is_not_delivered_is_counted,
+    what_is_accepted_at_the_very_end_is_counted,
+    a_peer_that_does_not_answer_is_cut_off,
+    a_handler_that_blocks_is_left_behind,
+    a_handler_gets_the_time_until_the_deadline,
+    a_handshake_in_progress_is_refused,
+    a_handler_that_still_decides_may_accept,
+    run_returns,
+    whoever_waits_hears_the_same,
+    run_waits_for_the_last_handler,
+    a_second_shutdown_may_be_shorter,
+}
 
 /// Far enough away not to be reached.
 const LONG: Duration = WAIT;
@@ -23,9 +42,12 @@ const SHORT: Duration = Duration::from_millis(300);
 const GOING_AWAY: &[u8] = b"\x03\xE9";
 
 /// A server whose handler does nothing.
-fn quiet(workers: usize) -> (Running, Seen) {
+fn quiet(transport: Transport, workers: usize) -> (Running, Seen) {
     let (handler, seen) = spy(|_, _| ());
-    (serve(|s| s.loops(2).workers(workers), handler), seen)
+    (
+        transport.serve(|s| s.loops(2).workers(workers), handler),
+        seen,
+    )
 }
 
 /// Answers the close frame that comes next, and sees the end of the stream.
@@ -37,16 +59,14 @@ fn part(raw: &mut Raw) {
 
 /// Whether nobody listens there any more.
 fn refuses(server: &Running) -> bool {
-    TcpStream::connect_timeout(&server.addr, WAIT)
-        .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    server.addr.refuses()
 }
 
 // ---- in good order ----
 
-#[test]
-fn idle_peers_are_told_and_go() {
+fn idle_peers_are_told_and_go(transport: Transport) {
     for workers in [0, 2] {
-        let (server, seen) = quiet(workers);
+        let (server, seen) = quiet(transport, workers);
         let mut raws: Vec<Raw> = (0..10).map(|_| Raw::open(server.addr)).collect();
         let mut other = client(server.addr);
         thread::scope(|scope| {
@@ -74,10 +94,9 @@ fn idle_peers_are_told_and_go() {
     }
 }
 
-#[test]
-fn a_server_without_peers_ends_at_once() {
+fn a_server_without_peers_ends_at_once(transport: Transport) {
     for workers in [0, 2] {
-        let (server, _seen) = quiet(workers);
+        let (server, _seen) = quiet(transport, workers);
         let start = Instant::now();
         assert!(server.handle.shutdown(LONG));
         assert!(start.elapsed() < LONG / 4);
@@ -88,16 +107,14 @@ fn a_server_without_peers_ends_at_once() {
     }
 }
 
-#[test]
-fn a_deadline_may_be_any_time() {
-    let (server, _seen) = quiet(1);
+fn a_deadline_may_be_any_time(transport: Transport) {
+    let (server, _seen) = quiet(transport, 1);
     assert!(server.handle.shutdown(Duration::MAX));
 }
 
 /// No more connections while those that are there say goodbye.
-#[test]
-fn nobody_is_let_in_meanwhile() {
-    let (server, _seen) = quiet(2);
+fn nobody_is_let_in_meanwhile(transport: Transport) {
+    let (server, _seen) = quiet(transport, 2);
     let mut raw = Raw::open(server.addr);
     thread::scope(|scope| {
         let shutdown = scope.spawn(|| server.handle.shutdown(LONG));
@@ -110,15 +127,14 @@ fn nobody_is_let_in_meanwhile() {
     });
 }
 
-#[test]
-fn what_had_arrived_is_still_answered() {
+fn what_had_arrived_is_still_answered(transport: Transport) {
     const MESSAGES: usize = 20;
     let (release, gate) = bounded::<()>(0);
     let (handler, seen) = spy(move |peer: &Peer, message: Message| {
         gate.recv_timeout(WAIT).unwrap();
         peer.send(message).unwrap();
     });
-    let server = serve(|s| s.workers(1), handler);
+    let server = transport.serve(|s| s.workers(1), handler);
     let mut idle = Raw::open(server.addr);
     let mut raw = Raw::open(server.addr);
     for n in 0..MESSAGES {
@@ -215,27 +231,24 @@ impl Received {
     }
 }
 
-/// Which of the peers is this client.
-fn place(peers: &[Peer], client: &TcpStream) -> usize {
-    let addr = RemoteAddr::from(client.local_addr().unwrap());
-    peers.iter().position(|p| p.remote_addr() == addr).unwrap()
+/// A client whose socket holds little, and the server's view of it.
+fn narrow_client(server: &Running, seen: &Seen) -> (Raw, Peer) {
+    let raw = upgraded(narrow(server.addr));
+    (raw, seen.peer())
 }
 
 /// Several threads send to several clients while the server is shut down; every message that was
 /// accepted arrives.
-#[test]
-fn what_was_accepted_is_delivered() {
+fn what_was_accepted_is_delivered(transport: Transport) {
     const CLIENTS: usize = 5;
     for (workers, broadcasting) in [(0, false), (2, false), (2, true)] {
         let (handler, seen) = spy(|_, _| ());
-        let server = serve_narrow(
+        let server = transport.serve_narrow(
             |s| s.loops(2).workers(workers).outbound_limit(256 << 20),
             handler,
         );
-        let raws: Vec<_> = (0..CLIENTS)
-            .map(|_| upgraded(narrow(server.addr)))
-            .collect();
-        let peers: Vec<Peer> = raws.iter().map(|_| seen.peer()).collect();
+        let (raws, peers): (Vec<Raw>, Vec<Peer>) =
+            (0..CLIENTS).map(|_| narrow_client(&server, &seen)).unzip();
         let senders: Vec<Senders> = peers.iter().map(|_| Senders::new()).collect();
         let mut received = Vec::new();
         thread::scope(|scope| {
@@ -267,10 +280,8 @@ fn what_was_accepted_is_delivered() {
             let shutdown = scope.spawn(|| server.handle.shutdown(LONG));
             let readers: Vec<_> = raws
                 .into_iter()
-                .map(|mut raw| {
-                    let n = place(&peers, &raw.stream);
-                    (n, scope.spawn(move || Received::all(&mut raw)))
-                })
+                .enumerate()
+                .map(|(n, mut raw)| (n, scope.spawn(move || Received::all(&mut raw))))
                 .collect();
             let all = readers.into_iter().map(|(n, r)| (n, r.join().unwrap()));
             received.extend(all);
@@ -295,19 +306,16 @@ fn what_was_accepted_is_delivered() {
 
 /// The same with clients that don't read in time: each connection's end tells exactly how much was
 /// not delivered.
-#[test]
-fn what_is_not_delivered_is_counted() {
+fn what_is_not_delivered_is_counted(transport: Transport) {
     const CLIENTS: usize = 8;
     for workers in [0, 2] {
         let (handler, seen) = spy(|_, _| ());
-        let server = serve_narrow(
+        let server = transport.serve_narrow(
             |s| s.loops(2).workers(workers).outbound_limit(256 << 20),
             handler,
         );
-        let mut raws: Vec<_> = (0..CLIENTS)
-            .map(|_| upgraded(narrow(server.addr)))
-            .collect();
-        let peers: Vec<Peer> = raws.iter().map(|_| seen.peer()).collect();
+        let (mut raws, peers): (Vec<Raw>, Vec<Peer>) =
+            (0..CLIENTS).map(|_| narrow_client(&server, &seen)).unzip();
         let senders: Vec<Senders> = peers.iter().map(|_| Senders::new()).collect();
         thread::scope(|scope| {
             for id in 0..SENDERS {
@@ -320,13 +328,12 @@ fn what_is_not_delivered_is_counted() {
             });
             assert!(!server.handle.shutdown(Duration::ZERO), "some were cut off");
         });
-        for raw in &mut raws {
-            let n = place(&peers, &raw.stream);
+        for (n, raw) in raws.iter_mut().enumerate() {
             let (peer, senders) = (&peers[n], &senders[n]);
             let received = raw.rest().len();
             let accepted = senders.bytes.load(Ordering::SeqCst);
             // A count that is too small would say that more was delivered than arrived.
-            assert_eq!(received + peer.queued_bytes(), accepted);
+            exactly(transport, received + peer.queued_bytes(), accepted);
         }
         let mut queued: Vec<usize> = peers.iter().map(Peer::queued_bytes).collect();
         let mut undelivered: Vec<usize> = (0..CLIENTS)
@@ -339,10 +346,9 @@ fn what_is_not_delivered_is_counted() {
 }
 
 /// A peer hangs up while others send to it: what was accepted after that is counted as well.
-#[test]
-fn what_is_accepted_at_the_very_end_is_counted() {
+fn what_is_accepted_at_the_very_end_is_counted(transport: Transport) {
     let (handler, seen) = spy(|_, _| ());
-    let server = serve(|s| s.workers(1).close_timeout(SHORT / 3), handler);
+    let server = transport.serve(|s| s.workers(1).close_timeout(SHORT / 3), handler);
     for _ in 0..50 {
         let mut raw = Raw::open(server.addr);
         let peer = seen.peer();
@@ -368,10 +374,9 @@ fn what_is_accepted_at_the_very_end_is_counted() {
 
 // ---- who doesn't go ----
 
-#[test]
-fn a_peer_that_does_not_answer_is_cut_off() {
+fn a_peer_that_does_not_answer_is_cut_off(transport: Transport) {
     for workers in [0, 2] {
-        let (server, seen) = quiet(workers);
+        let (server, seen) = quiet(transport, workers);
         let mut raw = Raw::open(server.addr);
         let start = Instant::now();
         assert!(!server.handle.shutdown(SHORT));
@@ -400,10 +405,9 @@ fn blocking() -> (impl Handler, Sender<()>, Receiver<()>) {
     (handler, release, inside)
 }
 
-#[test]
-fn a_handler_that_blocks_is_left_behind() {
+fn a_handler_that_blocks_is_left_behind(transport: Transport) {
     let (handler, release, inside) = blocking();
-    let server = serve(|s| s.workers(2), handler);
+    let server = transport.serve(|s| s.workers(2), handler);
     let mut raw = Raw::open(server.addr);
     raw.write(&frame(0x81, b"block"));
     inside.recv_timeout(WAIT).unwrap();
@@ -415,10 +419,9 @@ fn a_handler_that_blocks_is_left_behind() {
     drop(release);
 }
 
-#[test]
-fn a_handler_gets_the_time_until_the_deadline() {
+fn a_handler_gets_the_time_until_the_deadline(transport: Transport) {
     let (handler, release, inside) = blocking();
-    let server = serve(|s| s.workers(2), handler);
+    let server = transport.serve(|s| s.workers(2), handler);
     let mut raw = Raw::open(server.addr);
     raw.write(&frame(0x81, b"block"));
     inside.recv_timeout(WAIT).unwrap();
@@ -434,10 +437,9 @@ fn a_handler_gets_the_time_until_the_deadline() {
     });
 }
 
-#[test]
-fn a_handshake_in_progress_is_refused() {
+fn a_handshake_in_progress_is_refused(transport: Transport) {
     for workers in [0, 2] {
-        let (server, _seen) = quiet(workers);
+        let (server, _seen) = quiet(transport, workers);
         let mut blank = Raw::connect(server.addr);
         let mut half = Raw::connect(server.addr);
         let all = request(server.addr);
@@ -457,8 +459,7 @@ fn a_handshake_in_progress_is_refused() {
     }
 }
 
-#[test]
-fn a_handler_that_still_decides_may_accept() {
+fn a_handler_that_still_decides_may_accept(transport: Transport) {
     struct Deciding(Sender<()>, Receiver<()>);
     impl Handler for Deciding {
         type Session = ();
@@ -475,7 +476,7 @@ fn a_handler_that_still_decides_may_accept() {
     }
     let (entered, inside) = bounded(1);
     let (release, gate) = bounded::<()>(0);
-    let server = serve(|s| s.workers(2), Deciding(entered, gate));
+    let server = transport.serve(|s| s.workers(2), Deciding(entered, gate));
     let mut raw = Raw::connect(server.addr);
     raw.write(request(server.addr).as_bytes());
     inside.recv_timeout(WAIT).unwrap();
@@ -493,20 +494,21 @@ fn a_handler_that_still_decides_may_accept() {
 // ---- who waits ----
 
 /// `run` on a thread of its own, with the handle to stop it.
-fn running(handler: impl Handler) -> (Running, thread::JoinHandle<framemill::Result<()>>) {
-    let server = Server::bind("127.0.0.1:0")
-        .unwrap()
-        .origin(Origin::Any)
-        .workers(2);
+fn running(
+    transport: Transport,
+    handler: impl Handler,
+) -> (Running, thread::JoinHandle<framemill::Result<()>>) {
+    let (server, bound) = transport.bind();
+    let server = server.origin(Origin::Any).workers(2);
     let handle = server.handle();
-    let addr = handle.local_addr().unwrap();
     let run = thread::spawn(move || server.run(handler));
-    (Running { handle, addr }, run)
+    (bound.running(handle), run)
 }
 
-#[test]
-fn run_returns() {
-    let (server, run) = running(|peer: &Peer, message: Message| peer.send(message));
+fn run_returns(transport: Transport) {
+    let (server, run) = running(transport, |peer: &Peer, message: Message| {
+        peer.send(message)
+    });
     let mut raw = Raw::open(server.addr);
     raw.write(&frame(0x81, b"hello"));
     assert_eq!(raw.frame(), Some((0x81, b"hello".to_vec())));
@@ -520,10 +522,9 @@ fn run_returns() {
 }
 
 /// The verdict is the same, no matter who waited first.
-#[test]
-fn whoever_waits_hears_the_same() {
+fn whoever_waits_hears_the_same(transport: Transport) {
     let (handler, release, inside) = blocking();
-    let (server, run) = running(handler);
+    let (server, run) = running(transport, handler);
     let mut raw = Raw::open(server.addr);
     raw.write(&frame(0x81, b"block"));
     inside.recv_timeout(WAIT).unwrap();
@@ -542,12 +543,11 @@ fn whoever_waits_hears_the_same() {
 }
 
 /// A peer is gone, but its handler is at work and the deadline far: `run` waits for it.
-#[test]
-fn run_waits_for_the_last_handler() {
+fn run_waits_for_the_last_handler(transport: Transport) {
     let (release, gate) = bounded::<()>(0);
     let (entered, inside) = bounded(1);
     let (done_in, done) = bounded(1);
-    let (server, run) = running(move |_: &Peer, _: Message| {
+    let (server, run) = running(transport, move |_: &Peer, _: Message| {
         entered.send(()).unwrap();
         gate.recv_timeout(WAIT).unwrap();
         done_in.send(()).unwrap();
@@ -581,9 +581,8 @@ fn run_waits_for_the_last_handler() {
 }
 
 /// A second call with less patience is heeded.
-#[test]
-fn a_second_shutdown_may_be_shorter() {
-    let (server, _seen) = quiet(2);
+fn a_second_shutdown_may_be_shorter(transport: Transport) {
+    let (server, _seen) = quiet(transport, 2);
     let _silent = Raw::open(server.addr);
     let start = Instant::now();
     thread::scope(|scope| {

@@ -153,6 +153,17 @@ impl Stream {
         *self = Self::Tls(Box::new(stream));
     }
 
+    /// The socket is about to be closed: the peer is told, as far as the kernel takes it. RFC 8446 §6.1:
+    /// "Each party MUST send a "close_notify" alert before closing its write side of the connection."
+    pub(crate) fn say_goodbye(&mut self) {
+        if let Self::Tls(stream) = self {
+            if stream.is_open() {
+                // If it fails, there is nobody to be told.
+                let _ = stream.shutdown_write();
+            }
+        }
+    }
+
     /// The TLS stream, for its handshake to be made elsewhere.
     pub(crate) fn lend(&mut self) -> Option<Box<TlsStream>> {
         match std::mem::replace(self, Self::Lent) {
@@ -174,6 +185,8 @@ fn lent<T>() -> io::Result<T> {
 #[cfg(not(feature = "tls"))]
 impl Stream {
     pub(crate) fn note_readable(&mut self, _: bool) {}
+
+    pub(crate) fn say_goodbye(&mut self) {}
 
     pub(crate) fn has_buffered(&self) -> bool {
         false

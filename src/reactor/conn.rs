@@ -263,7 +263,9 @@ impl Conn {
         self.stream.register(registry, token)
     }
 
-    pub(crate) fn deregister(&mut self, registry: &mio::Registry) {
+    /// The last of it, before the socket is closed.
+    pub(crate) fn part(&mut self, registry: &mio::Registry) {
+        self.stream.say_goodbye();
         // Closing the socket deregisters it anyway; this only keeps late events away.
         let _ = self.stream.deregister(registry);
     }
@@ -581,12 +583,11 @@ impl Conn {
     }
 
     fn pong(&mut self, payload: Bytes) {
-        match &mut self.writing {
-            Some(writing) => writing.pong = Some(payload),
-            None => {
-                self.peer.link.outbox().control(Opcode::Pong, &payload);
-                self.dirty = true;
-            }
+        if self.blocked || self.writing.is_some() {
+            self.writing.get_or_insert_default().pong = Some(payload);
+        } else {
+            self.peer.link.outbox().control(Opcode::Pong, &payload);
+            self.dirty = true;
         }
     }
 

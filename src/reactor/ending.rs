@@ -234,7 +234,7 @@ impl Conn {
         if self.is_dialing() {
             return self.not_opened(Error::Closed, cx);
         }
-        if self.is_open() && self.writing.is_none() {
+        if self.is_open() && self.is_all_written() {
             self.peer
                 .link
                 .close(CloseCode::Away, "", CloseCause::Shutdown);

@@ -408,7 +408,7 @@ impl<U: Upstream> EventLoop<U> {
                 continue;
             };
             self.wheel.cancel(key.slot);
-            conn.deregister(self.poll.registry());
+            conn.part(self.poll.registry());
             #[cfg(feature = "tls")]
             if !U::DIALS && conn.is_securing() {
                 self.handle.shared.leave_handshake();

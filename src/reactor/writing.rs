@@ -93,10 +93,16 @@ impl Conn {
                     outbox.control(Opcode::Pong, &payload);
                 }
                 if !out.refill(&mut outbox, most) {
-                    // With TLS, the kernel may be full all the same.
-                    self.blocked = self.stream.has_pending();
+                    let full = self.stream.has_pending();
+                    if full {
+                        // TLS has taken the last of it and the kernel has not: nothing has drained.
+                        self.blocked = true;
+                        self.rearm = true;
+                        outbox.stall();
+                    }
                     return Ok(Flushed {
-                        drained,
+                        progress: full,
+                        drained: drained && !full,
                         ..Flushed::nothing(&outbox)
                     });
                 }

@@ -2,18 +2,28 @@
 //! independent peer, and a raw client for everything that no decent client does.
 //!
 //! Every wait is bounded by [`WAIT`]; nothing sleeps to let something happen.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    unused_macros,
+    reason = "each test file uses its part"
+)]
 
 pub mod deflate;
 pub mod inflate;
 pub mod spy;
+pub mod tls;
+mod transport;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use framemill::{Handler, Listen, Message, Origin, Server, ServerHandle};
+
+pub(crate) use transport::over_every_transport;
+pub use transport::{Addr, Bound, Stream, Transport, reset};
 
 /// Longer than anything here takes, even on a busy machine.
 pub const WAIT: Duration = Duration::from_secs(20);
@@ -21,18 +31,22 @@ pub const WAIT: Duration = Duration::from_secs(20);
 /// A server that stops when the test is through.
 pub struct Running {
     pub handle: ServerHandle,
-    pub addr: SocketAddr,
+    pub addr: Addr,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.handle.shutdown(Duration::ZERO);
+        #[cfg(unix)]
+        if let Addr::Unix(place) = self.addr {
+            place.remove();
+        }
     }
 }
 
-/// A server on a free port, set up by `settings`.
+/// A server on a free TCP port, set up by `settings`.
 pub fn serve(settings: impl FnOnce(Server) -> Server, handler: impl Handler) -> Running {
-    serve_on("127.0.0.1:0", settings, handler)
+    Transport::Plain.serve(settings, handler)
 }
 
 /// A server on a TCP address or listener.
@@ -43,16 +57,13 @@ pub fn serve_on(
 ) -> Running {
     let server = Server::bind(listen).unwrap().origin(Origin::Any);
     let handle = settings(server).start(handler).unwrap();
-    let addr = handle.local_addr().unwrap();
+    let addr = handle.local_addr().unwrap().into();
     Running { handle, addr }
 }
 
-/// A server that sends everything back, with two workers.
+/// A server that sends everything back over TCP.
 pub fn echo() -> Running {
-    serve(
-        |s| s.workers(2),
-        |peer: &framemill::Peer, message| peer.send(message),
-    )
+    Transport::Plain.echo()
 }
 
 /// Waits until `condition` holds.
@@ -64,20 +75,20 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A connected socket whose reads and writes are bounded.
-pub fn socket(addr: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&addr, WAIT).unwrap();
-    stream.set_read_timeout(Some(WAIT)).unwrap();
-    stream.set_write_timeout(Some(WAIT)).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
+/// A connection whose reads and writes are bounded.
+pub fn socket(addr: impl Into<Addr>) -> Stream {
+    addr.into().connect()
 }
 
 /// tungstenite's client, connected.
-pub fn client(addr: SocketAddr) -> tungstenite::WebSocket<TcpStream> {
+pub fn client(addr: impl Into<Addr>) -> tungstenite::WebSocket<Stream> {
+    let addr = addr.into();
+    // Whatever is below, it is made already.
     let url = format!("ws://{addr}/");
-    let (client, _) = tungstenite::client::client(url, socket(addr)).unwrap();
-    client
+    match tungstenite::client::client(url, addr.connect()) {
+        Ok((client, _)) => client,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// A correct opening handshake.
@@ -109,23 +120,38 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A client that writes what it is told, right or wrong.
-pub struct Raw<S = TcpStream> {
+pub struct Raw<S = Stream> {
     pub stream: S,
     buf: Vec<u8>,
 }
 
 impl Raw {
     /// Connected, nothing sent yet.
-    pub fn connect(addr: SocketAddr) -> Self {
+    pub fn connect(addr: impl Into<Addr>) -> Self {
         Self::over(socket(addr))
     }
 
     /// Through the opening handshake.
-    pub fn open(addr: SocketAddr) -> Self {
+    pub fn open(addr: impl Into<Addr>) -> Self {
+        let addr = addr.into();
         let mut raw = Self::connect(addr);
         raw.write(request(addr).as_bytes());
         assert!(raw.head().starts_with("HTTP/1.1 101 "));
         raw
+    }
+
+    /// Whether anything comes, or the end, `within` this time.
+    pub fn hears(&mut self, within: Duration) -> bool {
+        self.stream.set_read_timeout(Some(within)).unwrap();
+        let mut chunk = [0; 4096];
+        let outcome = self.stream.read(&mut chunk);
+        self.stream.set_read_timeout(Some(WAIT)).unwrap();
+        match outcome {
+            Ok(n) => self.buf.extend_from_slice(&chunk[..n]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(_) => {}
+        }
+        true
     }
 }
 
@@ -141,7 +167,7 @@ impl<S: Read + Write> Raw<S> {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// `false` at the end of the stream (or a reset).
+    /// `false` at the end of the stream (or a reset, or the end of TCP below TLS).
     fn fill(&mut self) -> bool {
         let mut chunk = [0; 65536];
         match self.stream.read(&mut chunk) {
@@ -149,7 +175,9 @@ impl<S: Read + Write> Raw<S> {
                 self.buf.extend_from_slice(&chunk[..n]);
                 n > 0
             }
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            #[cfg(feature = "tls")]
+            Err(error) if tls::is_truncated(&error) => false,
             Err(error) => panic!("nothing came: {error}"),
         }
     }
@@ -246,14 +274,8 @@ pub fn memory(name: &str) -> usize {
     kib.unwrap_or(0) * 1024
 }
 
-/// Hangs up with a reset instead of an orderly end.
-pub fn reset(stream: TcpStream) {
-    let socket = socket2::Socket::from(stream);
-    socket.set_linger(Some(Duration::ZERO)).unwrap();
-}
-
 /// Sends a text through tungstenite's client and waits for the echo.
-pub fn echoes(client: &mut tungstenite::WebSocket<TcpStream>, text: &str) {
+pub fn echoes(client: &mut tungstenite::WebSocket<Stream>, text: &str) {
     client.send(Message::text(text)).unwrap();
     assert_eq!(client.read().unwrap(), Message::text(text));
 }

@@ -2,13 +2,15 @@
 //! little, and messages that show which they are and that they are whole.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use framemill::{Accept, Bytes, CloseReason, Handler, Message, Peer, Request, Response, Server};
+use framemill::{
+    Accept, Bytes, CloseReason, Handler, Message, Origin, Peer, Request, Response, Server,
+};
 use socket2::{Domain, Socket, Type};
 
-use super::{Raw, Running, WAIT, request, serve_on};
+use super::{Addr, Bound, Raw, Running, Stream, Transport, WAIT, request};
 
 // ---- a handler that tells ----
 
@@ -95,24 +97,37 @@ fn narrowed() -> Socket {
     socket
 }
 
-/// Like `serve`, but the kernel holds little of what the server reads and writes.
-pub fn serve_narrow(settings: impl FnOnce(Server) -> Server, handler: impl Handler) -> Running {
-    let socket = narrowed();
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    socket.bind(&any.into()).unwrap();
-    socket.listen(128).unwrap();
-    serve_on(std::net::TcpListener::from(socket), settings, handler)
+impl Transport {
+    /// Like `serve`, but the kernel holds little of what the server reads and writes. (It never holds
+    /// much for a Unix socket.)
+    pub fn serve_narrow(
+        self,
+        settings: impl FnOnce(Server) -> Server,
+        handler: impl Handler,
+    ) -> Running {
+        #[cfg(unix)]
+        if self == Self::Unix {
+            return self.serve(settings, handler);
+        }
+        let socket = narrowed();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        socket.bind(&any.into()).unwrap();
+        socket.listen(128).unwrap();
+        let server = Server::bind(std::net::TcpListener::from(socket)).unwrap();
+        let server = self.wrap(server.origin(Origin::Any));
+        Bound::tcp(self).running(settings(server).start(handler).unwrap())
+    }
 }
 
 /// Like `socket`, but the kernel holds little of what comes and goes.
-pub fn narrow(addr: SocketAddr) -> TcpStream {
+pub fn narrow(addr: Addr) -> Stream {
+    #[cfg(unix)]
+    if matches!(addr, Addr::Unix(_)) {
+        return addr.connect();
+    }
     let socket = narrowed();
-    socket.connect_timeout(&addr.into(), WAIT).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(WAIT)).unwrap();
-    stream.set_write_timeout(Some(WAIT)).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
+    socket.connect_timeout(&addr.tcp().into(), WAIT).unwrap();
+    addr.over(socket.into())
 }
 
 /// A raw client on `stream`, through the opening handshake.
@@ -121,6 +136,15 @@ pub fn upgraded<S: Read + Write>(stream: S) -> Raw<S> {
     raw.write(request("localhost").as_bytes());
     assert!(raw.head().starts_with("HTTP/1.1 101 "));
     raw
+}
+
+/// Requires that the bytes of a connection that was cut off are all accounted for. What TLS had
+/// encrypted and the kernel had not taken counts as sent, and is lost.
+#[track_caller]
+pub fn exactly(transport: Transport, accounted: usize, sent: usize) {
+    let lost = if transport.is_exact() { 0 } else { 80 << 10 };
+    assert!(accounted <= sent, "{accounted} of {sent}");
+    assert!(accounted + lost >= sent, "{accounted} of {sent}");
 }
 
 // ---- messages ----
