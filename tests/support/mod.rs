@@ -4,6 +4,8 @@
 //! Every wait is bounded by [`WAIT`]; nothing sleeps to let something happen.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod deflate;
+pub mod remote;
 pub mod spy;
 
 use std::io::{Read, Write};
