@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 #
-# Runs the Autobahn test suite against the example server and compares every case with expected.json.
+# Runs the Autobahn test suite against the example server, or the example client, and compares every case with
+# expected.json.
 #
-#   tests/autobahn/run.sh [--workers N ...] [--cases SET|PATTERN ...] [--server-args "..."]
+#   tests/autobahn/run.sh [--role server|client] [--workers N ...] [--cases SET|PATTERN ...] [--program-args "..."]
 #
+#   --role server|client   what is tested (default: server)
 #   --workers N ...        worker counts, one run of the suite for each (default: 0 2)
 #   --cases SET|PATTERN ...  which cases (default: core)
 #         core     sections 1 to 7, 9 and 10: all but compression
@@ -12,9 +14,9 @@
 #         compression-sample  a tenth of those: each subsection, each size of message and of fragment
 #         all      everything
 #         or patterns of the suite: '6.*' 9.3.4
-#         With any case of sections 12 and 13 the server is started with --deflate.
-#   --server-args "..."    more arguments for the server, split at spaces
-#   --server PATH          run this binary instead of building examples/bench_server.rs
+#         With any case of sections 12 and 13 the program is started with --deflate.
+#   --program-args "..."   more arguments for the server or client, split at spaces
+#   --program PATH         run this binary instead of building examples/bench_server.rs or autobahn_client.rs
 #   --timeout SECONDS      bound on one run of the suite
 #
 # The suite is Python 2 code. The interpreter is $PY27, or the newest 2.7 of pyenv, or python2.7 on PATH;
@@ -49,10 +51,11 @@ fail() {
 
 # --- arguments -------------------------------------------------------------------------------------------------------
 
+role=server
 workers=()
 cases=()
-server_args=()
-server=
+program_args=()
+program=
 limit=
 stall=60 # seconds that a case may take
 
@@ -62,6 +65,11 @@ parse_arguments() {
         option=$1
         shift
         case $option in
+        --role)
+            [ $# -gt 0 ] && [[ $1 =~ ^(server|client)$ ]] || fail $USAGE "$option is server or client"
+            role=$1
+            shift
+            ;;
         --workers)
             while [ $# -gt 0 ] && [[ $1 != --* ]]; do
                 [[ $1 =~ ^[0-9]+$ ]] || fail $USAGE "--workers takes numbers, not '$1'"
@@ -75,14 +83,14 @@ parse_arguments() {
                 shift
             done
             ;;
-        --server-args)
+        --program-args)
             [ $# -gt 0 ] || fail $USAGE "$option needs a value"
-            read -ra server_args <<<"$1"
+            read -ra program_args <<<"$1"
             shift
             ;;
-        --server)
+        --program)
             [ $# -gt 0 ] && [ -x "$1" ] || fail $USAGE "$option needs the path of a program"
-            server=$1
+            program=$1
             shift
             ;;
         --timeout)
@@ -100,7 +108,7 @@ parse_arguments() {
     [ ${#workers[@]} -gt 0 ] || workers=(0 2)
     [ ${#cases[@]} -gt 0 ] || add_cases core
     if with_compression; then
-        server_args=(--deflate "${server_args[@]}")
+        program_args=(--deflate "${program_args[@]}")
         # A thousand messages, each in hundreds of frames, take the suite itself a minute or more. It allows a case 480 s.
         stall=540
         limit=${limit:-7200}
@@ -172,51 +180,72 @@ install_suite() {
     rm -rf "$scratch"
 }
 
-# wstest ARGS...: the suite's command. Its site folder comes first and has its .pth files read.
+# wstest ARGS...: the suite's command. Its site folder comes first and has its .pth files read. As a server it keeps to
+# this machine, and says where it listens, so that it may be told port 0.
 wstest() {
-    PYTHONPATH=$site exec timeout --kill-after=5 "$limit" "$python27" -u -W ignore -c \
-        'import site, sys; site.addsitedir(sys.argv.pop(1)); from autobahntestsuite.wstest import run; run()' "$site" "$@"
+    PYTHONPATH=$site exec timeout --kill-after=5 "$limit" "$python27" -u -W ignore -c "
+import site, sys
+site.addsitedir(sys.argv.pop(1))
+from twisted.internet import tcp
+listen = tcp.Port.startListening
+def listen_here(port):
+    port.interface = '127.0.0.1'
+    listen(port)
+    print 'listening on 127.0.0.1:%d' % port.getHost().port
+tcp.Port.startListening = listen_here
+from autobahntestsuite.wstest import run
+run()" "$site" "$@"
 }
 
 # --- one run ---------------------------------------------------------------------------------------------------------
 
-server_pid=
-server_killed=
+program_pid=
+program_killed=
 suite_pid=
 
 stop_everything() {
     # The suite runs under `timeout`, which passes this signal on to it.
     [ -z "$suite_pid" ] || kill -TERM "$suite_pid" 2>/dev/null || true
-    [ -z "$server_pid" ] || kill -KILL "$server_pid" 2>/dev/null || true
+    [ -z "$program_pid" ] || kill -KILL "$program_pid" 2>/dev/null || true
 }
 trap stop_everything EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-build_server() {
-    [ -z "$server" ] || return 0
-    say "building the server"
-    (cd "$root" && cargo build --release --example bench_server)
-    server=$target/release/examples/bench_server
+build_program() {
+    local example=bench_server
+    [ "$role" = server ] || example=autobahn_client
+    [ -z "$program" ] || return 0
+    say "building the $role"
+    (cd "$root" && cargo build --release --example "$example")
+    program=$target/release/examples/$example
 }
 
-# Starts the server and sets `address`; fails if it does not say that it listens.
-start_server() {
-    local dir=$1 count=$2 deadline=$((SECONDS + START_SECONDS))
+# Starts the suite with the cases and one more member of its specification.
+start_suite() {
+    local dir=$1 mode=$2 member=$3 pattern patterns=
+    for pattern in "${cases[@]}"; do patterns+="${patterns:+, }\"$pattern\""; done
+    cat >"$dir/spec.json" <<SPEC
+{"outdir": ".", $member, "cases": [$patterns], "exclude-cases": []}
+SPEC
+    (cd "$dir" && wstest --mode "$mode" --spec spec.json --webport 0) >"$dir/suite.log" 2>&1 </dev/null &
+    suite_pid=$!
+}
+
+# Waits until the process says in the file where it listens and sets `address`; fails if it does not.
+wait_for_address() {
+    local file=$1 pid=$2 deadline=$((SECONDS + START_SECONDS))
     address=
-    "$server" echo --addr 127.0.0.1:0 --workers "$count" --max-message "$MAX_MESSAGE" "${server_args[@]}" \
-        >"$dir/server.out" 2>"$dir/server.err" </dev/null &
-    server_pid=$!
-    while [ -z "$address" ] && [ $SECONDS -lt $deadline ] && kill -0 "$server_pid" 2>/dev/null; do
+    while [ -z "$address" ] && [ $SECONDS -lt $deadline ] && kill -0 "$pid" 2>/dev/null; do
         sleep 0.05
-        address=$(sed -n 's/^listening on //p' "$dir/server.out")
+        address=$(sed -n 's/^listening on //p' "$file" | head -n 1)
     done
     [ -n "$address" ]
 }
 
-# Asks the server to stop and sets `stop_status`; kills it when it does not in time.
-stop_server() {
-    local deadline=$((SECONDS + STOP_SECONDS)) pid=$server_pid
+# Asks a process to stop and sets `stop_status`; kills it when it does not in time.
+stop() {
+    local pid=$1 deadline=$((SECONDS + STOP_SECONDS))
     kill -TERM "$pid" 2>/dev/null || true
     while kill -0 "$pid" 2>/dev/null; do
         if [ $SECONDS -ge $deadline ]; then
@@ -227,55 +256,38 @@ stop_server() {
     done
     stop_status=0
     wait "$pid" || stop_status=$?
-    server_pid=
 }
 
-# Runs the suite's client against the server and sets `suite_status`.
-run_suite() {
-    local dir=$1 label=$2 pattern patterns=
-    for pattern in "${cases[@]}"; do patterns+="${patterns:+, }\"$pattern\""; done
-    cat >"$dir/spec.json" <<SPEC
-{"outdir": ".", "servers": [{"agent": "framemill", "url": "ws://$address"}], "cases": [$patterns], "exclude-cases": []}
-SPEC
-    (cd "$dir" && wstest --mode fuzzingclient --spec spec.json) >"$dir/suite.log" 2>&1 </dev/null &
-    suite_pid=$!
-    watch_suite "$dir" "$label"
-    suite_status=0
-    wait "$suite_pid" || suite_status=$?
-    suite_pid=
-}
-
-# Shows how far the suite is, and ends a run that gets no further.
+# Reads from the suite's log how far it is: sets `total` and `ran`, and `moved` to when it last got further.
 #
-# The suite waits up to 1000 s for an answer, and writes its reports only at its own end, which comes when no case is
-# left or the server is gone. So a case that hangs is ended by killing the server: that keeps the cases before it.
-watch_suite() {
-    local dir=$1 label=$2 total ran last_ran=-1 moved=$SECONDS shown=0 shown_at=$SECONDS gone=
-    while kill -0 "$suite_pid" 2>/dev/null; do
-        sleep 0.2
-        total=$(sed -n 's/^Ok, will run \([0-9]*\) test cases.*/\1/p' "$dir/suite.log")
-        ran=$(grep -c '^Running test case' "$dir/suite.log" || true)
-        if [ "$ran" != "$last_ran" ]; then
-            last_ran=$ran moved=$SECONDS
-        fi
-        if ! kill -0 "$server_pid" 2>/dev/null; then
-            gone=${gone:-$SECONDS}
-            [ $((SECONDS - gone)) -lt $STOP_SECONDS ] || kill -TERM "$suite_pid" 2>/dev/null || true
-        elif [ $((SECONDS - moved)) -ge $stall ]; then
-            echo "no progress for $stall s, at $(last_case "$dir"): the server was killed" >>"$dir/problems"
-            server_killed=yes
-            kill -KILL "$server_pid" 2>/dev/null || true
-        elif [ "$total" = 0 ]; then # the suite would wait for ever
-            kill -TERM "$suite_pid" 2>/dev/null || true
-        fi
-        if [ -t 1 ]; then
-            printf '\rautobahn: %s: case %s of %s ' "$label" "$ran" "${total:-?}"
-        elif [ "$ran" != "$shown" ] && [ $((SECONDS - shown_at)) -ge 5 ]; then
-            say "$label: case $ran of ${total:-?}"
-            shown=$ran shown_at=$SECONDS
-        fi
-    done
-    [ ! -t 1 ] || printf '\r\e[K'
+# It writes its reports only at its own end or when it is asked to, so a run that hangs is ended with care: see below.
+look() {
+    total=$(sed -n 's/^Ok, will run \([0-9]*\) test cases.*/\1/p' "$1/suite.log")
+    ran=$(grep -c '^Running test case' "$1/suite.log" || true)
+    if [ "$ran" != "$last_ran" ]; then
+        last_ran=$ran moved=$SECONDS
+    fi
+}
+
+# Shows it.
+show() {
+    if [ -t 1 ]; then
+        printf '\rautobahn: %s: case %s of %s ' "$1" "$ran" "${total:-?}"
+    elif [ "$ran" != "$shown" ] && [ $((SECONDS - shown_at)) -ge 5 ]; then
+        say "$1: case $ran of ${total:-?}"
+        shown=$ran shown_at=$SECONDS
+    fi
+}
+
+begin_watch() { last_ran=-1 moved=$SECONDS shown=0 shown_at=$SECONDS; }
+
+end_watch() { [ ! -t 1 ] || printf '\r\e[K'; }
+
+# Kills the program, which has taken too long.
+kill_program() {
+    echo "no progress for $((SECONDS - moved)) s, at $(last_case "$1"): the $role was killed" >>"$1/problems"
+    program_killed=yes
+    kill -KILL "$program_pid" 2>/dev/null || true
 }
 
 last_case() {
@@ -284,31 +296,95 @@ last_case() {
     echo "${case:-no case yet}"
 }
 
-# One run against a fresh server. Whatever goes wrong outside the cases is a line of the run's problems file.
-run_once() {
-    local dir=$1 count=$2 label="workers $2" started=$SECONDS
-    server_killed=
-    rm -rf "$dir"
-    mkdir -p "$dir"
-    if start_server "$dir" "$count"; then
+# The server under test, and the suite as its client.
+#
+# The suite waits up to 1000 s for an answer, and ends when no case is left or the server is gone. So a case that hangs
+# is ended by killing the server: that keeps the cases before it.
+test_server() {
+    local dir=$1 count=$2 label=$3 gone='' suite_status=0
+    "$program" echo --addr 127.0.0.1:0 --workers "$count" --max-message "$MAX_MESSAGE" "${program_args[@]}" \
+        >"$dir/program.out" 2>"$dir/program.err" </dev/null &
+    program_pid=$!
+    if wait_for_address "$dir/program.out" "$program_pid"; then
         say "$label: server on $address"
-        run_suite "$dir" "$label"
+        start_suite "$dir" fuzzingclient "\"servers\": [{\"agent\": \"framemill\", \"url\": \"ws://$address\"}]"
+        begin_watch
+        while kill -0 "$suite_pid" 2>/dev/null; do
+            sleep 0.2
+            look "$dir"
+            if ! kill -0 "$program_pid" 2>/dev/null; then
+                gone=${gone:-$SECONDS}
+                [ $((SECONDS - gone)) -lt $STOP_SECONDS ] || kill -TERM "$suite_pid" 2>/dev/null || true
+            elif [ $((SECONDS - moved)) -ge $stall ]; then
+                kill_program "$dir"
+            elif [ "$total" = 0 ]; then # the suite would wait for ever
+                kill -TERM "$suite_pid" 2>/dev/null || true
+            fi
+            show "$label"
+        done
+        end_watch
+        wait "$suite_pid" || suite_status=$?
+        suite_pid=
         case $suite_status in
         0) ;;
         124) echo "the suite was ended after $limit s, at $(last_case "$dir")" ;;
         *) echo "the suite ended with status $suite_status: $(tail -n 1 "$dir/suite.log")" ;;
         esac >>"$dir/problems"
-        kill -0 "$server_pid" 2>/dev/null || [ -n "$server_killed" ] ||
+        kill -0 "$program_pid" 2>/dev/null || [ -n "$program_killed" ] ||
             echo "the server ended during the run" >>"$dir/problems"
     else
         echo "the server did not say that it listens" >>"$dir/problems"
     fi
-    stop_server
-    [ "$stop_status" -eq 0 ] || [ -n "$server_killed" ] ||
+    stop "$program_pid"
+    program_pid=
+    [ "$stop_status" -eq 0 ] || [ -n "$program_killed" ] ||
         echo "the server exited with status $stop_status, not 0" >>"$dir/problems"
-    if [ -s "$dir/problems" ] && [ -s "$dir/server.err" ]; then
-        say "$label: the end of what the server said:"
-        tail -n 20 "$dir/server.err"
+}
+
+# The suite as a server, and the client under test.
+#
+# The client gives up on a case that takes too long, goes on with the next, and asks for the reports at the end. Only if
+# it hangs itself is it killed, and then there are none.
+test_client() {
+    local dir=$1 count=$2 label=$3 client_status=0
+    start_suite "$dir" fuzzingserver '"url": "ws://127.0.0.1:0"'
+    if wait_for_address "$dir/suite.log" "$suite_pid"; then
+        say "$label: the suite on $address"
+        "$program" "ws://$address" --workers "$count" --max-message "$MAX_MESSAGE" --seconds "$stall" \
+            "${program_args[@]}" >"$dir/program.out" 2>"$dir/program.err" </dev/null &
+        program_pid=$!
+        begin_watch
+        while kill -0 "$program_pid" 2>/dev/null; do
+            sleep 0.2
+            look "$dir"
+            if ! kill -0 "$suite_pid" 2>/dev/null || [ $((SECONDS - moved)) -ge $((stall + 2 * STOP_SECONDS)) ]; then
+                kill_program "$dir"
+            fi
+            show "$label"
+        done
+        end_watch
+        wait "$program_pid" || client_status=$?
+        program_pid=
+        [ "$client_status" -eq 0 ] || [ -n "$program_killed" ] ||
+            echo "the client exited with status $client_status, not 0" >>"$dir/problems"
+        kill -0 "$suite_pid" 2>/dev/null || echo "the suite ended during the run" >>"$dir/problems"
+    else
+        echo "the suite did not say that it listens: $(tail -n 1 "$dir/suite.log")" >>"$dir/problems"
+    fi
+    stop "$suite_pid" # whose status is that of the signal
+    suite_pid=
+}
+
+# One run. Whatever goes wrong outside the cases is a line of the run's problems file.
+run_once() {
+    local dir=$1 count=$2 label=$3 started=$SECONDS
+    program_killed=
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    "test_$role" "$dir" "$count" "$label"
+    if [ -s "$dir/problems" ] && [ -s "$dir/program.err" ]; then
+        say "$label: the end of what the $role said:"
+        tail -n 20 "$dir/program.err"
     fi
     say "$label: took $((SECONDS - started)) s"
 }
@@ -320,12 +396,13 @@ find_python27
 install_suite
 target=$(cd "$root" && cargo metadata --no-deps --format-version 1 |
     python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
-build_server
+build_program
 
 runs=()
 for count in "${workers[@]}"; do
-    dir=$target/autobahn/workers-$count
-    run_once "$dir" "$count"
-    runs+=("workers $count=$dir")
+    dir=$target/autobahn/$role-workers-$count
+    label="$role, workers $count"
+    run_once "$dir" "$count" "$label"
+    runs+=("$label=$dir")
 done
 python3 "$here/report.py" --expected "$here/expected.json" --cases "${cases[*]}" "${runs[@]}" || exit $NOT_AS_EXPECTED

@@ -12,6 +12,7 @@
 
 pub mod deflate;
 pub mod inflate;
+pub mod remote;
 pub mod spy;
 pub mod tls;
 mod transport;
