@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, unbounded};
 use framemill::{
     Client, ClientEvent, ClientHandler, Clients, CloseCause, CloseCode, CloseReason, Error,
-    Initiator, Listen, Message, Peer, Reconnect, Retry, RetryReason, Sent, Tls, Trust,
-    connect,
+    Initiator, Listen, Message, Peer, Reconnect, Retry, RetryReason, Sent, Tls, Trust, connect,
 };
 use native_tls::{Identity, TlsAcceptor, TlsStream};
 use support::remote::{client, each_connection, end, message, refusal};
@@ -476,7 +475,9 @@ fn a_server_that_hangs_up_in_the_middle() {
                 most => cutting(server.addr, most, then),
             };
             match clients.connect(secure(addr)) {
-                Err(e@(Error::Tls(_) | Error::Connect { .. })) => {eprintln!("XX {most} {e:?}")}
+                Err(e @ (Error::Tls(_) | Error::Connect { .. })) => {
+                    eprintln!("XX {most} {e:?}")
+                }
                 other => panic!("{most}: {other:?}"),
             }
         }

@@ -1,10 +1,8 @@
 //! permessage-deflate as a client does it, with every byte in the hands of the test.
 
-use std::net::{SocketAddr, TcpStream};
-
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::{Raw, request, socket};
+use super::{Addr, Raw, Stream, request, socket};
 
 /// Offered and answered where each message stands alone, in both directions.
 pub const ALONE: &str =
@@ -18,12 +16,12 @@ pub const BINARY: u8 = 0xC2;
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
 
 /// Opens a connection with these offers, each in a header of its own; gives the server's answer.
-pub fn offering(addr: SocketAddr, offers: &[&str]) -> (Raw, Option<String>) {
+pub fn offering(addr: impl Into<Addr>, offers: &[&str]) -> (Raw, Option<String>) {
     offering_on(socket(addr), offers)
 }
 
 /// The same on a connected socket.
-pub fn offering_on(stream: TcpStream, offers: &[&str]) -> (Raw, Option<String>) {
+pub fn offering_on(stream: Stream, offers: &[&str]) -> (Raw, Option<String>) {
     const NAME: &str = "Sec-WebSocket-Extensions: ";
     let mut head = request("localhost");
     head.truncate(head.len() - 2);
@@ -44,7 +42,7 @@ pub fn offering_on(stream: TcpStream, offers: &[&str]) -> (Raw, Option<String>) 
 }
 
 /// Opens a connection where each message stands alone.
-pub fn open(addr: SocketAddr) -> Raw {
+pub fn open(addr: impl Into<Addr>) -> Raw {
     let (raw, answer) = offering(addr, &[ALONE]);
     assert_eq!(answer.as_deref(), Some(ALONE));
     raw
