@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -17,7 +16,7 @@ use framemill::{
 };
 use support::deflate::{ALONE, BINARY, TEXT, Unzip, Zip, noise, prose, zip};
 use support::remote::{Remote, client, end, message, opening, refusal, unmasked};
-use support::{Running, WAIT, serve, until};
+use support::{Addr, Running, WAIT, serve, until};
 
 // ---- kit ----
 
@@ -100,7 +99,7 @@ fn exchange(clients: &Clients, settings: Client) -> Option<String> {
         Message::binary(noise(70_000)),
         Message::text(""),
         Message::text("short"),
-        Message::binary(long[..40_000].as_bytes().to_vec()),
+        Message::binary(long.as_bytes()[..40_000].to_vec()),
         Message::binary(Vec::new()),
         Message::text(&long[1..2000]),
         Message::binary(noise(300)),
@@ -534,7 +533,7 @@ fn what_is_received_may_refer_back_if_agreed() {
     for bits in [15, 9] {
         let mut zip = Zip::new(6, bits);
         let first = zip.message(text.as_bytes());
-        let second = zip.message(text[..600].as_bytes());
+        let second = zip.message(&text.as_bytes()[..600]);
         assert!(second.len() < first.len() / 10 || bits == 9);
         let bytes = [unmasked(TEXT, &first), unmasked(TEXT, &second)].concat();
         let answer = format!("permessage-deflate; server_max_window_bits={bits}");
@@ -879,7 +878,7 @@ fn closing_while_nobody_receives() {
             |peer: &Peer, _: Message| (0..1000).for_each(|n| drop(peer.send(nth(n)))),
         );
         let clients = Clients::start(1, workers).unwrap();
-        let client = |addr: SocketAddr| client(addr).deflate(takeover(true, true));
+        let client = |addr: Addr| client(addr).deflate(takeover(true, true));
         let (handle, events) = clients.connect(client(server.addr)).unwrap();
         handle.send("go").unwrap();
         until("the channel is full", || events.is_full());

@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
@@ -13,8 +12,8 @@ use framemill::{
 };
 use support::deflate::{ALONE, BINARY, TEXT, Unzip, Zip, noise, offering, offering_on, prose};
 use support::inflate::Narrow;
-use support::spy::{PLENTY, narrow, numbered, serve_narrow, spy};
-use support::{Raw, frame, serve, until};
+use support::spy::{PLENTY, narrow, numbered, spy};
+use support::{Addr, Raw, Transport, frame, serve, until};
 
 fn takeover() -> Deflate {
     Deflate::new().context_takeover(true, true)
@@ -33,7 +32,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn open(addr: SocketAddr, offer: &str) -> Self {
+    fn open(addr: impl Into<Addr>, offer: &str) -> Self {
         let offers: &[&str] = if offer.is_empty() { &[] } else { &[offer] };
         let (raw, answer) = offering(addr, offers);
         Self::new(raw, answer)
@@ -333,7 +332,8 @@ fn everybody_sends() {
 fn stalled(settings: impl FnOnce(Server) -> Server) -> (support::Running, Peer, Reader) {
     let (handler, seen) = spy(|_, _| ());
     let deflate = takeover().threshold(THRESHOLD);
-    let server = serve_narrow(|s| settings(s.workers(0).deflate(deflate)), handler);
+    let server =
+        Transport::Plain.serve_narrow(|s| settings(s.workers(0).deflate(deflate)), handler);
     let (raw, answer) = offering_on(narrow(server.addr), &["permessage-deflate"]);
     let reader = Reader::new(raw, answer);
     let peer = seen.peer();

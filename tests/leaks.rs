@@ -14,7 +14,7 @@ use framemill::{
 };
 use support::spy::{narrow, numbered, upgraded};
 use support::{
-    Addr, Raw, Running, Transport, WAIT, alone, client, descriptors, frame, over_every_transport,
+    Raw, Running, Transport, WAIT, alone, client, descriptors, frame, over_every_transport,
     request, until,
 };
 

@@ -7,9 +7,10 @@ use std::thread;
 use crossbeam_channel::{Receiver, unbounded};
 use framemill::{Client, ClientEvent, CloseReason, Error, Message};
 
-use super::WAIT;
+use super::{Addr, WAIT};
 
-pub fn client(addr: SocketAddr) -> Client {
+pub fn client(addr: impl Into<Addr>) -> Client {
+    let addr = addr.into().tcp();
     Client::new(format!("ws://{addr}/")).unwrap()
 }
 
