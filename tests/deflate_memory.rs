@@ -58,7 +58,7 @@ fn bombs() {
                     }
                 });
                 let bound = MAX + 2 * arrived + SLACK;
-                println!("{workers}: {grown} of {bound}");
+                eprintln!("{workers}: {grown} of {bound}");
                 assert!(grown < bound, "{workers}: {grown} of {bound}");
             }
         }

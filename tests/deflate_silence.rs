@@ -58,7 +58,7 @@ fn silent_connections() {
     let alone = silent(Some(Deflate::new()));
     let takeover = silent(Some(Deflate::new().context_takeover(true, true)));
     let [plain, alone, takeover] = [plain, alone, takeover].map(|silent| silent.bytes_each);
-    println!("bytes a connection: {plain} without, {alone} alone, {takeover} in context");
+    eprintln!("bytes a connection: {plain} without, {alone} alone, {takeover} in context");
     assert!(alone < plain + 2_048, "{alone} and {plain}");
     // It would be seen.
     assert!(takeover > plain + (100 << 10), "{takeover} and {plain}");

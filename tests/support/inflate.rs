@@ -75,7 +75,7 @@ impl Narrow {
                 code @ 1..=8 => code + 2,
                 code @ 9..=28 => {
                     let extra = (code - 5) / 4;
-                    (1 << (extra + 2)) + 3 + ((code - 5) % 4 << extra) + bits.take(extra)?
+                    (1 << (extra + 2)) + 3 + (((code - 5) % 4) << extra) + bits.take(extra)?
                 }
                 29 => 258,
                 code => return Err(format!("the length code {code}")),
@@ -84,7 +84,7 @@ impl Narrow {
                 code @ 0..=3 => code + 1,
                 code @ 4..=29 => {
                     let extra = code / 2 - 1;
-                    (2 + code % 2 << extra) + 1 + bits.take(extra)?
+                    ((2 + code % 2) << extra) + 1 + bits.take(extra)?
                 }
                 code => return Err(format!("the distance code {code}")),
             };
