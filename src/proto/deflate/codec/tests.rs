@@ -2,6 +2,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+#[path = "../../../../tests/support/inflate.rs"]
+#[allow(unreachable_pub, reason = "shared with the integration tests")]
+mod inflate;
+
+use inflate::Narrow;
+
 const AMPLE: usize = 1 << 20;
 
 fn inflated(payload: &[u8], limit: usize) -> Result<Vec<u8>, InflateError> {
@@ -399,7 +405,7 @@ proptest! {
     ) {
         let mut deflater = Deflater::new(level, bits);
         let mut inflater = Inflater::new();
-        let mut narrow = Decompress::new_with_window_bits(false, bits);
+        let mut narrow = Narrow::new(bits);
         for message in &messages {
             let mut payload = Vec::new();
             deflater.compress(message, takeover, &mut payload);
@@ -408,23 +414,10 @@ proptest! {
             if !takeover {
                 let fresh = self::inflated(&payload, message.len());
                 prop_assert_eq!(fresh.as_ref(), Ok(message));
-                narrow = Decompress::new_with_window_bits(false, bits);
+                narrow = Narrow::new(bits);
             }
-            // In small pieces, so that the window of the inflater is all there is to refer to.
-            payload.extend_from_slice(&TAIL);
-            let mut out = Vec::new();
-            let mut rest = &payload[..];
-            loop {
-                let (before, mut piece) = (narrow.total_in(), Vec::with_capacity(100));
-                let status = narrow.decompress_vec(rest, &mut piece, FlushDecompress::None);
-                prop_assert!(status.is_ok());
-                rest = &rest[(narrow.total_in() - before) as usize..];
-                out.extend_from_slice(&piece);
-                if rest.is_empty() && piece.len() < piece.capacity() {
-                    break;
-                }
-            }
-            prop_assert_eq!(&out, message);
+            let read = narrow.message(&payload);
+            prop_assert_eq!(read.as_ref(), Ok(message));
         }
     }
 
