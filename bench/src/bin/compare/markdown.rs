@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use framemill_bench::stream::CIPHER;
+
 use crate::{
     measure::Setting,
     outcome::{Doubt, Outcome, Row, Spread},
@@ -38,7 +40,13 @@ Client and server share one machine and its loopback interface: ratios carry ove
 better than rates do, and there is no network in any of this.
 ";
 
-pub(crate) fn document(outcomes: &[Outcome<'_>], setting: &Setting) -> String {
+const DEFLATE: &str = "
+Compression: permessage-deflate without context, both ways, the same JSON in every message. Servers
+inflate it and compress it again; **how far** stands in the last column, since they choose their own
+levels (framemill 1, the others zlib's default of 6 or what they name otherwise).
+";
+
+pub(crate) fn document(outcomes: &[&Outcome<'_>], setting: &Setting) -> String {
     let mut text = String::from("# Benchmark results\n\nWritten by `compare`, see `bench/`.\n\n");
     text += &format!(
         "{}; one core for the server, one for the load generator. {} rounds of {} s each.\n",
@@ -51,6 +59,16 @@ pub(crate) fn document(outcomes: &[Outcome<'_>], setting: &Setting) -> String {
         .filter_map(|name| Some(format!("{name} {}", version(name)?)))
         .collect();
     text += &format!("Compared with: {}.\n\n{READING}", versions.join(", "));
+    if outcomes.iter().any(|outcome| outcome.scenario.tls) {
+        text += &format!(
+            "\nTLS: TLS 1.2 with {CIPHER} for all, as the load generator offers nothing else \
+             (native-tls has no TLS 1.3 for servers), and the same certificate (ECDSA, P-256). \
+             `limit` is OpenSSL alone.\n"
+        );
+    }
+    if outcomes.iter().any(|outcome| outcome.scenario.deflate) {
+        text += DEFLATE;
+    }
     for outcome in outcomes {
         let title = outcome.scenario.title();
         let mut letters = title.chars();
@@ -171,7 +189,9 @@ fn remark(row: &Row<'_>) -> String {
         (Some(error), _) => format!("failed: {error}"),
         (None, Some(Doubt::LoadGenerator)) => "load generator was the limit".to_owned(),
         (None, Some(Doubt::NeitherBusy)) => "neither was busy".to_owned(),
-        (None, None) => String::new(),
+        (None, None) => row.compressed.map_or_else(String::new, |bytes| {
+            format!("compressed to {} B", thousands(bytes))
+        }),
     }
 }
 

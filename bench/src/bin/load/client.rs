@@ -59,10 +59,10 @@ impl Client {
                     self.conns[0].receive_raw(&mut received, &mut self.scratch, ended)?;
                 }
             }
-            if let Some((header, payload)) = frame::lengths(&received) {
-                if received.len() >= header + payload {
-                    return self.traffic.expect_reply(&received, header);
-                }
+            if let Some((header, payload)) = frame::lengths(&received)
+                && received.len() >= header + payload
+            {
+                return self.traffic.expect_reply(&received, header);
             }
             progress.check(received.len() as u64)?;
         }

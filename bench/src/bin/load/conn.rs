@@ -105,10 +105,7 @@ impl Conn {
             self.reader.check();
         }
         self.stream.socket_readable(ended);
-        loop {
-            let Some(count) = self.read(scratch)? else {
-                break;
-            };
+        while let Some(count) = self.read(scratch)? {
             replies += self.reader.feed(&scratch.buffer[..count], traffic)?;
             if self.stream.is_drained(count, BUFFER, ended) {
                 break;
