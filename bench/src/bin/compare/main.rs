@@ -67,8 +67,9 @@ struct Args {
     /// Only these servers, in this order. Where `limit` does not apply, the first is the reference
     #[arg(long, value_delimiter = ',', value_name = "A,B,C")]
     servers: Vec<String>,
-    /// A further server, run as `PROGRAM echo --addr 127.0.0.1:0` (or `broadcast`), which has to
-    /// print `listening on ADDR` and to end on SIGTERM
+    /// A further server, run as `PROGRAM echo --addr 127.0.0.1:0` (or `broadcast`; also with
+    /// `--tls-cert FILE --tls-key FILE` or `--deflate`), which has to print `listening on ADDR` and
+    /// to end on SIGTERM
     #[arg(long, value_name = "NAME=PROGRAM")]
     also: Vec<String>,
     /// Where the tables and charts go. A run of some scenarios or servers only writes them if told

@@ -42,8 +42,8 @@ better than rates do, and there is no network in any of this.
 
 const DEFLATE: &str = "
 Compression: permessage-deflate without context, both ways, the same JSON in every message. Servers
-inflate it and compress it again; **how far** stands in the last column, since they choose their own
-levels (framemill 1, the others zlib's default of 6 or what they name otherwise).
+inflate it and compress it again, with the effort that is the default of each: framemill that of
+level 1 of zlib, the others 6, so the last column says how far it was compressed.
 ";
 
 pub(crate) fn document(outcomes: &[&Outcome<'_>], setting: &Setting) -> String {
@@ -185,14 +185,18 @@ fn idle_cells(row: &Row<'_>) -> Vec<String> {
 }
 
 fn remark(row: &Row<'_>) -> String {
-    match (row.error, row.doubt) {
-        (Some(error), _) => format!("failed: {error}"),
-        (None, Some(Doubt::LoadGenerator)) => "load generator was the limit".to_owned(),
-        (None, Some(Doubt::NeitherBusy)) => "neither was busy".to_owned(),
-        (None, None) => row.compressed.map_or_else(String::new, |bytes| {
-            format!("compressed to {} B", thousands(bytes))
-        }),
+    if let Some(error) = row.error {
+        return format!("failed: {error}");
     }
+    let doubt = row.doubt.map(|doubt| match doubt {
+        Doubt::LoadGenerator => "load generator was the limit".to_owned(),
+        Doubt::NeitherBusy => "neither was busy".to_owned(),
+    });
+    let compressed = row
+        .compressed
+        .map(|bytes| format!("compressed to {} B", thousands(bytes)));
+    let remarks: Vec<String> = compressed.into_iter().chain(doubt).collect();
+    remarks.join("; ")
 }
 
 fn shown<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {

@@ -37,6 +37,8 @@ pub(crate) enum Program {
     Limit,
     Framemill {
         workers: u32,
+        /// Of compression, if not the default.
+        level: Option<u32>,
     },
     Peer {
         library: &'static str,
@@ -84,7 +86,7 @@ fn all() -> Vec<Server> {
         label: label.to_owned(),
         program,
     };
-    let framemill = |workers| Program::Framemill { workers };
+    let framemill = |workers, level| Program::Framemill { workers, level };
     let peer = |library, read_buffer| Program::Peer {
         library,
         read_buffer,
@@ -92,8 +94,14 @@ fn all() -> Vec<Server> {
     let tungstenite = "tokio-tungstenite";
     vec![
         server("limit", "limit", Program::Limit),
-        server("framemill-0", "framemill workers(0)", framemill(0)),
-        server("framemill-1", "framemill 1 worker", framemill(1)),
+        server("framemill-0", "framemill workers(0)", framemill(0, None)),
+        server("framemill-1", "framemill 1 worker", framemill(1, None)),
+        // With the effort of the others.
+        server(
+            "framemill-0-level-6",
+            "framemill w(0), level 6",
+            framemill(0, Some(6)),
+        ),
         // With the read buffer that is its default, and the one it recommends for many connections.
         server(tungstenite, tungstenite, peer(tungstenite, None)),
         server(
@@ -166,8 +174,8 @@ impl Server {
                 // None of them compresses.
                 able && !scenario.deflate && (!scenario.tls || tokio_tungstenite)
             }
-            Program::Node => scenario.deflate,
-            Program::Framemill { .. } | Program::Uws | Program::Other(_) => true,
+            Program::Node | Program::Framemill { level: Some(_), .. } => scenario.deflate,
+            Program::Framemill { level: None, .. } | Program::Uws | Program::Other(_) => true,
         }
     }
 
@@ -182,10 +190,14 @@ impl Server {
                 let text = if scenario.text { " --text" } else { "" };
                 format!("--size {}{text}", scenario.size)
             }
-            Program::Framemill { workers } => format!(
-                "{mode} --loops 1 --workers {workers} \
-                 --max-message 33554432 --queue-limit 67108864"
-            ),
+            Program::Framemill { workers, level } => {
+                let level = level.map(|level| format!(" --deflate-level {level}"));
+                format!(
+                    "{mode} --loops 1 --workers {workers} \
+                     --max-message 33554432 --queue-limit 67108864{}",
+                    level.unwrap_or_default()
+                )
+            }
             Program::Peer {
                 library,
                 read_buffer,
