@@ -264,3 +264,77 @@ impl Write for Wire {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn pair() -> (Stream, Stream) {
+        let (one, other) = UnixStream::pair().unwrap();
+        let nonblocking = |socket: UnixStream| {
+            socket.set_nonblocking(true).unwrap();
+            OwnedFd::from(socket)
+        };
+        let certificates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/certs");
+        let file = |name| certificates.join(name);
+        let server = Security::server(&file("ec.pem"), &file("ec.key")).unwrap();
+        (
+            Security::client().unwrap().begin(nonblocking(one)).unwrap(),
+            server.begin(nonblocking(other)).unwrap(),
+        )
+    }
+
+    /// What is there, read as events would have it read: until it is drained.
+    fn receive(stream: &mut Stream, into: &mut Vec<u8>) {
+        let mut buffer = vec![0; 300];
+        stream.socket_readable(false);
+        loop {
+            match stream.recv(&mut buffer) {
+                Ok(count) => {
+                    into.extend_from_slice(&buffer[..count]);
+                    if stream.is_drained(count, buffer.len(), false) {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn more_than_the_kernel_takes_arrives() {
+        let (mut client, mut server) = pair();
+        let (mut here, mut there) = (false, false);
+        for _ in 0..10 {
+            client.socket_readable(false);
+            here = client.handshake().unwrap();
+            server.socket_readable(false);
+            there = server.handshake().unwrap();
+        }
+        assert!(here && there);
+
+        let data: Vec<u8> = (0..2_000_000_u32).map(|at| (at / 7) as u8).collect();
+        let (mut sent, mut received, mut blocked) = (0, Vec::new(), 0);
+        for _ in 0..1_000_000 {
+            if received.len() == data.len() {
+                break;
+            }
+            while sent < data.len() {
+                match client.send(&data[sent..]) {
+                    Ok(count) => sent += count,
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                        blocked += 1;
+                        break;
+                    }
+                }
+            }
+            client.flush().unwrap();
+            receive(&mut server, &mut received);
+        }
+        assert!(received == data && blocked > 1);
+    }
+}

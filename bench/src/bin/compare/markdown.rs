@@ -61,9 +61,9 @@ pub(crate) fn document(outcomes: &[&Outcome<'_>], setting: &Setting) -> String {
     text += &format!("Compared with: {}.\n\n{READING}", versions.join(", "));
     if outcomes.iter().any(|outcome| outcome.scenario.tls) {
         text += &format!(
-            "\nTLS: TLS 1.2 with {CIPHER} for all, as the load generator offers nothing else \
-             (native-tls has no TLS 1.3 for servers), and the same certificate (ECDSA, P-256). \
-             `limit` is OpenSSL alone.\n"
+            "\nTLS: 1.2 with {CIPHER} for all, since the load generator offers\n\
+             nothing else (native-tls makes no server of TLS 1.3), and the same certificate (ECDSA,\n\
+             P-256). `limit` is OpenSSL alone.\n"
         );
     }
     if outcomes.iter().any(|outcome| outcome.scenario.deflate) {

