@@ -27,6 +27,7 @@ usage: bench_server <echo|broadcast|sink> [OPTIONS]
   --queue-limit BYTES          what may wait to be written to one peer [1048576]
   --ping SECS                  silence before a ping, 0 for no pings [25]
   --deflate                    permessage-deflate, each message for itself
+  --deflate-level N            its effort, 1 (fastest) to 9 (smallest) [the library's]
   --context-takeover           the same, and windows are kept where the client agrees
   --tls-cert FILE --tls-key FILE   TLS, with these PEM files (feature `tls`)
   --tls-p12 FILE               TLS, with this PKCS#12 file [password: --tls-password, or empty]
@@ -62,6 +63,7 @@ struct Args {
     ping: f64,
     deflate: bool,
     context_takeover: bool,
+    deflate_level: Option<u32>,
     tls_cert: Option<String>,
     tls_key: Option<String>,
     tls_p12: Option<String>,
@@ -83,6 +85,7 @@ impl Args {
             ping: 25.0,
             deflate: false,
             context_takeover: false,
+            deflate_level: None,
             tls_cert: None,
             tls_key: None,
             tls_p12: None,
@@ -116,6 +119,7 @@ impl Args {
             "--handshake-timeout" => self.handshake_timeout = seconds(&name, &value)?,
             "--queue-limit" => self.queue_limit = number(&name, &value)?,
             "--ping" => self.ping = seconds(&name, &value)?,
+            "--deflate-level" => self.deflate_level = Some(number(&name, &value)?),
             "--tls-cert" => self.tls_cert = Some(value),
             "--tls-key" => self.tls_key = Some(value),
             "--tls-p12" => self.tls_p12 = Some(value),
@@ -129,7 +133,10 @@ impl Args {
     #[cfg(feature = "deflate")]
     fn deflate(&self, server: Server) -> framemill::Result<Server> {
         let takeover = self.context_takeover;
-        let deflate = framemill::Deflate::new().context_takeover(takeover, takeover);
+        let mut deflate = framemill::Deflate::new().context_takeover(takeover, takeover);
+        if let Some(level) = self.deflate_level {
+            deflate = deflate.level(level);
+        }
         Ok(if self.deflate {
             server.deflate(deflate)
         } else {

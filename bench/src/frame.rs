@@ -7,6 +7,9 @@
 /// to unmask.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
+/// Of the first byte of a frame: the payload is compressed.
+pub const RSV1: u8 = 0x40;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opcode {
     Text = 1,
@@ -55,6 +58,27 @@ pub fn client_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// The same of a payload that was compressed (RFC 7692, section 6.1: RSV1).
+pub fn compressed_client_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut frame = client_frame(opcode, payload);
+    frame[0] |= RSV1;
+    frame
+}
+
+/// The length of the header that a server's frame begins with and that of its payload, once the
+/// header is complete.
+pub fn lengths(received: &[u8]) -> Option<(usize, usize)> {
+    let field = |bytes: &[u8]| {
+        let number = |sum, &byte| sum << 8 | usize::from(byte);
+        (2 + bytes.len(), bytes.iter().fold(0, number))
+    };
+    match *received.get(1)? {
+        126 => received.get(2..4).map(field),
+        127 => received.get(2..10).map(field),
+        short => Some((2, usize::from(short))),
+    }
+}
+
 fn header(opcode: Opcode, size: usize, mask_bit: u8) -> Vec<u8> {
     let mut header = vec![0x80 | opcode as u8];
     match size {
@@ -83,6 +107,15 @@ mod tests {
             server_header(Opcode::Text, 65536),
             [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]
         );
+    }
+
+    #[test]
+    fn lengths_are_read_from_what_was_written() {
+        for size in [0, 125, 126, 65535, 65536] {
+            let header = server_header(Opcode::Text, size);
+            assert_eq!(lengths(&header), Some((header.len(), size)));
+            assert_eq!(lengths(&header[..header.len() - 1]), None);
+        }
     }
 
     #[test]

@@ -10,17 +10,22 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// A head longer than this is taken for garbage.
 const MAX_HEAD: usize = 8 * 1024;
 
-pub fn request(host: &str) -> Vec<u8> {
+/// The only compression that is measured: no message may refer to those before it.
+const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate; \
+                       server_no_context_takeover; client_no_context_takeover\r\n";
+
+pub fn request(host: &str, deflate: bool) -> Vec<u8> {
+    let extensions = if deflate { DEFLATE } else { "" };
     format!(
         "GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{extensions}\r\n"
     )
     .into_bytes()
 }
 
 /// The client's side: the length of the response head once it is complete, after checking that the
-/// server did upgrade.
-pub fn check_response(received: &[u8]) -> Result<Option<usize>> {
+/// server did upgrade, and compresses if it was asked to.
+pub fn check_response(received: &[u8], deflate: bool) -> Result<Option<usize>> {
     let Some(length) = head_length(received)? else {
         return Ok(None);
     };
@@ -33,6 +38,15 @@ pub fn check_response(received: &[u8]) -> Result<Option<usize>> {
     }
     if field(head, "Sec-WebSocket-Accept") != Some(ACCEPT) {
         return Err(Error::other("wrong Sec-WebSocket-Accept"));
+    }
+    let extensions = field(head, "Sec-WebSocket-Extensions").unwrap_or_default();
+    let wanted = ["permessage-deflate", "server_no_context_takeover"];
+    if deflate && !wanted.iter().all(|word| extensions.contains(word)) {
+        let text = format!("no compression without context: {extensions:?}");
+        return Err(Error::other(text));
+    }
+    if !deflate && !extensions.is_empty() {
+        return Err(Error::other("an extension that was not offered"));
     }
     Ok(Some(length))
 }
@@ -79,19 +93,32 @@ mod tests {
 
     #[test]
     fn the_two_sides_agree() {
-        let request = request("localhost");
+        let request = request("localhost", false);
         let (length, response) = respond(&request).unwrap().unwrap();
         assert_eq!(length, request.len());
-        assert_eq!(check_response(&response).unwrap(), Some(response.len()));
         assert_eq!(
-            check_response(&response[..response.len() - 1]).unwrap(),
+            check_response(&response, false).unwrap(),
+            Some(response.len())
+        );
+        assert_eq!(
+            check_response(&response[..response.len() - 1], false).unwrap(),
             None
         );
     }
 
     #[test]
+    fn an_answer_without_compression_is_an_error_where_it_was_asked_for() {
+        let (_, response) = respond(&request("localhost", true)).unwrap().unwrap();
+        assert!(check_response(&response, true).is_err());
+        let head = str::from_utf8(&response).unwrap().trim_end();
+        let agreed = format!("{head}\r\n{DEFLATE}\r\n").into_bytes();
+        assert_eq!(check_response(&agreed, true).unwrap(), Some(agreed.len()));
+        assert!(check_response(&agreed, false).is_err());
+    }
+
+    #[test]
     fn a_refusal_is_an_error() {
-        let error = check_response(b"HTTP/1.1 503 Full\r\n\r\n").unwrap_err();
+        let error = check_response(b"HTTP/1.1 503 Full\r\n\r\n", false).unwrap_err();
         assert_eq!(error.to_string(), "upgrade refused: HTTP/1.1 503 Full");
     }
 }

@@ -5,6 +5,7 @@
 //! - [`net`]: addresses, listening, connecting, edge-triggered epoll
 //! - [`process`]: CPU time and resident memory of a process
 //! - [`report`]: what a run of `load` found, as one line of JSON
+//! - [`stream`]: a non-blocking socket, with or without TLS
 //!
 //! Nothing here knows framemill. The benchmark must not share a line with what it measures.
 
@@ -13,3 +14,4 @@ pub mod handshake;
 pub mod net;
 pub mod process;
 pub mod report;
+pub mod stream;

@@ -28,6 +28,9 @@ pub struct Report {
     pub p50_us: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_us: Option<f64>,
+    /// Bytes of payload that the server compressed a message to (with --deflate).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compressed: Option<u64>,
     /// Resident memory of the server in bytes (with --server-pid), before the first connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resident_at_start: Option<u64>,

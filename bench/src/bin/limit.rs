@@ -3,13 +3,14 @@
 //! It answers the opening handshake as it must. From then on it only counts bytes: told the size of
 //! the messages, it knows how many whole frames have arrived, and answers every read with one write
 //! of as many frames that were made beforehand. What it spends on a message is the system calls and
-//! the copies of the kernel. A real server also has to find frames, unmask, and call somebody, so
+//! the copies of the kernel (and with TLS, of OpenSSL). A real server also has to find frames, unmask, and call somebody, so
 //! nothing that makes the same system calls comes out ahead of it.
 
 use std::{
     collections::HashMap,
-    io::{Error, Result},
+    io::{Error, ErrorKind, Result},
     os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
 };
 
 use clap::Parser;
@@ -17,10 +18,7 @@ use framemill_bench::{
     frame::{self, Opcode},
     handshake,
     net::{self, Addr, EventFlags, Events, Poller},
-};
-use rustix::{
-    io::Errno,
-    net::{RecvFlags, SendFlags, recv, send},
+    stream::{Security, Stream},
 };
 
 /// One for all connections.
@@ -41,24 +39,29 @@ struct Args {
     /// Answer with text messages instead of binary ones
     #[arg(long)]
     text: bool,
+    /// TLS, with this certificate and the key (PEM)
+    #[arg(long, requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    #[arg(long, requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
     let (listener, addr) = net::listen(&args.addr)?;
+    let security = match args.tls_cert.zip(args.tls_key) {
+        Some((certificate, key)) => Security::server(&certificate, &key)?,
+        None => Security::Plain,
+    };
     println!("listening on {addr}");
-    Limit::new(
-        listener,
-        addr,
-        Opcode::of_message(args.text),
-        args.size as usize,
-    )?
-    .run()
+    let replies = Replies::new(Opcode::of_message(args.text), args.size as usize);
+    Limit::new(listener, addr, security, replies)?.run()
 }
 
 struct Limit {
     listener: OwnedFd,
     addr: Addr,
+    security: Security,
     poller: Poller,
     /// By file descriptor.
     conns: Vec<Option<Conn>>,
@@ -77,7 +80,7 @@ struct Replies {
 }
 
 struct Conn {
-    socket: OwnedFd,
+    stream: Stream,
     upgraded: bool,
     /// Bytes of a request that is not complete; `< request_len`.
     partial: usize,
@@ -87,22 +90,28 @@ struct Conn {
     position: usize,
 }
 
-impl Limit {
-    fn new(listener: OwnedFd, addr: Addr, opcode: Opcode, size: usize) -> Result<Self> {
+impl Replies {
+    fn new(opcode: Opcode, size: usize) -> Self {
         let payload = frame::payload(size);
         let request_len = frame::client_frame(opcode, &payload).len();
         let reply = frame::server_frame(opcode, &payload);
-        let replies = Replies {
+        Self {
             request_len,
             reply_len: reply.len(),
             bytes: reply.repeat(BUFFER / request_len + 1),
-        };
+        }
+    }
+}
+
+impl Limit {
+    fn new(listener: OwnedFd, addr: Addr, security: Security, replies: Replies) -> Result<Self> {
         let poller = Poller::new()?;
         poller.add(&listener, LISTENER)?;
         let buffer = vec![0; BUFFER];
         Ok(Self {
             listener,
             addr,
+            security,
             poller,
             conns: Vec::new(),
             heads: HashMap::new(),
@@ -133,7 +142,7 @@ impl Limit {
                 self.conns.resize_with(token + 1, || None);
             }
             self.conns[token] = Some(Conn {
-                socket,
+                stream: self.security.begin(socket)?,
                 upgraded: false,
                 partial: 0,
                 owed: 0,
@@ -148,17 +157,24 @@ impl Limit {
         let Some(conn) = &mut self.conns[token] else {
             return Ok(());
         };
-        conn.flush(&self.replies)?;
         let ended = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
-        if !ended && !flags.contains(EventFlags::IN) {
+        let readable = ended || flags.contains(EventFlags::IN);
+        if readable {
+            conn.stream.socket_readable(ended);
+        }
+        if !conn.stream.handshake()? {
+            return Ok(());
+        }
+        conn.flush(&self.replies)?;
+        if !readable {
             return Ok(());
         }
         loop {
-            let count = match recv(&conn.socket, &mut self.buffer, RecvFlags::empty()) {
-                Ok((_, 0)) => return Err(Error::other("closed")),
-                Ok((_, count)) => count,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(error) => return Err(error.into()),
+            let count = match conn.stream.recv(&mut self.buffer) {
+                Ok(0) => return Err(Error::other("closed")),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
             };
             if conn.upgraded {
                 conn.answer(count, &self.replies)?;
@@ -170,7 +186,7 @@ impl Limit {
                     self.heads.remove(&token);
                 }
             }
-            if count < self.buffer.len() && !ended {
+            if conn.stream.is_drained(count, self.buffer.len(), ended) {
                 return Ok(());
             }
         }
@@ -180,7 +196,7 @@ impl Limit {
 impl Conn {
     fn upgrade(&mut self, head: &[u8], replies: &Replies) -> Result<()> {
         if let Some((length, response)) = handshake::respond(head)? {
-            send(&self.socket, &response, SendFlags::NOSIGNAL)?;
+            self.stream.send(&response)?;
             self.upgraded = true;
             self.answer(head.len() - length, replies)?;
         }
@@ -195,19 +211,16 @@ impl Conn {
     }
 
     fn flush(&mut self, replies: &Replies) -> Result<()> {
+        self.stream.flush()?;
         while self.owed > 0 {
             let end = replies.bytes.len().min(self.position + self.owed);
-            match send(
-                &self.socket,
-                &replies.bytes[self.position..end],
-                SendFlags::NOSIGNAL,
-            ) {
+            match self.stream.send(&replies.bytes[self.position..end]) {
                 Ok(sent) => {
                     self.owed -= sent;
                     self.position = (self.position + sent) % replies.reply_len;
                 }
-                Err(Errno::AGAIN) => break,
-                Err(error) => return Err(error.into()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -17,34 +17,43 @@ pub(crate) fn bench() -> &'static Path {
 }
 
 const FRAMEMILL: &str = "bench_server";
+/// Not built, but found in the path.
+const NODE: &str = "node";
 
 /// Executables by name.
 pub(crate) struct Programs(HashMap<String, PathBuf>);
 
 impl Programs {
-    /// Builds what `servers` need. Leaves framemill out, saying so, as long as it has no example to
-    /// run.
+    /// Builds what `servers` need. Leaves out, saying so, what isn't there: framemill as long as it
+    /// has no example to run, and servers in other languages that nobody fetched.
     pub(crate) fn build(servers: &[Server]) -> Result<Self> {
-        println!("building load, limit and peer");
-        let own = ["--bin", "load", "--bin", "limit", "--bin", "peer"];
-        let mut programs = cargo_build(&bench().join("Cargo.toml"), &own)?;
+        println!("building load, limit, peer and uws");
+        let own = ["load", "limit", "peer", "uws"].map(|name| ["--bin", name]);
+        let own = own.as_flattened();
+        let mut programs = cargo_build(&bench().join("Cargo.toml"), own)?;
         let framemill = |server: &Server| matches!(server.program, Program::Framemill { .. });
         if servers.iter().any(framemill) {
             let library = bench().join("..");
             let example = Path::new("examples").join(FRAMEMILL).with_extension("rs");
             if library.join(&example).exists() {
                 println!("building framemill");
-                let example = ["--example", FRAMEMILL];
+                let example = ["--example", FRAMEMILL, "--features", "tls"];
                 programs.extend(cargo_build(&library.join("Cargo.toml"), &example)?);
             } else {
                 println!("framemill is left out: there is no {}", example.display());
             }
         }
+        for server in servers {
+            if let Some(why) = server.program.missing() {
+                println!("{} is left out: {why}", server.label);
+            }
+        }
+        programs.insert(NODE.to_owned(), NODE.into());
         Ok(Self(programs))
     }
 
     pub(crate) fn has(&self, program: &Program) -> bool {
-        self.path(program).is_some()
+        program.missing().is_none() && self.path(program).is_some()
     }
 
     pub(crate) fn path<'a>(&'a self, program: &'a Program) -> Option<&'a Path> {
@@ -52,6 +61,8 @@ impl Programs {
             Program::Limit => "limit",
             Program::Framemill { .. } => FRAMEMILL,
             Program::Peer { .. } => "peer",
+            Program::Uws => "uws",
+            Program::Node => NODE,
             Program::Other(path) => return Some(Path::new(path)),
         };
         self.0.get(name).map(PathBuf::as_path)

@@ -129,7 +129,7 @@ fn bars(
         let class = match row.server.program {
             Program::Limit => "limit",
             Program::Framemill { .. } => "framemill",
-            Program::Peer { .. } | Program::Other(_) => "other",
+            _ => "other",
         };
         // Never so short that nothing is seen, also where noise made the figure negative.
         let length = (value / longest * f64::from(panel.width)).max(1.0);

@@ -30,7 +30,7 @@ mod server;
 use std::{
     fs,
     io::{self, Result, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -61,14 +61,15 @@ struct Args {
     /// One short round, to see that all is well
     #[arg(long, conflicts_with_all = ["rounds", "seconds", "warmup"])]
     quick: bool,
-    /// Only scenarios whose name contains this
-    #[arg(long, value_name = "PART OF NAME")]
-    only: Option<String>,
+    /// Only scenarios whose name contains one of these
+    #[arg(long, value_delimiter = ',', value_name = "PART OF NAME")]
+    only: Vec<String>,
     /// Only these servers, in this order. Where `limit` does not apply, the first is the reference
     #[arg(long, value_delimiter = ',', value_name = "A,B,C")]
     servers: Vec<String>,
-    /// A further server, run as `PROGRAM echo --addr 127.0.0.1:0` (or `broadcast`), which has to
-    /// print `listening on ADDR` and to end on SIGTERM
+    /// A further server, run as `PROGRAM echo --addr 127.0.0.1:0` (or `broadcast`; also with
+    /// `--tls-cert FILE --tls-key FILE` or `--deflate`), which has to print `listening on ADDR` and
+    /// to end on SIGTERM
     #[arg(long, value_name = "NAME=PROGRAM")]
     also: Vec<String>,
     /// Where the tables and charts go. A run of some scenarios or servers only writes them if told
@@ -108,9 +109,8 @@ fn run(args: &Args) -> Result<usize> {
     let scenarios: Vec<&Scenario> = SCENARIOS
         .iter()
         .filter(|scenario| {
-            args.only
-                .as_ref()
-                .is_none_or(|part| scenario.name.contains(part))
+            let named = |part: &String| scenario.name.contains(part);
+            args.only.is_empty() || args.only.iter().any(named)
         })
         .collect();
     if args.list {
@@ -156,24 +156,35 @@ fn run(args: &Args) -> Result<usize> {
         outcomes.push(outcome);
         // After each, so that a run that is cut short has not been for nothing.
         if let Some(folder) = out_folder(args) {
-            fs::create_dir_all(&folder)?;
-            fs::write(
-                folder.join("results.md"),
-                markdown::document(&outcomes, &setting),
-            )?;
-            for outcome in &outcomes {
-                fs::write(folder.join(outcome.chart_file()), chart::draw(outcome))?;
-            }
+            write(&folder, &outcomes, &setting)?;
         }
     }
     if let Some(folder) = out_folder(args) {
-        println!("written to {}", folder.join("results.md").display());
+        println!("written to {}", folder.display());
     }
     Ok(outcomes.iter().map(Outcome::failures).sum())
 }
 
+/// Plain sockets in one document, TLS and compression in another: a run of one kind leaves what is
+/// known of the other as it is.
+fn write(folder: &Path, outcomes: &[Outcome<'_>], setting: &Setting) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    for document in ["results.md", "tls-deflate.md"] {
+        let of_it = |outcome: &&Outcome<'_>| outcome.scenario.document() == document;
+        let outcomes: Vec<&Outcome<'_>> = outcomes.iter().filter(of_it).collect();
+        if !outcomes.is_empty() {
+            let text = markdown::document(&outcomes, setting);
+            fs::write(folder.join(document), text)?;
+        }
+    }
+    for outcome in outcomes {
+        fs::write(folder.join(outcome.chart_file()), chart::draw(outcome))?;
+    }
+    Ok(())
+}
+
 fn out_folder(args: &Args) -> Option<PathBuf> {
-    let whole = args.only.is_none() && args.servers.is_empty() && !args.quick;
+    let whole = args.only.is_empty() && args.servers.is_empty() && !args.quick;
     args.out
         .clone()
         .or_else(|| whole.then(|| build::bench().join("../docs/bench")))

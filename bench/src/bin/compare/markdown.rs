@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use framemill_bench::stream::CIPHER;
+
 use crate::{
     measure::Setting,
     outcome::{Doubt, Outcome, Row, Spread},
@@ -38,7 +40,13 @@ Client and server share one machine and its loopback interface: ratios carry ove
 better than rates do, and there is no network in any of this.
 ";
 
-pub(crate) fn document(outcomes: &[Outcome<'_>], setting: &Setting) -> String {
+const DEFLATE: &str = "
+Compression: permessage-deflate without context, both ways, the same JSON in every message. Servers
+inflate it and compress it again, with the effort that is the default of each: framemill that of
+level 1 of zlib, the others 6, so the last column says how far it was compressed.
+";
+
+pub(crate) fn document(outcomes: &[&Outcome<'_>], setting: &Setting) -> String {
     let mut text = String::from("# Benchmark results\n\nWritten by `compare`, see `bench/`.\n\n");
     text += &format!(
         "{}; one core for the server, one for the load generator. {} rounds of {} s each.\n",
@@ -51,6 +59,16 @@ pub(crate) fn document(outcomes: &[Outcome<'_>], setting: &Setting) -> String {
         .filter_map(|name| Some(format!("{name} {}", version(name)?)))
         .collect();
     text += &format!("Compared with: {}.\n\n{READING}", versions.join(", "));
+    if outcomes.iter().any(|outcome| outcome.scenario.tls) {
+        text += &format!(
+            "\nTLS: 1.2 with {CIPHER} for all, since the load generator offers\n\
+             nothing else (native-tls makes no server of TLS 1.3), and the same certificate (ECDSA,\n\
+             P-256). `limit` is OpenSSL alone.\n"
+        );
+    }
+    if outcomes.iter().any(|outcome| outcome.scenario.deflate) {
+        text += DEFLATE;
+    }
     for outcome in outcomes {
         let title = outcome.scenario.title();
         let mut letters = title.chars();
@@ -167,12 +185,18 @@ fn idle_cells(row: &Row<'_>) -> Vec<String> {
 }
 
 fn remark(row: &Row<'_>) -> String {
-    match (row.error, row.doubt) {
-        (Some(error), _) => format!("failed: {error}"),
-        (None, Some(Doubt::LoadGenerator)) => "load generator was the limit".to_owned(),
-        (None, Some(Doubt::NeitherBusy)) => "neither was busy".to_owned(),
-        (None, None) => String::new(),
+    if let Some(error) = row.error {
+        return format!("failed: {error}");
     }
+    let doubt = row.doubt.map(|doubt| match doubt {
+        Doubt::LoadGenerator => "load generator was the limit".to_owned(),
+        Doubt::NeitherBusy => "neither was busy".to_owned(),
+    });
+    let compressed = row
+        .compressed
+        .map(|bytes| format!("compressed to {} B", thousands(bytes)));
+    let remarks: Vec<String> = compressed.into_iter().chain(doubt).collect();
+    remarks.join("; ")
 }
 
 fn shown<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {

@@ -95,9 +95,15 @@ fn arguments(running: &Running, scenario: &Scenario, setting: &Setting) -> Vec<S
         scenario.inflight,
         setting.warmup.as_secs_f64(),
         setting.seconds.as_secs_f64(),
-        if scenario.text { "--text" } else { "--binary" },
+        match (scenario.text, scenario.deflate) {
+            (false, false) => "--binary",
+            _ => "--text",
+        },
     );
-    line.split_whitespace().map(str::to_owned).collect()
+    let switches = [(scenario.tls, "--tls"), (scenario.deflate, "--deflate")];
+    let switches = switches.iter().filter(|(on, _)| *on).map(|(_, name)| *name);
+    let words = line.split_whitespace().chain(switches);
+    words.map(str::to_owned).collect()
 }
 
 /// One line for the one who waits.

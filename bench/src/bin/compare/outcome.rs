@@ -33,6 +33,8 @@ pub(crate) struct Row<'a> {
     pub(crate) load_busy: Option<f64>,
     pub(crate) bytes: Option<Spread>,
     pub(crate) resident_at_start: Option<f64>,
+    /// Bytes that a message was compressed to.
+    pub(crate) compressed: Option<f64>,
     pub(crate) doubt: Option<Doubt>,
     /// Of the first measurement that failed.
     pub(crate) error: Option<&'a str>,
@@ -121,6 +123,7 @@ impl<'a> Outcome<'a> {
             load_busy,
             bytes: spread(self.figures(server, bytes).flatten()),
             resident_at_start: median(|report| report.resident_at_start.map(|bytes| bytes as f64)),
+            compressed: median(|report| report.compressed.map(|bytes| bytes as f64)),
             doubt: server_busy
                 .zip(load_busy)
                 .and_then(|(server, load)| Doubt::of(server, load)),

@@ -9,6 +9,9 @@ pub(crate) struct Scenario {
     pub(crate) connections: u32,
     pub(crate) inflight: u32,
     pub(crate) text: bool,
+    pub(crate) tls: bool,
+    /// Messages are JSON, and compressed each for itself. `size` is before that.
+    pub(crate) deflate: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,8 @@ const ECHO: Scenario = Scenario {
     connections: 100,
     inflight: 1,
     text: false,
+    tls: false,
+    deflate: false,
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -116,10 +121,62 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         connections: 10_000,
         ..ECHO
     },
+    Scenario {
+        name: "tls-echo-64b",
+        tls: true,
+        ..ECHO
+    },
+    Scenario {
+        name: "tls-echo-64b-32-inflight",
+        inflight: 32,
+        tls: true,
+        ..ECHO
+    },
+    Scenario {
+        name: "tls-connect",
+        mode: Mode::Connect,
+        connections: 64,
+        tls: true,
+        ..ECHO
+    },
+    Scenario {
+        name: "tls-idle-1000",
+        mode: Mode::Idle,
+        connections: 1000,
+        tls: true,
+        ..ECHO
+    },
+    Scenario {
+        name: "deflate-echo-1k",
+        size: KIB,
+        deflate: true,
+        ..ECHO
+    },
+    Scenario {
+        name: "deflate-echo-1k-16-inflight",
+        size: KIB,
+        inflight: 16,
+        deflate: true,
+        ..ECHO
+    },
 ];
 
 impl Scenario {
+    /// The file of results that it belongs to.
+    pub(crate) fn document(&self) -> &'static str {
+        if self.tls || self.deflate {
+            "tls-deflate.md"
+        } else {
+            "results.md"
+        }
+    }
+
     pub(crate) fn title(&self) -> String {
+        let tls = if self.tls { "TLS: " } else { "" };
+        format!("{tls}{}", self.plain_title())
+    }
+
+    fn plain_title(&self) -> String {
         let size = match self.size {
             size if size >= KIB * KIB => format!("{} MiB", size / KIB / KIB),
             size if size >= KIB => format!("{} KiB", size / KIB),
@@ -129,7 +186,11 @@ impl Scenario {
         let connections = thousands(f64::from(self.connections));
         match self.mode {
             Mode::Echo => {
-                let text = if self.text { " of text" } else { "" };
+                let text = match (self.text, self.deflate) {
+                    (_, true) => " of JSON, compressed",
+                    (true, _) => " of text",
+                    _ => "",
+                };
                 format!("echo {size}{text}, {connections} connections, {inflight} in flight")
             }
             Mode::Broadcast => format!("broadcast {size} to {connections}, {inflight} in flight"),

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Error, Result},
     os::unix::process::{CommandExt, ExitStatusExt},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
@@ -15,7 +15,10 @@ use rustix::process::{
     Pid, Signal, kill_process, set_parent_process_death_signal, setpriority_process, setsid,
 };
 
-use crate::scenario::{Mode, Scenario};
+use crate::{
+    build,
+    scenario::{Mode, Scenario},
+};
 
 /// For a server to print its address, and to end when told to.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,13 +37,47 @@ pub(crate) enum Program {
     Limit,
     Framemill {
         workers: u32,
+        /// Of compression, if not the default.
+        level: Option<u32>,
     },
     Peer {
         library: &'static str,
         read_buffer: Option<&'static str>,
     },
+    /// uWebSockets.
+    Uws,
+    /// The ws of Node.
+    Node,
     /// Of `--also`.
     Other(String),
+}
+
+impl Program {
+    /// Why it can't be run, if it can't: what it needs besides Rust isn't there.
+    pub(crate) fn missing(&self) -> Option<String> {
+        let absent =
+            |path: &Path| (!path.exists()).then(|| format!("there is no {}", path.display()));
+        let fetch = |why: String| format!("{why}; bench/foreign/fetch.sh gets it");
+        match self {
+            Self::Uws => absent(&uws_library()).map(fetch),
+            Self::Node => {
+                let node = Command::new("node").arg("--version").output();
+                match node.is_ok_and(|output| output.status.success()) {
+                    true => absent(&foreign().join("node_modules/ws")).map(fetch),
+                    false => Some("there is no node to run".to_owned()),
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+fn foreign() -> PathBuf {
+    build::bench().join("foreign")
+}
+
+fn uws_library() -> PathBuf {
+    foreign().join("libsocketify_linux_amd64.so")
 }
 
 fn all() -> Vec<Server> {
@@ -49,7 +86,7 @@ fn all() -> Vec<Server> {
         label: label.to_owned(),
         program,
     };
-    let framemill = |workers| Program::Framemill { workers };
+    let framemill = |workers, level| Program::Framemill { workers, level };
     let peer = |library, read_buffer| Program::Peer {
         library,
         read_buffer,
@@ -57,8 +94,14 @@ fn all() -> Vec<Server> {
     let tungstenite = "tokio-tungstenite";
     vec![
         server("limit", "limit", Program::Limit),
-        server("framemill-0", "framemill workers(0)", framemill(0)),
-        server("framemill-1", "framemill 1 worker", framemill(1)),
+        server("framemill-0", "framemill workers(0)", framemill(0, None)),
+        server("framemill-1", "framemill 1 worker", framemill(1, None)),
+        // With the effort of the others.
+        server(
+            "framemill-0-level-6",
+            "framemill w(0), level 6",
+            framemill(0, Some(6)),
+        ),
         // With the read buffer that is its default, and the one it recommends for many connections.
         server(tungstenite, tungstenite, peer(tungstenite, None)),
         server(
@@ -81,6 +124,8 @@ fn all() -> Vec<Server> {
             "tungstenite, threads",
             peer("tungstenite", None),
         ),
+        server("uws", "uWebSockets", Program::Uws),
+        server("node-ws", "Node ws", Program::Node),
     ]
 }
 
@@ -117,12 +162,20 @@ impl Server {
     /// Whether it can do this, and it says anything if it does.
     pub(crate) fn suits(&self, scenario: &Scenario) -> bool {
         match &self.program {
-            Program::Limit => scenario.mode != Mode::Broadcast,
-            // Ten thousand threads prove nothing, and two threads cannot share one of its sockets.
-            Program::Peer { library, .. } if *library == "tungstenite" => {
-                scenario.connections < 10_000 && scenario.mode != Mode::Broadcast
+            // It takes all frames to be as long as it was told.
+            Program::Limit => scenario.mode != Mode::Broadcast && !scenario.deflate,
+            Program::Peer { library, .. } => {
+                let (tungstenite, many) =
+                    (*library == "tungstenite", scenario.connections >= 10_000);
+                let tokio_tungstenite = *library == "tokio-tungstenite";
+                // Ten thousand threads prove nothing, and two threads cannot share one of its
+                // sockets.
+                let able = !tungstenite || (!many && scenario.mode != Mode::Broadcast);
+                // None of them compresses.
+                able && !scenario.deflate && (!scenario.tls || tokio_tungstenite)
             }
-            _ => true,
+            Program::Node | Program::Framemill { level: Some(_), .. } => scenario.deflate,
+            Program::Framemill { level: None, .. } | Program::Uws | Program::Other(_) => true,
         }
     }
 
@@ -137,10 +190,14 @@ impl Server {
                 let text = if scenario.text { " --text" } else { "" };
                 format!("--size {}{text}", scenario.size)
             }
-            Program::Framemill { workers } => format!(
-                "{mode} --loops 1 --workers {workers} \
-                 --max-message 33554432 --queue-limit 67108864"
-            ),
+            Program::Framemill { workers, level } => {
+                let level = level.map(|level| format!(" --deflate-level {level}"));
+                format!(
+                    "{mode} --loops 1 --workers {workers} \
+                     --max-message 33554432 --queue-limit 67108864{}",
+                    level.unwrap_or_default()
+                )
+            }
             Program::Peer {
                 library,
                 read_buffer,
@@ -153,10 +210,31 @@ impl Server {
                 let buffer = read_buffer.map(|size| format!(" --read-buffer {size}"));
                 format!("{library}{broadcast}{}", buffer.unwrap_or_default())
             }
-            Program::Other(_) => mode.to_owned(),
+            Program::Uws | Program::Other(_) => mode.to_owned(),
+            Program::Node => String::new(),
         };
         let line = line + " --addr 127.0.0.1:0";
-        line.split_whitespace().map(str::to_owned).collect()
+        let mut arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        // Paths may have spaces in them.
+        let mut path = |name: &str, path: PathBuf| {
+            arguments.extend([name.to_owned(), path.to_string_lossy().into_owned()]);
+        };
+        if self.program == Program::Uws {
+            path("--library", uws_library());
+        }
+        if scenario.tls {
+            let certificates = build::bench().join("../tests/certs");
+            path("--tls-cert", certificates.join("ec.pem"));
+            path("--tls-key", certificates.join("ec.key"));
+        }
+        if scenario.deflate {
+            arguments.push("--deflate".to_owned());
+        }
+        if self.program == Program::Node {
+            let script = foreign().join("ws.mjs");
+            arguments.insert(0, script.to_string_lossy().into_owned());
+        }
+        arguments
     }
 }
 

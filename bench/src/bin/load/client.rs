@@ -5,9 +5,13 @@ use std::{
     time::Duration,
 };
 
-use framemill_bench::net::{Addr, EventFlags, Events, Poller};
+use framemill_bench::{
+    frame,
+    net::{EventFlags, Events, Poller},
+};
 
 use crate::{
+    Args,
     conn::{Conn, Scratch},
     open,
     traffic::Traffic,
@@ -23,16 +27,45 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn open(addr: &Addr, connections: usize, traffic: Traffic) -> Result<Self> {
+    pub(crate) fn open(args: &Args, connections: usize, traffic: Traffic) -> Result<Self> {
         let poller = Poller::new()?;
-        let conns = open::open_all(addr, connections, &poller)?;
-        Ok(Self {
+        let conns = open::open_all(args, connections, &poller)?;
+        let mut client = Self {
             conns,
             traffic,
             poller,
             events: Events::new(),
             scratch: Scratch::new(),
-        })
+        };
+        if client.traffic.text.is_some() {
+            client.learn_reply()?;
+        }
+        Ok(client)
+    }
+
+    /// Asks once and looks into the answer. A server that compresses each message for itself answers
+    /// all of them in the same way: from then on it is enough to compare bytes.
+    fn learn_reply(&mut self) -> Result<()> {
+        self.conns[0].send(&self.traffic, 1)?;
+        let mut received = Vec::new();
+        let mut progress = Progress::new();
+        loop {
+            for (token, flags) in self
+                .poller
+                .wait(&mut self.events, Some(Duration::from_secs(1)))?
+            {
+                let ended = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+                if token == 0 && (ended || flags.contains(EventFlags::IN)) {
+                    self.conns[0].receive_raw(&mut received, &mut self.scratch, ended)?;
+                }
+            }
+            if let Some((header, payload)) = frame::lengths(&received)
+                && received.len() >= header + payload
+            {
+                return self.traffic.expect_reply(&received, header);
+            }
+            progress.check(received.len() as u64)?;
+        }
     }
 
     /// Waits for events, at most `wait`, and serves each; `on_replies` gets the index of a

@@ -1,15 +1,13 @@
 //! One connection: sends requests, receives replies.
 
 use std::{
-    io::{Error, Result},
-    os::fd::OwnedFd,
+    io::{Error, ErrorKind, Result},
     time::Instant,
 };
 
-use framemill_bench::frame::{self, Opcode};
-use rustix::{
-    io::Errno,
-    net::{RecvFlags, SendFlags, recv, send},
+use framemill_bench::{
+    frame::{self, Opcode},
+    stream::Stream,
 };
 
 use crate::{reader::Reader, traffic::Traffic};
@@ -41,7 +39,7 @@ impl Scratch {
 }
 
 pub(crate) struct Conn {
-    socket: OwnedFd,
+    stream: Stream,
     reader: Reader,
     /// Bytes of requests that the kernel has not taken yet.
     owed: usize,
@@ -54,10 +52,10 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(socket: OwnedFd) -> Self {
+    pub(crate) fn new(stream: Stream) -> Self {
         let reader = Reader::default();
         Self {
-            socket,
+            stream,
             reader,
             owed: 0,
             position: 0,
@@ -73,21 +71,22 @@ impl Conn {
 
     /// Sends what is owed. What the kernel does not take now waits for the next writable event.
     pub(crate) fn flush(&mut self, traffic: &Traffic) -> Result<()> {
+        self.stream.flush().map_err(hung_up)?;
         while self.owed > 0 {
             let end = traffic.requests.len().min(self.position + self.owed);
             let requests = &traffic.requests[self.position..end];
-            match send(&self.socket, requests, SendFlags::NOSIGNAL) {
+            match self.stream.send(requests) {
                 Ok(sent) => {
                     self.owed -= sent;
                     self.position = (self.position + sent) % traffic.request_len;
                 }
-                Err(Errno::AGAIN) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(hung_up(error)),
             }
         }
         if let Some(pong) = self.pong.take() {
             // Not worth a queue: a few bytes, once in many seconds.
-            send(&self.socket, &pong, SendFlags::NOSIGNAL).map_err(hung_up)?;
+            self.stream.send(&pong).map_err(hung_up)?;
         }
         Ok(())
     }
@@ -105,15 +104,10 @@ impl Conn {
         if scratch.reads.is_multiple_of(CHECK_EVERY) {
             self.reader.check();
         }
-        loop {
-            let count = match recv(&self.socket, &mut scratch.buffer[..], RecvFlags::empty()) {
-                Ok((_, 0)) => return Err(Error::other("the server closed a connection")),
-                Ok((_, count)) => count,
-                Err(Errno::AGAIN) => break,
-                Err(error) => return Err(hung_up(error)),
-            };
+        self.stream.socket_readable(ended);
+        while let Some(count) = self.read(scratch)? {
             replies += self.reader.feed(&scratch.buffer[..count], traffic)?;
-            if count < scratch.buffer.len() && !ended {
+            if self.stream.is_drained(count, BUFFER, ended) {
                 break;
             }
         }
@@ -123,8 +117,31 @@ impl Conn {
         }
         Ok(replies)
     }
+
+    /// The same without looking at it: appends what there is to `received`.
+    pub(crate) fn receive_raw(
+        &mut self,
+        received: &mut Vec<u8>,
+        scratch: &mut Scratch,
+        ended: bool,
+    ) -> Result<()> {
+        self.stream.socket_readable(ended);
+        while let Some(count) = self.read(scratch)? {
+            received.extend_from_slice(&scratch.buffer[..count]);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, scratch: &mut Scratch) -> Result<Option<usize>> {
+        match self.stream.recv(&mut scratch.buffer) {
+            Ok(0) => Err(Error::other("the server closed a connection")),
+            Ok(count) => Ok(Some(count)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(hung_up(error)),
+        }
+    }
 }
 
-fn hung_up(error: Errno) -> Error {
+fn hung_up(error: Error) -> Error {
     Error::other(format!("the server broke a connection: {error}"))
 }

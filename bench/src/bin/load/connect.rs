@@ -33,7 +33,7 @@ impl Churn {
     fn begin(args: &Args) -> Result<Self> {
         let poller = Poller::new()?;
         let mut sources = Sources::default();
-        let target = Target::new(&args.addr);
+        let target = Target::new(args)?;
         let opening = (0..args.connections as usize)
             .map(|token| Opening::begin(&target, sources.next(&args.addr), &poller, token))
             .collect::<Result<_>>()?;

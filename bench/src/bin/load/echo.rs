@@ -29,6 +29,7 @@ pub(crate) fn run(mut client: Client, args: &Args) -> Result<Report> {
     let echoes = exchange(&mut client, args.seconds, latency.as_mut())?;
     let mut report = window.close(echoes, args.size)?;
     client.drain(0, (client.conns.len() * client.traffic.inflight) as u64)?;
+    report.compressed = client.traffic.compressed_len();
     if let Some(latency) = latency {
         latency.put_into(&mut report);
     }

@@ -18,6 +18,7 @@ mod broadcast;
 mod client;
 mod conn;
 mod connect;
+mod deflate;
 mod echo;
 mod idle;
 mod latency;
@@ -26,7 +27,11 @@ mod reader;
 mod traffic;
 mod window;
 
-use std::{io::Result, process::ExitCode, time::Duration};
+use std::{
+    io::{Error, Result},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Parser, ValueEnum};
 use framemill_bench::{frame::Opcode, net::Addr, process, report::Report};
@@ -65,6 +70,13 @@ struct Args {
     /// Send binary messages (the default)
     #[arg(long)]
     binary: bool,
+    /// TLS, of one version and with one cipher; the certificate is not looked at
+    #[arg(long)]
+    tls: bool,
+    /// Send messages of text (JSON) compressed, each for itself, and expect the same back (echo and
+    /// idle)
+    #[arg(long, conflicts_with = "binary")]
+    deflate: bool,
     /// Report CPU time and memory of this process too
     #[arg(long)]
     server_pid: Option<u32>,
@@ -109,17 +121,21 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<Report> {
     let resident_at_start = args.server_pid.map(process::resident).transpose()?;
-    let opcode = Opcode::of_message(args.text);
-    let traffic = Traffic::new(opcode, args.size as usize, args.inflight as usize);
+    let (size, inflight) = (args.size as usize, args.inflight as usize);
+    let traffic = match args.deflate {
+        true if !matches!(args.mode, Mode::Echo | Mode::Idle) => {
+            return Err(Error::other("--deflate is for echo and idle"));
+        }
+        true => Traffic::compressed(size, inflight)?,
+        false => Traffic::new(Opcode::of_message(args.text), size, inflight),
+    };
     let connections = args.connections as usize;
     let report = match args.mode {
-        Mode::Echo => echo::run(Client::open(&args.addr, connections, traffic)?, args)?,
-        Mode::Broadcast => {
-            broadcast::run(Client::open(&args.addr, 1 + connections, traffic)?, args)?
-        }
+        Mode::Echo => echo::run(Client::open(args, connections, traffic)?, args)?,
+        Mode::Broadcast => broadcast::run(Client::open(args, 1 + connections, traffic)?, args)?,
         Mode::Connect => connect::run(args)?,
         Mode::Idle => idle::run(
-            Client::open(&args.addr, connections, traffic)?,
+            Client::open(args, connections, traffic)?,
             args,
             resident_at_start,
         )?,

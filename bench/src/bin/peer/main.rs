@@ -12,7 +12,13 @@ mod tokio_tungstenite;
 mod tokio_websockets;
 mod tungstenite;
 
-use std::{future::Future, io::Result, net::SocketAddr};
+use std::{
+    fs,
+    future::Future,
+    io::{Error, Result},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::{Parser, ValueEnum};
 use tokio::{
@@ -40,6 +46,11 @@ struct Args {
     /// theirs; they recommend 4096 where there are many connections.
     #[arg(long, default_value_t = 128 * 1024)]
     read_buffer: usize,
+    /// TLS through native-tls, with this certificate and the key in PKCS#8 (PEM; tokio-tungstenite)
+    #[arg(long, requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    #[arg(long, requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -58,9 +69,14 @@ fn main() -> Result<()> {
         .read_buffer_size(args.read_buffer)
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
+    let tls = match (&args.tls_cert, &args.tls_key, args.library) {
+        (Some(certificate), Some(key), Library::TokioTungstenite) => Some(tls(certificate, key)?),
+        (None, None, _) => None,
+        _ => return Err(Error::other("TLS is for tokio-tungstenite")),
+    };
     match args.library {
         Library::TokioTungstenite => serve(args.addr, |stream| {
-            tokio_tungstenite::serve(stream, config, hub.clone())
+            tokio_tungstenite::serve(stream, config, hub.clone(), tls.clone())
         }),
         Library::Fastwebsockets => serve(args.addr, |stream| {
             fastwebsockets::serve(stream, hub.clone())
@@ -70,6 +86,16 @@ fn main() -> Result<()> {
         }),
         Library::Tungstenite => tungstenite::serve(args.addr, config),
     }
+}
+
+/// As native-tls comes, but for TLS 1.0 and 1.1.
+fn tls(certificate: &Path, key: &Path) -> Result<tokio_native_tls::TlsAcceptor> {
+    let identity = native_tls::Identity::from_pkcs8(&fs::read(certificate)?, &fs::read(key)?);
+    let acceptor = native_tls::TlsAcceptor::builder(identity.map_err(Error::other)?)
+        .min_protocol_version(Some(native_tls::Protocol::Tlsv12))
+        .build()
+        .map_err(Error::other)?;
+    Ok(acceptor.into())
 }
 
 /// Accepts for ever, each connection a task that ends when the connection does, for whatever

@@ -4,7 +4,11 @@
 //! can be read. Without the split, the lock between the halves is spared.
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_native_tls::TlsAcceptor;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{Message, protocol::WebSocketConfig},
@@ -12,13 +16,22 @@ use tokio_tungstenite::{
 
 use crate::hub::{Hub, Member, Post};
 
-type Socket = WebSocketStream<TcpStream>;
-
 pub(crate) async fn serve(
     stream: TcpStream,
     config: WebSocketConfig,
     hub: Option<Hub>,
+    tls: Option<TlsAcceptor>,
 ) -> Option<()> {
+    match tls {
+        None => open(stream, config, hub).await,
+        Some(tls) => open(tls.accept(stream).await.ok()?, config, hub).await,
+    }
+}
+
+async fn open<S>(stream: S, config: WebSocketConfig, hub: Option<Hub>) -> Option<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let socket = tokio_tungstenite::accept_async_with_config(stream, Some(config))
         .await
         .ok()?;
@@ -28,7 +41,10 @@ pub(crate) async fn serve(
     }
 }
 
-async fn echo(mut socket: Socket) -> Option<()> {
+async fn echo<S>(mut socket: WebSocketStream<S>) -> Option<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     loop {
         let mut message = socket.next().await?.ok()?;
         loop {
@@ -44,7 +60,10 @@ async fn echo(mut socket: Socket) -> Option<()> {
     }
 }
 
-async fn pass_on(mut socket: Socket, mut member: Member) -> Option<()> {
+async fn pass_on<S>(mut socket: WebSocketStream<S>, mut member: Member) -> Option<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     loop {
         tokio::select! {
             message = socket.next() => {
