@@ -7,6 +7,7 @@ mod support;
 use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,9 +27,10 @@ const RSA: &[u8] = include_bytes!("certs/rsa.pem");
 
 // ---- kit ----
 
-/// Nobody but the certificate of these servers.
+/// Nobody but the certificate of these servers. Made once: OpenSSL reads all that the system trusts first.
 fn trust() -> Trust {
-    Trust::only(EC).unwrap()
+    static TRUST: OnceLock<Trust> = OnceLock::new();
+    TRUST.get_or_init(|| Trust::only(EC).unwrap()).clone()
 }
 
 fn untrusting(addr: SocketAddr) -> Client {
