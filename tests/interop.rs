@@ -1,4 +1,5 @@
-//! With peers that others wrote: Python's `websockets`, Node's `ws`, and a page in Chromium.
+//! With peers that others wrote: Python's `websockets`, Node's `ws`, and a page in Chromium; and the
+//! client with the servers of the first two.
 //!
 //! The peers are the scripts in `tests/interop`, and `tests/interop/setup.sh` gets them what they
 //! need. A peer that can't run here is skipped, with a word about it, unless `FRAMEMILL_INTEROP` is
@@ -8,18 +9,20 @@ mod support;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "deflate")]
 use framemill::Deflate;
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use framemill::{
-    Accept, CloseCode, Handler, HeaderValue, Message, Origin, Peer, Request, Response, Server,
-    header,
+    Accept, Client, ClientHandle, ClientHandler, Clients, CloseCause, CloseCode, CloseReason,
+    Error, Handler, HeaderMap, HeaderValue, Initiator, Message, Origin, Peer, Request, Response,
+    Server, header,
 };
-use support::{Running, WAIT, serve};
+use support::{Running, WAIT, serve, until};
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop");
 /// What `setup.sh` made.
@@ -381,4 +384,429 @@ fn wrong_answers_are_noticed() {
             assert!(noticed, "{}: {output}", script.name);
         }
     }
+}
+
+// ---- framemill's client with their servers ----
+
+/// The scripts as servers.
+const SERVERS: [Script; 2] = [
+    Script {
+        name: "python-server",
+        needs: &["python", "tls"],
+        command: |tools| {
+            let mut command = Command::new(&tools["python"]);
+            command.args(["peer.py", "server"]);
+            command
+        },
+        checks: &[],
+    },
+    Script {
+        name: "node-server",
+        needs: &["node", "node_modules", "tls"],
+        command: |tools| {
+            let mut command = Command::new(&tools["node"]);
+            command.args(["peer.js", "server"]);
+            command.env("NODE_PATH", &tools["node_modules"]);
+            command
+        },
+        checks: &[],
+    },
+];
+
+/// A way to set up server and client.
+struct Way {
+    name: &'static str,
+    secure: bool,
+    /// What the scripts are told.
+    args: &'static [&'static str],
+    settings: fn(Client) -> Client,
+    /// What the answer says of extensions.
+    agreed: &'static [&'static str],
+}
+
+fn as_it_is(client: Client) -> Client {
+    client
+}
+
+const WAYS: &[Way] = &[
+    Way {
+        name: "plain",
+        secure: false,
+        args: &[],
+        settings: as_it_is,
+        agreed: &[],
+    },
+    #[cfg(feature = "tls")]
+    Way {
+        name: "tls",
+        secure: true,
+        args: &[],
+        settings: as_it_is,
+        agreed: &[],
+    },
+    #[cfg(feature = "deflate")]
+    Way {
+        name: "deflate",
+        secure: false,
+        args: &["--deflate"],
+        settings: |client| client.deflate(framemill::Deflate::new()),
+        agreed: &[
+            "permessage-deflate",
+            "server_no_context_takeover",
+            "client_no_context_takeover",
+        ],
+    },
+    #[cfg(feature = "deflate")]
+    Way {
+        name: "takeover",
+        secure: cfg!(feature = "tls"),
+        args: &["--deflate"],
+        settings: |client| {
+            client.deflate(
+                framemill::Deflate::new()
+                    .context_takeover(true, true)
+                    .threshold(0),
+            )
+        },
+        agreed: &["permessage-deflate"],
+    },
+    #[cfg(feature = "deflate")]
+    Way {
+        name: "window",
+        secure: false,
+        args: &["--deflate", "--window-bits", "10"],
+        settings: |client| client.deflate(framemill::Deflate::new().context_takeover(true, true)),
+        agreed: &[
+            "permessage-deflate",
+            "server_max_window_bits=10",
+            "client_max_window_bits=10",
+        ],
+    },
+    #[cfg(feature = "deflate")]
+    Way {
+        name: "no-takeover",
+        secure: false,
+        args: &["--deflate", "--no-context-takeover"],
+        settings: |client| client.deflate(framemill::Deflate::new().context_takeover(true, true)),
+        agreed: &[
+            "permessage-deflate",
+            "server_no_context_takeover",
+            "client_no_context_takeover",
+        ],
+    },
+    // It does not want to.
+    #[cfg(feature = "deflate")]
+    Way {
+        name: "not-agreed",
+        secure: false,
+        args: &[],
+        settings: |client| client.deflate(framemill::Deflate::new()),
+        agreed: &[],
+    },
+];
+
+/// A script that serves until it is dropped.
+struct Serving {
+    child: Child,
+    url: String,
+    tls: PathBuf,
+    way: &'static Way,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Serving {
+    fn start(script: &Script, tools: &Tools, way: &'static Way) -> Self {
+        let tls = tools["tls"].clone();
+        let mut command = (script.command)(tools);
+        command
+            .current_dir(SCRIPTS)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .args(way.args);
+        if way.secure {
+            command.arg("--tls-cert").arg(tls.join("cert.pem"));
+            command.arg("--tls-key").arg(tls.join("key.pem"));
+        }
+        let log = Path::new(MADE).join(format!("{}-{}.err", script.name, way.name));
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(log).unwrap())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = unbounded();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let line = lines.recv_timeout(WAIT).expect("it says where it listens");
+        let addr = line.strip_prefix("listening on ").unwrap();
+        let scheme = if way.secure { "wss" } else { "ws" };
+        Self {
+            url: format!("{scheme}://{addr}/"),
+            child,
+            tls,
+            way,
+        }
+    }
+
+    fn client(&self) -> Client {
+        let client = (self.way.settings)(Client::new(&self.url).unwrap()).outbound_limit(64 << 20);
+        #[cfg(feature = "tls")]
+        if self.way.secure {
+            let authority = fs::read(self.tls.join("ca.pem")).unwrap();
+            return client.trust(framemill::Trust::only(&authority).unwrap());
+        }
+        let _ = &self.tls;
+        client
+    }
+}
+
+/// What a [`Link`] is told.
+enum Told {
+    Open(HeaderMap),
+    Message(Message),
+    Close(CloseReason),
+    Error(String),
+}
+
+struct Tell(Sender<Told>);
+
+impl ClientHandler for Tell {
+    fn open(&mut self, _: &Peer, headers: &HeaderMap) {
+        let _ = self.0.send(Told::Open(headers.clone()));
+    }
+
+    fn message(&mut self, _: &Peer, message: Message) {
+        let _ = self.0.send(Told::Message(message));
+    }
+
+    fn close(&mut self, _: &Peer, reason: &CloseReason) {
+        let _ = self.0.send(Told::Close(reason.clone()));
+    }
+
+    fn error(&mut self, error: &Error) {
+        let _ = self.0.send(Told::Error(error.to_string()));
+    }
+}
+
+/// An open connection to a script.
+struct Link {
+    handle: ClientHandle,
+    told: Receiver<Told>,
+    headers: HeaderMap,
+}
+
+impl Link {
+    fn open(clients: &Clients, client: Client) -> Self {
+        let (sender, told) = unbounded();
+        let handle = clients.open(client, Tell(sender)).unwrap();
+        match told.recv_timeout(WAIT).expect("it opens") {
+            Told::Open(headers) => Self {
+                handle,
+                told,
+                headers,
+            },
+            Told::Error(why) => panic!("{why}"),
+            _ => panic!("something before it is open"),
+        }
+    }
+
+    fn message(&self) -> Message {
+        match self.told.recv_timeout(WAIT).expect("a message") {
+            Told::Message(message) => message,
+            Told::Close(reason) => panic!("{reason}"),
+            _ => panic!("no message"),
+        }
+    }
+
+    fn echo(&self, message: impl Into<Message>) {
+        let message = message.into();
+        self.handle.send(message.clone()).unwrap();
+        assert!(self.message() == message, "{} bytes", message.len());
+    }
+
+    /// The end, which must come next.
+    fn end(&self) -> CloseReason {
+        match self.told.recv_timeout(WAIT).expect("the end") {
+            Told::Close(reason) => reason,
+            Told::Message(message) => panic!("{message:.60}"),
+            _ => panic!("not the end"),
+        }
+    }
+
+    fn close(&self) {
+        assert!(self.handle.close(CloseCode::Normal, ""));
+        let reason = self.end();
+        assert!(
+            reason.is_clean() && reason.code() == CloseCode::Normal,
+            "{reason}"
+        );
+    }
+}
+
+/// Bytes that don't compress.
+fn noise(len: usize) -> Vec<u8> {
+    let mut x = 0x9E37_79B9u32;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        (x >> 8) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn check_messages(link: &Link) {
+    for len in [0, 5, 125, 126, 65_535, 65_536] {
+        link.echo("x".repeat(len));
+        link.echo(noise(len));
+    }
+    link.echo("κόσμε \0 \u{10FFFF}".to_owned() + &"🦀".repeat(5000));
+    let long: String = (0..12_000).map(|n| format!("{} ", n * n % 1013)).collect();
+    link.echo(long.clone());
+    link.echo(noise(1_000_000));
+    link.echo(long);
+    link.handle.send("!fragments one two three").unwrap();
+    assert_eq!(link.message(), Message::text("one two three"));
+    // Many at once, in order.
+    let nth = |n: usize| format!("{n} {}", ".".repeat(n * 37 % 2000));
+    (0..2000).for_each(|n| drop(link.handle.send(nth(n)).unwrap()));
+    (0..2000).for_each(|n| assert_eq!(link.message(), Message::text(nth(n))));
+}
+
+fn check_pings(clients: &Clients, server: &Serving) {
+    let often = server.client().ping(Duration::from_millis(20), WAIT);
+    let link = Link::open(clients, often);
+    let peer = link.handle.peer().unwrap();
+    until("it has answered a ping", || peer.latency().is_some());
+    for payload in ["", "payload"] {
+        link.handle.send(Message::Ping(payload.into())).unwrap();
+    }
+    // Told once our pong is there.
+    link.handle.send("!latency").unwrap();
+    let latency = link.message();
+    assert!(
+        latency.to_text().unwrap().starts_with("latency "),
+        "{latency}"
+    );
+    link.handle.send("!ping are you there").unwrap();
+    link.echo("after pings");
+    link.close();
+}
+
+fn check_closing(clients: &Clients, server: &Serving) {
+    let longest = "ü".repeat(61) + ".";
+    for (code, text) in [
+        (1000, ""),
+        (1001, "gone fishing"),
+        (3000, ""),
+        (4999, &*longest),
+    ] {
+        let link = Link::open(clients, server.client());
+        assert!(link.handle.close(code.into(), text));
+        let reason = link.end();
+        assert_eq!((u16::from(reason.code()), reason.text()), (code, text));
+        assert_eq!(reason.initiator(), Initiator::Local);
+        assert!(reason.is_clean());
+
+        let link = Link::open(clients, server.client());
+        link.handle.send(format!("!close {code} {text}")).unwrap();
+        let reason = link.end();
+        assert_eq!((u16::from(reason.code()), reason.text()), (code, text));
+        assert_eq!(reason.initiator(), Initiator::Peer);
+        assert!(reason.is_clean());
+    }
+    // Too big for the server, and for us.
+    let link = Link::open(clients, server.client());
+    link.handle.send(vec![0; (1 << 20) + 1]).unwrap();
+    let reason = link.end();
+    assert_eq!(
+        (reason.code(), reason.initiator()),
+        (CloseCode::Size, Initiator::Peer)
+    );
+    let link = Link::open(clients, server.client().max_message(1000));
+    link.echo("x".repeat(1000));
+    link.handle.send("x".repeat(1001)).unwrap();
+    let reason = link.end();
+    assert_eq!(reason.cause(), CloseCause::TooBig);
+    assert_eq!(reason.code(), CloseCode::Size);
+}
+
+fn check_subprotocols(clients: &Clients, server: &Serving) {
+    let chosen = |offered: &[&str]| {
+        let client = offered
+            .iter()
+            .fold(server.client(), |c, name| c.subprotocol(*name));
+        let link = Link::open(clients, client);
+        let peer = link.handle.peer().unwrap();
+        link.echo("with or without");
+        link.close();
+        peer.subprotocol().map(str::to_owned)
+    };
+    assert_eq!(chosen(&[]), None);
+    assert_eq!(
+        chosen(&["other", SUBPROTOCOL, "another"]).as_deref(),
+        Some(SUBPROTOCOL)
+    );
+}
+
+fn check_many(clients: &Clients, server: &Serving) {
+    let links: Vec<_> = (0..50)
+        .map(|_| Link::open(clients, server.client()))
+        .collect();
+    for round in 0..5 {
+        for (n, link) in links.iter().enumerate() {
+            link.handle.send(format!("{n}: {round}")).unwrap();
+        }
+        for (n, link) in links.iter().enumerate() {
+            assert_eq!(link.message(), Message::text(format!("{n}: {round}")));
+        }
+    }
+    links.iter().for_each(Link::close);
+}
+
+/// Every way, on the loop and on workers.
+fn client_passes(script: &Script) {
+    let Some(tools) = script.tools(WAYS.len() * WORKERS.len()) else {
+        return;
+    };
+    for way in WAYS {
+        let server = Serving::start(script, &tools, way);
+        for workers in WORKERS {
+            let clients = Clients::start(1, workers).unwrap();
+            let link = Link::open(&clients, server.client());
+            let agreed = link.headers.get(header::SEC_WEBSOCKET_EXTENSIONS);
+            let agreed = agreed.map_or("", |value| value.to_str().unwrap());
+            let mut agreed: Vec<_> = agreed.split("; ").filter(|part| !part.is_empty()).collect();
+            let mut wanted = way.agreed.to_vec();
+            agreed.sort_unstable();
+            wanted.sort_unstable();
+            assert_eq!(agreed, wanted, "{} {}", script.name, way.name);
+            check_messages(&link);
+            link.close();
+            check_pings(&clients, &server);
+            check_closing(&clients, &server);
+            check_subprotocols(&clients, &server);
+            check_many(&clients, &server);
+            assert!(clients.shutdown(WAIT));
+        }
+    }
+}
+
+#[test]
+fn client_with_python() {
+    client_passes(&SERVERS[0]);
+}
+
+#[test]
+fn client_with_node() {
+    client_passes(&SERVERS[1]);
 }

@@ -62,7 +62,7 @@ impl Conn {
             Err(error) => {
                 self.log_failed_handshake(&error);
                 if U::DIALS {
-                    self.not_opened(Error::Tls(error.to_string()), cx);
+                    self.not_secured(error, cx);
                 }
                 self.gone = true;
                 return;
@@ -71,12 +71,20 @@ impl Conn {
         if self.hung_up && self.is_securing() && !self.readable {
             // It has left in the middle, and the step above has seen all that it sent.
             if U::DIALS {
-                let why = "the server hung up in the middle of the handshake";
-                self.not_opened(Error::Tls(why.into()), cx);
+                self.not_connected(io::ErrorKind::UnexpectedEof.into(), cx);
             }
             self.gone = true;
         }
         self.again |= self.readable;
+    }
+
+    /// A server that hangs up may be there again soon; one that can't be trusted, or speaks no TLS, is as it
+    /// is.
+    fn not_secured<U: Upstream>(&mut self, error: io::Error, cx: &mut Context<'_, U>) {
+        match TlsError::of(&error) {
+            Some(why) => self.not_opened(Error::Tls(why.to_string()), cx),
+            None => self.not_connected(error, cx),
+        }
     }
 
     fn log_failed_handshake(&self, error: &io::Error) {

@@ -10,6 +10,7 @@ use native_tls::{HandshakeError, MidHandshakeTlsStream, TlsConnector};
 
 use super::identity::Tls;
 use super::wire::{Socket, Wire};
+use crate::error::duplicate;
 use crate::net::Stream;
 
 /// The most plaintext of one record (RFC 8446 §5.1).
@@ -67,6 +68,15 @@ impl fmt::Display for TlsError {
 }
 
 impl std::error::Error for TlsError {}
+
+/// Of the socket, if native-tls has failed because of that.
+fn failure(error: native_tls::Error) -> io::Error {
+    let source = std::error::Error::source(&error);
+    match source.and_then(|source| source.downcast_ref()) {
+        Some(socket) => duplicate(socket),
+        None => TlsError::Handshake(error).into(),
+    }
+}
 
 impl From<TlsError> for io::Error {
     fn from(error: TlsError) -> Self {
@@ -174,6 +184,7 @@ impl<S: Socket> TlsStream<S> {
         };
         match result {
             Ok(mut stream) => {
+                stream.get_mut().shaking = false;
                 stream.get_mut().settle()?;
                 self.state = State::Open(stream);
                 Ok(true)
@@ -183,7 +194,7 @@ impl<S: Socket> TlsStream<S> {
                 self.state = State::Shaking(stream);
                 Ok(false)
             }
-            Err(HandshakeError::Failure(error)) => Err(TlsError::Handshake(error).into()),
+            Err(HandshakeError::Failure(error)) => Err(failure(error)),
         }
     }
 

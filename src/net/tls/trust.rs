@@ -1,6 +1,7 @@
 //! Whom a TLS client trusts.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use native_tls::{Certificate, Protocol, TlsConnector, TlsConnectorBuilder};
 
@@ -16,12 +17,18 @@ use crate::error::{Error, Result};
 pub struct Trust(TlsConnector);
 
 impl Trust {
-    /// The certificate authorities of the system. The default.
+    /// The certificate authorities of the system, as they are when the process first asks for them:
+    /// reading them takes tens of milliseconds. The default.
     ///
     /// # Errors
     /// [`Error::Tls`] if they can't be had.
     pub fn system() -> Result<Self> {
-        build(&mut TlsConnector::builder())
+        static SYSTEM: OnceLock<Trust> = OnceLock::new();
+        if let Some(trust) = SYSTEM.get() {
+            return Ok(trust.clone());
+        }
+        let trust = build(&mut TlsConnector::builder())?;
+        Ok(SYSTEM.get_or_init(|| trust).clone())
     }
 
     /// Those of the system and the certificates in `pem`: authorities, or a server's own.

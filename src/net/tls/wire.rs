@@ -140,6 +140,8 @@ pub(super) struct Wire<S> {
     hung_up: bool,
     /// The end of the stream has been read.
     eof: bool,
+    /// In the handshake, where the end of the stream is an error: of the connection, not of TLS.
+    pub(super) shaking: bool,
     /// The end of the sending half waits for `pending`, or has been done.
     ending: bool,
     ended: bool,
@@ -157,6 +159,7 @@ impl<S: Socket> Wire<S> {
             readable: true,
             hung_up: false,
             eof: false,
+            shaking: true,
             ending: false,
             ended: false,
         }
@@ -358,6 +361,9 @@ impl<S: Socket> Read for Wire<S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.record == 0 {
             self.gather()?;
+            if self.record == 0 && self.shaking && !buf.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
         }
         let most = buf.len().min(self.record);
         let (old, fresh) = self.input();
