@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use framemill::{
     Accept, Client, ClientEvent, ClientHandler, Clients, CloseCause, CloseCode, CloseReason, Error,
-    Handler, HeaderMap, HeaderValue, Initiator, Message, Origin, Peer, Reconnect, Request,
+    Handler, HeaderMap, HeaderName, HeaderValue, Initiator, Message, Origin, Peer, Reconnect, Request,
     Response, Retry, RetryReason, Sent, Server, StatusCode, connect, header,
 };
 use support::spy::{number, numbered};
@@ -1272,4 +1272,29 @@ fn dropping_the_engine_cuts_off() {
     assert!(handle.has_ended());
     assert!(waiting.wait().is_err());
     until("the server is alone", || server.handle.connections() == 0);
+}
+
+/// A request that the kernel does not take at once is sent once.
+#[test]
+fn a_request_longer_than_the_kernel_takes() {
+    const LONG: usize = 24 << 20;
+    let (sent, told) = bounded(1);
+    let (addr, _) = raw_server(move |_, mut stream| {
+        let (mut request, mut buf) = (Vec::new(), vec![0; 1 << 20]);
+        while !request.ends_with(b"\r\n\r\n") {
+            let n = stream.read(&mut buf).unwrap();
+            assert!(n > 0);
+            request.extend_from_slice(&buf[..n]);
+        }
+        assert!(request.len() > LONG);
+        let request = String::from_utf8(request).unwrap();
+        stream.write_all(&switching(&request, "")).unwrap();
+        sent.send(read_frame(&mut stream)).unwrap();
+    });
+    let long = HeaderValue::from_bytes(&vec![b'x'; LONG]).unwrap();
+    let client = client(addr).header(HeaderName::from_static("x-long"), long);
+    let (handle, _events) = client.connect().unwrap();
+    handle.send("hi").unwrap();
+    let frame = told.recv_timeout(WAIT).expect("a frame");
+    assert_eq!(frame, Some((0x81, b"hi".to_vec())));
 }

@@ -334,6 +334,25 @@ fn handshakes_beyond_the_limit_wait() {
     }
 }
 
+/// Those who begin a handshake and say no more don't keep others out for as long as one may take.
+#[test]
+fn silent_peers_make_room_when_others_wait() {
+    const MOST: usize = 4;
+    let hello = client_hello();
+    for workers in [0, 2] {
+        let settings = |s: Server| s.workers(workers).max_tls_handshakes(MOST);
+        let server = serve(|s| settings(s).handshake_timeout(100 * support::WAIT));
+        let silent = (0..MOST).map(|n| {
+            let mut socket = socket(&server);
+            socket.write_all(&hello[..n * hello.len() / MOST]).unwrap();
+            socket
+        });
+        let _silent: Vec<TcpStream> = silent.collect();
+        until("all are there", || server.handle.connections() == MOST);
+        raw_echoes(&mut Raw::open(server.addr));
+    }
+}
+
 #[test]
 fn who_vanishes_in_mid_handshake_leaves_nothing() {
     let hello = client_hello();

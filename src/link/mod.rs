@@ -161,10 +161,7 @@ impl Link {
         let in_context =
             compression.keeps_window() && key.is_none() && config.overflow != Overflow::DropOldest;
         let mut sender = in_context.then(|| compression.sender());
-        while let Some(sender) = &mut sender {
-            if self.handle.has_ordered() {
-                break;
-            }
+        if let Some(sender) = sender.as_mut().filter(|_| !self.handle.has_ordered()) {
             let counted = self.outbox().compressed();
             let frame = compression.in_context(sender, &message, settings, counted);
             let mut outbox = self.outbox();
@@ -176,7 +173,8 @@ impl Link {
                 let status = self.pushed(outbox);
                 return result.map(|()| status).map_err(|e| e.about(message));
             }
-            // A broadcast came in between.
+            // A broadcast came in between. Not tried again: where there are many, that might never
+            // end.
         }
         let frame = compression.alone(&message, settings);
         if frame.len() >= message.len() {

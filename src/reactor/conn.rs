@@ -277,7 +277,8 @@ impl Conn {
         self.readable |= news.readable || news.closed;
         self.hung_up |= news.closed;
         self.stream.note_readable(self.hung_up);
-        if news.writable && std::mem::take(&mut self.blocked) {
+        // TLS may have more to send than what was given to it: answers, its goodbye.
+        if news.writable && (std::mem::take(&mut self.blocked) || self.stream.has_pending()) {
             self.unblocked(cx);
         }
         #[cfg(feature = "tls")]

@@ -117,7 +117,8 @@ impl Conn {
 
     /// The socket is writable again, or for the first time.
     pub(super) fn unblocked<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        if !self.is_dialing() {
+        if !matches!(&self.phase, Phase::Dialing(dialing) if dialing.connecting) {
+            // Also if what waits is the rest of a long request.
             return self.flush(cx);
         }
         match self.stream.connected() {

@@ -18,6 +18,11 @@ use crate::proto::Opcode;
 /// How long a peer may take to hang up after all is said.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long a peer may take for its next step of the TLS handshake while others wait to begin theirs,
+/// so that a few hundred silent sockets don't shut the door for as long as a handshake may take.
+#[cfg(feature = "tls")]
+const PATIENCE_MS: u64 = 2000;
+
 /// A moment of the loop's clock, at most 49 days ago, in half the space: what comes of the upper
 /// half is told by the present.
 #[derive(Clone, Copy, Debug)]
@@ -84,10 +89,15 @@ impl Conn {
     pub(crate) fn deadline(&self, config: &Config, now: u64) -> Option<u64> {
         let after = |start: Moment, wait| Some(start.ms(now).saturating_add(millis(wait)));
         match &self.phase {
+            #[cfg(feature = "tls")]
+            Phase::Opening(_) if self.is_securing() => {
+                let end = after(self.since, config.handshake_timeout);
+                end.map(|end| end.min(now + PATIENCE_MS))
+            }
             Phase::Opening(_) | Phase::Deciding => after(self.since, config.handshake_timeout),
             Phase::Dialing(dialing) => Some(dialing.deadline()),
             // All is written, or some of it was taken just now.
-            Phase::Lingering if self.writing.is_some() || self.leaves_tcp_to_server() => {
+            Phase::Lingering if !self.is_all_written() || self.leaves_tcp_to_server() => {
                 after(self.since, config.close_timeout)
             }
             Phase::Lingering => after(self.since, LINGER.min(config.close_timeout)),
@@ -111,6 +121,12 @@ impl Conn {
     pub(crate) fn on_deadline<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         // Activity may have moved the deadline; this sets the timer anew.
         self.rearm = true;
+        #[cfg(feature = "tls")]
+        if self.keeps_others_out(cx.now, PATIENCE_MS) {
+            log::debug!("{}: TLS handshake: others wait", self.peer.link.id);
+            self.gone = true;
+            return;
+        }
         if matches!(&self.phase, Phase::Open(Some(bucket)) if !bucket.is_empty(cx.now)) {
             self.again = true;
         }

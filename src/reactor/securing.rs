@@ -9,7 +9,8 @@
 
 use std::io;
 
-use super::conn::{Conn, Context};
+use super::conn::{Conn, Context, Phase};
+use super::liveness::Moment;
 use super::upstream::Upstream;
 use crate::error::Error;
 use crate::link::Event;
@@ -21,9 +22,19 @@ impl Conn {
         !self.stream.is_ready()
     }
 
+    /// A server's: the handshake waits for the peer, for so long already, while as many are under way
+    /// as may be.
+    pub(super) fn keeps_others_out(&self, now: u64, patience: u64) -> bool {
+        matches!(self.phase, Phase::Opening(_))
+            && matches!(self.stream, Stream::Tls(_))
+            && self.is_securing()
+            && now >= self.last_seen.ms(now) + patience
+            && self.peer.link.handle.shared.is_shaking_hands()
+    }
+
     /// The next step of the handshake, if something was announced since the last.
     pub(super) fn secure<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        if !self.readable {
+        if !self.readable || self.gone {
             return;
         }
         if let Some(mut stream) = self.stream.lend() {
@@ -47,6 +58,10 @@ impl Conn {
         cx: &mut Context<'_, U>,
     ) {
         self.stream = Stream::Tls(stream);
+        // It is the peer's turn.
+        self.last_seen = Moment::at(cx.now);
+        // While it was away, room may have been announced.
+        self.dirty |= self.stream.has_pending();
         match step {
             Ok(true) => {
                 if U::DIALS {
