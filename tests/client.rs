@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use framemill::{
     Accept, Client, ClientEvent, ClientHandler, Clients, CloseCause, CloseCode, CloseReason, Error,
-    Handler, HeaderMap, HeaderName, HeaderValue, Initiator, Message, Origin, Peer, Reconnect, Request,
-    Response, Retry, RetryReason, Sent, Server, StatusCode, connect, header,
+    Handler, HeaderMap, HeaderName, HeaderValue, Initiator, Message, Origin, Peer, Reconnect,
+    Request, Response, Retry, RetryReason, Sent, Server, StatusCode, connect, header,
 };
 use support::spy::{number, numbered};
 use support::{Addr, Running, WAIT, echo, serve, until};

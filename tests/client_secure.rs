@@ -19,7 +19,7 @@ use framemill::{
 use native_tls::{Identity, TlsAcceptor, TlsStream};
 use support::remote::{client, each_connection, end, message, refusal};
 use support::spy::{number, numbered, spy};
-use support::{Running, WAIT, reset, serve, serve_on, until};
+use support::{Addr, Running, WAIT, reset, serve, serve_on, until};
 
 const EC: &[u8] = include_bytes!("certs/ec.pem");
 const EC_KEY: &[u8] = include_bytes!("certs/ec.key");
@@ -33,11 +33,12 @@ fn trust() -> Trust {
     TRUST.get_or_init(|| Trust::only(EC).unwrap()).clone()
 }
 
-fn untrusting(addr: SocketAddr) -> Client {
+fn untrusting(addr: impl Into<Addr>) -> Client {
+    let addr = addr.into().tcp();
     Client::new(format!("wss://{addr}/")).unwrap()
 }
 
-fn secure(addr: SocketAddr) -> Client {
+fn secure(addr: impl Into<Addr>) -> Client {
     untrusting(addr).trust(trust()).outbound_limit(64 << 20)
 }
 
@@ -350,7 +351,7 @@ fn whom_to_trust() {
 #[test]
 fn the_name_must_be_the_one_in_the_certificate() {
     let server = echo(1);
-    let url = format!("wss://localhost:{}/", server.addr.port());
+    let url = format!("wss://localhost:{}/", server.addr.tcp().port());
     let named = Client::new(url).unwrap().trust(trust());
     let (handle, events) = named.connect().unwrap();
     handle.send("hello").unwrap();
@@ -442,7 +443,7 @@ fn a_server_that_never_answers() {
     let keep = move |stream| kept.send(stream).unwrap();
     // TLS to the end, but no HTTP.
     let mute = native(|_, mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
-    let half = [1, 5, 100, 700].map(|most| cutting(server.addr, most, keep.clone()));
+    let half = [1, 5, 100, 700].map(|most| cutting(server.addr.tcp(), most, keep.clone()));
     for addr in [&[silent, mute], &half[..]].concat() {
         for workers in [0, 1] {
             let clients = Clients::start(1, workers).unwrap();
@@ -475,7 +476,7 @@ fn a_server_that_hangs_up_in_the_middle() {
                     let _ = stream.read(&mut [0; 4096]);
                     then(stream);
                 }),
-                most => cutting(server.addr, most, then),
+                most => cutting(server.addr.tcp(), most, then),
             };
             match clients.connect(secure(addr)) {
                 Err(Error::Connect { source, .. }) => {
@@ -591,7 +592,7 @@ fn reconnects() {
 #[test]
 fn a_server_goes_and_comes_back() {
     let first = echo(2);
-    let addr = first.addr;
+    let addr = first.addr.tcp();
     let (handle, events) = secure(addr).reconnect(quickly()).connect().unwrap();
     handle.send("one").unwrap();
     assert_eq!(message(&events), Message::text("one"));

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, unbounded};
 #[cfg(feature = "deflate")]
 use framemill::Deflate;
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use framemill::{
     Accept, Client, ClientHandle, ClientHandler, Clients, CloseCause, CloseCode, CloseReason,
     Error, Handler, HeaderMap, HeaderValue, Initiator, Message, Origin, Peer, Request, Response,
@@ -399,6 +399,7 @@ const SERVERS: [Script; 2] = [
             command
         },
         checks: &[],
+        deflate: &[],
     },
     Script {
         name: "node-server",
@@ -410,6 +411,7 @@ const SERVERS: [Script; 2] = [
             command
         },
         checks: &[],
+        deflate: &[],
     },
 ];
 
@@ -678,7 +680,9 @@ fn check_messages(link: &Link) {
     assert_eq!(link.message(), Message::text("one two three"));
     // Many at once, in order.
     let nth = |n: usize| format!("{n} {}", ".".repeat(n * 37 % 2000));
-    (0..2000).for_each(|n| drop(link.handle.send(nth(n)).unwrap()));
+    for n in 0..2000 {
+        link.handle.send(nth(n)).unwrap();
+    }
     (0..2000).for_each(|n| assert_eq!(link.message(), Message::text(nth(n))));
 }
 
