@@ -161,8 +161,8 @@ fn come_and_go(server: &Running, way: usize) {
         }
         // Not a word of TLS, half of the first, or nonsense, which is hung up on.
         #[cfg(feature = "tls")]
-        19..=21 if matches!(addr, Addr::Tls(_)) => {
-            let mut raw = Raw::connect(Addr::Plain(addr.tcp()));
+        19..=21 if matches!(addr, support::Addr::Tls(_)) => {
+            let mut raw = Raw::connect(addr.tcp());
             let said = [b"" as &[u8], b"\x16\x03\x01\x02\x00\x01", b"nonsense"];
             raw.write(said[way - 19]);
             if way == 21 {
