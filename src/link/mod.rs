@@ -7,7 +7,9 @@
 //!
 //! Both have their own lock, held for moments, never one inside the other and never while user
 //! code runs. The session's lock is the third: whoever runs the mailbox holds it while running, and
-//! takes the other two inside it. These are all locks of a connection.
+//! takes the other two inside it. Where compression keeps its window, the compressor has a fourth,
+//! inside the session's: whoever sends holds it while compressing, and takes the outbox's inside it;
+//! the inflater's is of the runner alone. These are all locks of a connection.
 //!
 //! A connection that is silent holds no buffers here at all.
 
