@@ -630,14 +630,19 @@ fn check_messages(link: &Link) {
     link.echo("κόσμε \0 \u{10FFFF}".to_owned() + &"🦀".repeat(5000));
     let long: String = (0..12_000).map(|n| format!("{} ", n * n % 1013)).collect();
     link.echo(long.clone());
-    link.echo(noise(1_000_000));
+    // In a context they are compressed all the same, and grow; servers hold that against the limit.
+    link.echo(noise(900_000));
     link.echo(long);
     link.handle.send("!fragments one two three").unwrap();
     assert_eq!(link.message(), Message::text("one two three"));
     // Many at once, in order.
     let nth = |n: usize| format!("{n} {}", ".".repeat(n * 37 % 2000));
-    (0..2000).for_each(|n| drop(link.handle.send(nth(n)).unwrap()));
-    (0..2000).for_each(|n| assert_eq!(link.message(), Message::text(nth(n))));
+    for n in 0..2000 {
+        link.handle.send(nth(n)).unwrap();
+    }
+    for n in 0..2000 {
+        assert_eq!(link.message(), Message::text(nth(n)));
+    }
 }
 
 fn check_pings(clients: &Clients, server: &Serving) {
