@@ -691,10 +691,12 @@ fn check_closing(clients: &Clients, server: &Serving) {
     let link = Link::open(clients, server.client());
     link.handle.send(vec![0; (1 << 20) + 1]).unwrap();
     let reason = link.end();
-    assert_eq!(
-        (reason.code(), reason.initiator()),
-        (CloseCode::Size, Initiator::Peer)
-    );
+    let by = reason.initiator();
+    let told = (reason.code(), by) == (CloseCode::Size, Initiator::Peer);
+    // A server that speaks TLS can't end its own half only; what it says may be overtaken by the reset of
+    // what it did not read.
+    let reset = server.way.secure && reason.cause() == CloseCause::Transport;
+    assert!(told || reset, "{}: {reason}", server.way.name);
     let link = Link::open(clients, server.client().max_message(1000));
     link.echo("x".repeat(1000));
     link.handle.send("x".repeat(1001)).unwrap();
