@@ -1161,10 +1161,10 @@ fn shutdown_with_a_full_channel() {
         let peer = handle.peer().unwrap();
         peer.send("go").unwrap();
         until("the channel is full", || events.is_full());
-        assert!(
-            !clients.shutdown(Duration::from_millis(100)),
-            "it was cut off"
-        );
+        // Cut off, or closed if no further message has arrived yet.
+        let began = Instant::now();
+        clients.shutdown(Duration::from_millis(100));
+        assert!(began.elapsed() < WAIT / 2);
         for n in 0..64 {
             assert_eq!(number(&message(&events).into_data()), n);
         }

@@ -674,7 +674,8 @@ fn check_messages(link: &Link) {
     link.echo("κόσμε \0 \u{10FFFF}".to_owned() + &"🦀".repeat(5000));
     let long: String = (0..12_000).map(|n| format!("{} ", n * n % 1013)).collect();
     link.echo(long.clone());
-    link.echo(noise(1_000_000));
+    // In a context they are compressed all the same, and grow; servers hold that against the limit.
+    link.echo(noise(900_000));
     link.echo(long);
     link.handle.send("!fragments one two three").unwrap();
     assert_eq!(link.message(), Message::text("one two three"));
@@ -683,7 +684,9 @@ fn check_messages(link: &Link) {
     for n in 0..2000 {
         link.handle.send(nth(n)).unwrap();
     }
-    (0..2000).for_each(|n| assert_eq!(link.message(), Message::text(nth(n))));
+    for n in 0..2000 {
+        assert_eq!(link.message(), Message::text(nth(n)));
+    }
 }
 
 fn check_pings(clients: &Clients, server: &Serving) {
@@ -732,10 +735,12 @@ fn check_closing(clients: &Clients, server: &Serving) {
     let link = Link::open(clients, server.client());
     link.handle.send(vec![0; (1 << 20) + 1]).unwrap();
     let reason = link.end();
-    assert_eq!(
-        (reason.code(), reason.initiator()),
-        (CloseCode::Size, Initiator::Peer)
-    );
+    let by = reason.initiator();
+    let told = (reason.code(), by) == (CloseCode::Size, Initiator::Peer);
+    // A server that speaks TLS can't end its own half only; what it says may be overtaken by the reset of
+    // what it did not read.
+    let reset = server.way.secure && reason.cause() == CloseCause::Transport;
+    assert!(told || reset, "{}: {reason}", server.way.name);
     let link = Link::open(clients, server.client().max_message(1000));
     link.echo("x".repeat(1000));
     link.handle.send("x".repeat(1001)).unwrap();
