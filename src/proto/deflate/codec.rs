@@ -119,9 +119,11 @@ impl Inflater {
     ) -> Result<(), InflateError> {
         out.reserve_exact(limit.min(2 * payload.len() + 64));
         let mut rest = payload;
+        let mut most = usize::MAX;
         loop {
-            let (used, status) = self.step(rest, limit, out)?;
+            let (used, status, full) = self.step(rest, limit, out, most)?;
             rest = &rest[used..];
+            most = most.saturating_mul(2);
             match status {
                 // §7.2.3.4: a sender may end with a final block. What follows, at the next byte, is a
                 // stream of its own; usually it is the header of the empty stored block.
@@ -130,9 +132,11 @@ impl Inflater {
                     if rest.is_empty() {
                         return Ok(());
                     }
+                    // It may be as short, and the next one, too; room costs its clearing.
+                    most = 64;
                 }
                 // Room left over: nothing waits to be written.
-                Status::Ok if rest.is_empty() && out.len() < out.capacity().min(limit) => break,
+                Status::Ok if rest.is_empty() && !full => break,
                 Status::Ok => {}
                 // Nothing to be done, though there was room for a byte at least.
                 Status::BufError if rest.is_empty() => break,
@@ -142,28 +146,34 @@ impl Inflater {
         self.finish(takeover)
     }
 
-    /// Inflates what it can into the room there is, after making some. Gives how much input it took.
+    /// Inflates what it can into the room there is, at most so much of it, after making some. Gives how
+    /// much input it took, and whether all the room is filled.
     fn step(
         &mut self,
         input: &[u8],
         limit: usize,
         out: &mut Vec<u8>,
-    ) -> Result<(usize, Status), InflateError> {
+        most: usize,
+    ) -> Result<(usize, Status, bool), InflateError> {
         let (before, length) = (self.0.total_in(), out.len());
         if length == out.capacity() && length < limit {
             out.reserve_exact((limit - length).min(length.max(64)));
         }
         let flush = FlushDecompress::None;
-        let mut past = [0];
-        let status = if length < limit {
-            self.0.decompress_vec(input, out, flush)
+        let written = self.0.total_out();
+        let (status, full) = if length < limit {
+            let room = (out.capacity() - length).min(most);
+            out.resize(length + room, 0);
+            let status = self.0.decompress(input, &mut out[length..], flush);
+            let fresh = (self.0.total_out() - written) as usize;
+            out.truncate(length + fresh);
+            (status, fresh == room)
         } else {
-            let written = self.0.total_out();
-            let status = self.0.decompress(input, &mut past, flush);
+            let status = self.0.decompress(input, &mut [0], flush);
             if self.0.total_out() > written {
                 return Err(InflateError::TooBig);
             }
-            status
+            (status, true)
         };
         // An allocator may give more than was asked for.
         if out.len() > limit {
@@ -171,7 +181,7 @@ impl Inflater {
         }
         let status = status.map_err(|_| InflateError::Corrupt)?;
         let used = (self.0.total_in() - before) as usize;
-        Ok((used, status))
+        Ok((used, status, full))
     }
 
     /// Completes the empty stored block, and sees that this is what the payload ended with.
