@@ -12,8 +12,6 @@ use crossbeam_channel::bounded;
 use framemill::{
     Accept, CloseCode, Handler, Message, MessageRate, OverRate, Peer, Request, Response, StatusCode,
 };
-#[cfg(feature = "tls")]
-use support::Addr;
 use support::spy::{narrow, numbered, upgraded};
 use support::{
     Raw, Running, Transport, WAIT, alone, client, descriptors, frame, over_every_transport,
