@@ -353,6 +353,37 @@ fn silent_peers_make_room_when_others_wait() {
     }
 }
 
+/// A socket that is away for its handshake when its time is up has news later on, which are not those of
+/// whoever has its place by then.
+#[test]
+fn news_of_the_dead_are_not_for_the_living() {
+    let (block, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = Mutex::new(blocked);
+    let hello = client_hello();
+    let server = Transport::Tls.serve(
+        |s| s.workers(1).handshake_timeout(Duration::from_secs(1)),
+        move |_: &Peer, _: Message| {
+            let _ = blocked.lock().unwrap().recv();
+        },
+    );
+    let mut old = client(server.addr);
+    old.send("block".into()).unwrap();
+    let stuck = socket(&server);
+    until("it is there", || server.handle.connections() == 2);
+    (&stuck).write_all(&hello).unwrap();
+    until("its time is up", || server.handle.connections() == 1);
+    thread::scope(|scope| {
+        let late = scope.spawn(|| drop(client(server.addr)));
+        until("another is there", || server.handle.connections() == 2);
+        drop(stuck);
+        // The loop has heard of that when it has also let in another.
+        let _third = socket(&server);
+        until("the loop has turned", || server.handle.connections() == 3);
+        drop(block);
+        late.join().unwrap();
+    });
+}
+
 #[test]
 fn who_vanishes_in_mid_handshake_leaves_nothing() {
     let hello = client_hello();

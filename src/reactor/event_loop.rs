@@ -55,8 +55,16 @@ const FAREWELLS: usize = 256;
 const DIALS: usize = 64;
 
 const WAKER: Token = Token(usize::MAX);
-/// Connections have their slot for a token, listeners begin here.
+/// Connections have their slot for a token, and above it their generation where there is room: a
+/// socket that is on a worker for its TLS handshake may outlive its connection, and its events are not
+/// for whoever has the slot by then. Listeners begin here.
 const LISTENERS: usize = PeerId::MAX_SLOTS as usize;
+const LAST_LISTENER: usize = u32::MAX as usize - 1;
+
+fn token(key: Key) -> Token {
+    let generation = (key.generation as usize).checked_shl(32).unwrap_or(0);
+    Token(key.slot as usize | generation)
+}
 
 /// A loop that can be started: what can fail has succeeded.
 pub(crate) struct Prepared {
@@ -265,16 +273,18 @@ impl<U: Upstream> EventLoop<U> {
         for event in &events {
             match event.token() {
                 WAKER => {}
-                Token(n) if n >= LISTENERS => self.acceptor.ready(n - LISTENERS),
-                // A slot is emptied at the end of a turn only, so a token never outlives what it
-                // was given for.
-                Token(slot) => {
+                Token(n) if (LISTENERS..=LAST_LISTENER).contains(&n) => {
+                    self.acceptor.ready(n - LISTENERS)
+                }
+                Token(n) => {
                     let news = News {
                         readable: event.is_readable(),
                         writable: event.is_writable(),
                         closed: event.is_read_closed() || event.is_error(),
                     };
-                    self.serve_slot(slot as u32, |conn, cx| conn.ready(news, cx));
+                    if let Some(key) = self.key(n) {
+                        self.serve(key, |conn, cx| conn.ready(news, cx));
+                    }
                     self.pass_on(GROUP);
                 }
             }
@@ -466,6 +476,12 @@ impl<U: Upstream> EventLoop<U> {
         }
     }
 
+    /// Whose token this is.
+    fn key(&mut self, token: usize) -> Option<Key> {
+        let (key, _) = self.conns.get_slot_mut(token as u32)?;
+        (self::token(key) == Token(token)).then_some(key)
+    }
+
     fn serve_slot(&mut self, slot: u32, act: impl FnOnce(&mut Conn, &mut Context<'_, U>)) {
         let key = self.conns.get_slot_mut(slot).map(|(key, _)| key);
         if let Some(key) = key {
@@ -582,7 +598,7 @@ impl<U: Upstream> EventLoop<U> {
                 "connected from"
             };
             log::debug!("{}: {way} {remote}", conn.peer.link.id);
-            conn.register(registry, Token(key.slot as usize))
+            conn.register(registry, token(key))
         });
         match registered {
             Some(Ok(())) => self.serve(key, |conn, _| conn.rearm = true),
