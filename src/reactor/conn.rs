@@ -47,6 +47,9 @@ use crate::proto::{Blocks, Filled, Opcode, Protocol, Role};
 /// fixed costs vanish, few enough that ten flooding peers delay others by milliseconds only.
 const INLINE_MESSAGES: usize = 256;
 
+/// Compressed messages among them: a thousand bytes of those may be a whole MiB to inflate.
+const INLINE_COMPRESSED: usize = 8;
+
 /// Bytes of a large message that are read per turn: finishing one message while it is in the cache
 /// beats reading a little of each, and even this takes well under a millisecond. A little more than
 /// the default limit of a message, so that the longest of those is read in one go.
@@ -281,11 +284,6 @@ impl Conn {
         if news.writable && (std::mem::take(&mut self.blocked) || self.stream.has_pending()) {
             self.unblocked(cx);
         }
-        #[cfg(feature = "tls")]
-        if news.writable && self.is_securing() {
-            // The handshake may have waited for that.
-            self.readable = true;
-        }
         // On the list of those to go on, it has its turn already.
         if self.readable && !self.listed {
             self.advance(cx);
@@ -472,13 +470,14 @@ impl Conn {
         let inline = cx.upstream.is_inline();
         let limit = inbound_limit(cx.config);
         let mut room = self.room(inline, limit);
+        let mut compressed = 0;
         let mut load = Load {
             messages: 0,
             bytes: 0,
         };
         let mut input = bytes;
         while !self.gone {
-            if load.reaches(room) {
+            if load.reaches(room) || (inline && compressed == INLINE_COMPRESSED) {
                 self.hand_over(load, cx);
                 load = Load {
                     messages: 0,
@@ -531,6 +530,7 @@ impl Conn {
                             Habit::Usual
                         };
                         load.messages += 1;
+                        compressed += usize::from(matches!(message, Message::Frame(_)));
                         load.bytes += message.len();
                         cx.batch.push_back(Event::Message(message));
                     }

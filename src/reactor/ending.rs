@@ -179,7 +179,8 @@ impl Conn {
         }
         if self.eof {
             if ending.finished || sealed {
-                self.end_now(CloseCause::Eof, cx);
+                let cause = ending.failed.map_or(CloseCause::Eof, cause_of);
+                self.end_now(cause, cx);
             }
         } else if sealed && (ending.received.is_some() || ending.failed.is_some()) {
             let cause = ending.failed.map_or(CloseCause::Handshake, cause_of);
