@@ -98,7 +98,7 @@ impl Dialer {
         }
     }
 
-    /// Connects after `delay`. The outcome comes through the loop, whatever it is.
+    /// Connects after `delay`. The outcome comes through the loop, unless all is being stopped.
     pub(super) fn dial(self: &Arc<Self>, session: Box<Session>, delay: Duration) {
         let now = Instant::now();
         if delay.is_zero() {
@@ -109,7 +109,8 @@ impl Dialer {
         let mut queue = lock(&self.queue);
         if self.is_stopped() {
             drop(queue);
-            return self.hand_over(session, now, Err(Error::Closed));
+            // The loops may have ended already, so the outcome does not come through one.
+            return session.failed(Error::Closed);
         }
         queue.count += 1;
         // Under the lock: `hurry` may have come before.
