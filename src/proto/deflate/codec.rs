@@ -49,11 +49,11 @@ impl Deflater {
 
     /// Appends the payload compressed, and the empty stored block.
     ///
-    /// Text shrinks to a third or less; the guess is grown by doubling.
+    /// Short text shrinks to a half or less, long text more; the guess is grown if it was too small.
     fn flush(&mut self, mut payload: &[u8], out: &mut Vec<u8>) {
         /// With less than 7 bytes of room zlib repeats the block that ends the message.
         const LEAST: usize = 64;
-        let mut more = payload.len() / 4;
+        let mut more = payload.len() / 2 + LEAST;
         loop {
             out.reserve(more.max(LEAST));
             let before = self.0.total_in();
