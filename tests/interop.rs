@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 #[cfg(feature = "deflate")]
 use framemill::Deflate;
+#[cfg(feature = "tls")]
+use framemill::Tls;
 use framemill::{
     Accept, Client, ClientHandle, ClientHandler, Clients, CloseCause, CloseCode, CloseReason,
     Error, Handler, HeaderMap, HeaderValue, Initiator, Message, Origin, Peer, Request, Response,
@@ -70,7 +72,20 @@ const VARIANTS: &[Variant] = &[
         args: &["--deflate"],
         deflate: true,
     },
+    #[cfg(feature = "tls")]
+    Variant {
+        name: "tls",
+        secure: "s",
+        settings: |server| server.tls(Tls::from_pem_files(EC, EC_KEY).unwrap()),
+        args: &["--ca", EC],
+        deflate: false,
+    },
 ];
+
+#[cfg(feature = "tls")]
+const EC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certs/ec.pem");
+#[cfg(feature = "tls")]
+const EC_KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certs/ec.key");
 
 /// On the loop, and on workers.
 const WORKERS: [usize; 2] = [0, 2];
