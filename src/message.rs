@@ -125,7 +125,8 @@ impl CloseReason {
     }
 
     /// Bytes that [`Peer::send`](crate::Peer::send) accepted and the kernel never took: at least
-    /// these did not reach the peer.
+    /// these did not reach the peer. With TLS, what has been encrypted counts as taken, of which the
+    /// kernel may lack up to 64 KiB.
     pub fn undelivered_bytes(&self) -> usize {
         self.undelivered
     }

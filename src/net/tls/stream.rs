@@ -62,7 +62,7 @@ impl fmt::Display for TlsError {
         match self {
             Self::PlainHttp => f.write_str("plain HTTP on a TLS port"),
             Self::NotTls => f.write_str("the peer does not speak TLS"),
-            Self::Handshake(error) => write!(f, "TLS handshake: {error}"),
+            Self::Handshake(error) => write!(f, "the handshake failed: {error}"),
         }
     }
 }
