@@ -17,7 +17,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `conn` | reading |
+//! | `conn` | the whole of it, and whose turn it is to do something |
+//! | `reading` | reading |
 //! | `writing` | writing |
 //! | `securing` | the TLS handshake |
 //! | `opening` | the request, up to the handler's verdict |
@@ -37,43 +38,15 @@ use super::outbound::Outbound;
 use super::upstream::Upstream;
 use crate::config::{Config, OverRate};
 use crate::error::duplicate;
-use crate::link::{self, Dial, Event, Load};
-use crate::message::{Bytes, CloseCause, CloseCode, Message};
+use crate::link::{Dial, Event};
+use crate::message::CloseCause;
 use crate::net::Stream;
 use crate::peer::Peer;
-use crate::proto::{Blocks, Filled, Opcode, Protocol, Role};
-
-/// Messages that a connection may bring per turn when handlers run inline: enough that the turn's
-/// fixed costs vanish, few enough that ten flooding peers delay others by milliseconds only.
-const INLINE_MESSAGES: usize = 256;
-
-/// Compressed messages among them: a thousand bytes of those may be a whole MiB to inflate.
-const INLINE_COMPRESSED: usize = 8;
-
-/// Bytes of a large message that are read per turn: finishing one message while it is in the cache
-/// beats reading a little of each, and even this takes well under a millisecond. A little more than
-/// the default limit of a message, so that the longest of those is read in one go.
-const LARGE_BUDGET: usize = (1 << 20) + (64 << 10);
+use crate::proto::{Blocks, Protocol, Role};
 
 /// Bytes that all connections together may bring per turn before those that bring large messages wait
 /// for the next, in the order they came.
 pub(super) const TURN_BUDGET: usize = 4 << 20;
-
-/// From this size on a message is expected to be followed by others like it: then only so much is
-/// read into the loop's buffer as is needed to see the next one begin, and the rest goes directly to
-/// its place.
-const LARGE: usize = 32 << 10;
-const FIRST_READ: usize = 8 << 10;
-
-/// Frames of fewer bytes than this on average, header included, cost more than their bytes tell: ten
-/// peers that flood with them would make a turn long, so each is read less of.
-const TINY: usize = 16;
-const TINY_READ: usize = 8 << 10;
-
-/// Inline, replies to so many bytes are written at once, while they and their buffers are in the
-/// cache. Those to less wait for the end of the turn: a peer that is woken by the first of many small
-/// writes is awake for the others, and every wake-up less is a microsecond less.
-const FLUSH_NOW: usize = 4096;
 
 /// What a connection uses of its loop while it is being served.
 pub(crate) struct Context<'a, U> {
@@ -94,7 +67,7 @@ pub(crate) struct Context<'a, U> {
     pub(crate) runnable: &'a mut Vec<Peer>,
     /// Connections to be made; a client's only.
     pub(crate) dials: &'a mut VecDeque<Box<Dial>>,
-    /// Bytes that may be read this turn before connections get just their share.
+    /// What is left of [`TURN_BUDGET`].
     pub(crate) large_left: &'a mut usize,
     /// No new connections and requests: the server is being shut down.
     pub(crate) stopping: bool,
@@ -135,7 +108,7 @@ pub(crate) struct Conn {
     /// When the phase began; in `Open`, when the unanswered ping was sent.
     pub(super) since: Moment,
     /// What was read and must wait; not empty.
-    rest: Option<Box<Rest>>,
+    pub(super) rest: Option<Box<Rest>>,
     /// What was taken out of the outbox and the kernel did not take.
     pub(super) writing: Option<Box<Outbound>>,
     /// The closing, once it has begun.
@@ -156,7 +129,7 @@ pub(crate) struct Conn {
     /// The handler was told the end.
     pub(super) told: bool,
     /// What the last read brought.
-    habit: Habit,
+    pub(super) habit: Habit,
     /// The kernel's buffer is full; an event tells when it no longer is.
     pub(super) blocked: bool,
     /// Over a limit when it was accepted: it is here only to be told so.
@@ -178,11 +151,11 @@ pub(crate) struct Conn {
 /// Bytes that were read and not yet looked at. Behind a pointer of one word, as nearly always there
 /// are none.
 #[derive(Debug)]
-struct Rest(Box<[u8]>);
+pub(super) struct Rest(pub(super) Box<[u8]>);
 
 /// What a connection brought last, and how much of it is therefore read at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Habit {
+pub(super) enum Habit {
     Usual,
     /// A large message, so the next may be one.
     Large,
@@ -279,7 +252,9 @@ impl Conn {
     pub(crate) fn ready<U: Upstream>(&mut self, news: News, cx: &mut Context<'_, U>) {
         self.readable |= news.readable || news.closed;
         self.hung_up |= news.closed;
-        self.stream.note_readable(self.hung_up);
+        if news.readable || news.closed {
+            self.stream.note_readable(self.hung_up);
+        }
         // TLS may have more to send than what was given to it: answers, its goodbye.
         if news.writable && (std::mem::take(&mut self.blocked) || self.stream.has_pending()) {
             self.unblocked(cx);
@@ -322,7 +297,7 @@ impl Conn {
     }
 
     /// Whether reading is suspended. Whoever ends the suspension sets `again`.
-    fn waits<U: Upstream>(&self, cx: &Context<'_, U>) -> bool {
+    pub(super) fn waits<U: Upstream>(&self, cx: &Context<'_, U>) -> bool {
         match self.phase {
             Phase::Deciding => true,
             Phase::Open(_) => {
@@ -353,242 +328,10 @@ impl Conn {
     }
 
     /// The peer has used up its allowance of messages.
-    fn is_over_rate(&self, now: u64) -> bool {
+    pub(super) fn is_over_rate(&self, now: u64) -> bool {
         match &self.phase {
             Phase::Open(Some(bucket)) => self.ending.is_none() && bucket.is_empty(now),
             _ => false,
-        }
-    }
-
-    /// One read; several in the middle of a large message.
-    fn read<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        let mut budget = LARGE_BUDGET;
-        loop {
-            let filled = match self
-                .protocol
-                .fill(budget.min(256 << 10), |place| self.stream.read(place))
-            {
-                Some(result) => {
-                    let filled = self.note_read(result, cx);
-                    if filled.is_some() {
-                        self.frames(&mut [], cx);
-                    }
-                    filled
-                }
-                None => self.read_and_look(cx),
-            };
-            let Some(filled) = filled else { return };
-            budget = budget.saturating_sub(filled.arrived);
-            *cx.large_left = cx.large_left.saturating_sub(filled.arrived);
-            let more = filled.all && budget > 0 && self.protocol.is_in_large_message();
-            if !more || self.gone || self.waits(cx) {
-                return;
-            }
-        }
-    }
-
-    fn read_and_look<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Filled> {
-        let buf = std::mem::take(&mut cx.buf);
-        let size = match self.habit {
-            Habit::Large => FIRST_READ,
-            Habit::Tiny => TINY_READ,
-            Habit::Usual => buf.len(),
-        };
-        let frames = self.protocol.frames();
-        let result = self.stream.read(&mut buf[..size]);
-        let result = result.map(|arrived| Filled {
-            arrived,
-            all: arrived == size,
-        });
-        let filled = self.note_read(result, cx);
-        if let Some(filled) = filled {
-            self.input(&mut buf[..filled.arrived], cx);
-            let frames = self.protocol.frames().wrapping_sub(frames) as usize;
-            if frames > filled.arrived / TINY {
-                self.habit = Habit::Tiny;
-            } else if self.habit == Habit::Tiny {
-                self.habit = Habit::Usual;
-            }
-        }
-        cx.buf = buf;
-        filled
-    }
-
-    /// What every read means for the connection. `Some`: bytes have arrived.
-    fn note_read<U: Upstream>(
-        &mut self,
-        result: io::Result<Filled>,
-        cx: &mut Context<'_, U>,
-    ) -> Option<Filled> {
-        match result {
-            Ok(Filled { arrived: 0, .. }) => {
-                self.eof = true;
-                self.on_eof(cx);
-            }
-            Ok(mut filled) => {
-                filled.all |= self.stream.has_buffered();
-                // epoll(7): for a stream, a read that comes up short has emptied the socket, and
-                // whatever arrives later is a new edge; but an end that was announced together with
-                // the data is not announced again.
-                self.readable = filled.all || self.hung_up;
-                self.last_seen = Moment::at(cx.now);
-                if std::mem::take(&mut self.pinged) {
-                    // Anything received is as good as a pong.
-                    self.rearm = true;
-                }
-                return Some(filled);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => self.fail_transport(&error, cx),
-        }
-        None
-    }
-
-    /// Looks at bytes in the order they came; keeps those whose time has not come.
-    pub(super) fn input<U: Upstream>(&mut self, bytes: &mut [u8], cx: &mut Context<'_, U>) {
-        match self.phase {
-            Phase::Opening(_) => self.request_input(bytes, cx),
-            Phase::Dialing(_) => self.answer_input(bytes, cx),
-            Phase::Deciding => self.keep(bytes),
-            Phase::Open(_) => self.frames(bytes, cx),
-            Phase::Lingering => {}
-        }
-    }
-
-    pub(super) fn keep(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.rest = Some(Box::new(Rest(bytes.into())));
-        }
-    }
-
-    /// Frames to events, as many as the handler has room for.
-    fn frames<U: Upstream>(&mut self, bytes: &mut [u8], cx: &mut Context<'_, U>) {
-        if self.ending.as_ref().is_some_and(|e| e.has_failed()) {
-            return;
-        }
-        let inline = cx.upstream.is_inline();
-        let limit = inbound_limit(cx.config);
-        let mut room = self.room(inline, limit);
-        let mut compressed = 0;
-        let mut load = Load {
-            messages: 0,
-            bytes: 0,
-        };
-        let mut input = bytes;
-        while !self.gone {
-            if load.reaches(room) || (inline && compressed == INLINE_COMPRESSED) {
-                self.hand_over(load, cx);
-                load = Load {
-                    messages: 0,
-                    bytes: 0,
-                };
-                room = self.room(inline, limit);
-                let full = room.messages == 0 || room.bytes == 0;
-                if inline {
-                    self.keep(input);
-                    return;
-                }
-                if full && self.peer.link.inflow.pause(limit) {
-                    self.paused = true;
-                    self.keep(input);
-                    return;
-                }
-                continue;
-            }
-            if self.is_over_rate(cx.now) && self.protocol.expects_data(input) {
-                self.hand_over(load, cx);
-                load = Load {
-                    messages: 0,
-                    bytes: 0,
-                };
-                if over_rate_waits(cx.config) {
-                    self.keep(input);
-                    self.rearm = true;
-                    return;
-                }
-                let text = "too many messages";
-                self.close_for(CloseCode::Policy, text, CloseCause::RateLimit, cx);
-            }
-            match self.protocol.next(&mut input, cx.blocks) {
-                Ok(None) => break,
-                Ok(Some(Message::Ping(payload))) => self.pong(payload),
-                Ok(Some(Message::Pong(payload))) => self.on_pong(&payload, cx),
-                Ok(Some(Message::Close(frame))) => {
-                    self.hand_over(load, cx);
-                    return self.on_close(frame, cx);
-                }
-                Ok(Some(message)) => {
-                    if let Phase::Open(Some(bucket)) = &mut self.phase {
-                        bucket.take_one(cx.now);
-                    }
-                    // What comes after we have closed is of no interest to anybody.
-                    if self.ending.is_none() {
-                        self.habit = if message.len() >= LARGE {
-                            Habit::Large
-                        } else {
-                            Habit::Usual
-                        };
-                        load.messages += 1;
-                        compressed += usize::from(matches!(message, Message::Frame(_)));
-                        load.bytes += message.len();
-                        cx.batch.push_back(Event::Message(message));
-                    }
-                }
-                Err(violation) => {
-                    self.hand_over(load, cx);
-                    return self.fail(violation, cx);
-                }
-            }
-        }
-        self.hand_over(load, cx);
-    }
-
-    /// How much more may be handed to the handler now.
-    fn room(&self, inline: bool, limit: Load) -> Load {
-        if inline {
-            return Load {
-                messages: INLINE_MESSAGES,
-                bytes: limit.bytes,
-            };
-        }
-        let taken = self.peer.link.inflow.outstanding();
-        Load {
-            messages: limit.messages.saturating_sub(taken.messages),
-            bytes: limit.bytes.saturating_sub(taken.bytes),
-        }
-    }
-
-    /// Gives the batch to the handler.
-    fn hand_over<U: Upstream>(&mut self, load: Load, cx: &mut Context<'_, U>) {
-        if cx.batch.is_empty() {
-            return;
-        }
-        self.peer.link.inflow.add(load);
-        self.deliver(cx);
-        if cx.upstream.is_inline() && load.bytes >= FLUSH_NOW {
-            self.flush(cx);
-        }
-    }
-
-    pub(super) fn deliver<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        if cx.upstream.deliver(&self.peer, cx.batch) {
-            cx.runnable.push(self.peer.clone());
-        }
-        if cx.upstream.is_inline() {
-            // The replies are there already.
-            self.dirty = true;
-        } else if cx.batch.capacity() == 0 {
-            *cx.batch = link::take_batch();
-        }
-    }
-
-    fn pong(&mut self, payload: Bytes) {
-        if self.blocked || self.writing.is_some() {
-            self.writing.get_or_insert_default().pong = Some(payload);
-        } else {
-            self.peer.link.outbox().control(Opcode::Pong, &payload);
-            self.dirty = true;
         }
     }
 
@@ -606,15 +349,8 @@ impl Conn {
     }
 }
 
-fn over_rate_waits(config: &Config) -> bool {
+pub(super) fn over_rate_waits(config: &Config) -> bool {
     config
         .message_rate
         .is_some_and(|r| r.over == OverRate::Wait)
-}
-
-fn inbound_limit(config: &Config) -> Load {
-    Load {
-        messages: config.inbound_messages,
-        bytes: config.inbound_bytes,
-    }
 }
