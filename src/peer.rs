@@ -43,7 +43,7 @@ impl Peer {
     /// [`Overflow::DropNewest`](crate::Overflow::DropNewest) is in force, or if it is nothing that can
     /// be sent (a raw frame, a control frame over 125 bytes, a close code that may not travel).
     pub fn send(&self, message: impl Into<Message>) -> Result<Sent, SendError> {
-        self.link.send(message.into(), None, Compress::Auto)
+        self.link.send(message.into(), Compress::Auto)
     }
 
     /// Sends a message of which only the latest matters: if an earlier one with the same key has
@@ -60,8 +60,7 @@ impl Peer {
         key: impl Into<LatestKey>,
         message: impl Into<Message>,
     ) -> Result<Sent, SendError> {
-        self.link
-            .send(message.into(), Some(key.into()), Compress::Auto)
+        self.link.send_latest(message.into(), key.into())
     }
 
     /// The same as [`send`](Self::send), with a word on compression: whether this one message is
@@ -74,7 +73,7 @@ impl Peer {
         message: impl Into<Message>,
         compress: Compress,
     ) -> Result<Sent, SendError> {
-        self.link.send(message.into(), None, compress)
+        self.link.send(message.into(), compress)
     }
 
     /// Begins the closing handshake (RFC 6455 §7.1.2), behind everything that was sent. The

@@ -25,7 +25,7 @@ use crate::link::{
 };
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
-use crate::reactor::{self, Prepared, Upstream};
+use crate::reactor::{self, NoRun, Prepared, Upstream};
 use crate::worker::{Pool, RunQueue, Work};
 
 /// Events that wait for the receiver of one client before its connection is slowed down.
@@ -399,6 +399,11 @@ struct ToWorkers(RunQueue<Job>);
 
 impl Upstream for ToWorkers {
     const DIALS: bool = true;
+    type Run<'a> = NoRun;
+
+    fn run<R>(&self, _: &Peer, _: impl FnOnce(&mut NoRun) -> R) -> Option<R> {
+        None
+    }
 
     fn is_inline(&self) -> bool {
         false
@@ -425,6 +430,11 @@ struct OnTheLoop(Arc<Engine>);
 
 impl Upstream for OnTheLoop {
     const DIALS: bool = true;
+    type Run<'a> = NoRun;
+
+    fn run<R>(&self, _: &Peer, _: impl FnOnce(&mut NoRun) -> R) -> Option<R> {
+        None
+    }
 
     fn is_inline(&self) -> bool {
         true

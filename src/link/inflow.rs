@@ -29,6 +29,11 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    pub(crate) const NOTHING: Self = Self {
+        messages: 0,
+        bytes: 0,
+    };
+
     pub(crate) fn reaches(self, limit: Self) -> bool {
         self.messages >= limit.messages || self.bytes >= limit.bytes
     }

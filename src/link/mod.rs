@@ -39,7 +39,7 @@ use crate::id::PeerId;
 use crate::message::{CloseCause, CloseCode, Message, Utf8Bytes};
 #[cfg(feature = "deflate")]
 use crate::proto::compressed_parts;
-use crate::proto::may_travel;
+use crate::proto::{Opcode, may_travel};
 use crate::worker::Mailbox;
 
 #[cfg(feature = "deflate")]
@@ -124,9 +124,48 @@ impl Link {
 
     // ---- sending, from any thread ----
 
-    /// Queues `message`; with a `key`, in place of an unsent one of the same key.
-    #[inline]
+    /// Queues `message`.
+    #[inline(never)] // or the message is moved once more
     pub(crate) fn send(
+        self: &Arc<Self>,
+        message: Message,
+        compress: Compress,
+    ) -> Result<Sent, SendError> {
+        let (opcode, payload): (_, &[u8]) = match &message {
+            Message::Text(text) => (Opcode::Text, text.as_bytes()),
+            Message::Binary(payload) => (Opcode::Binary, payload),
+            _ => return self.send_unusual(message, None, compress),
+        };
+        #[cfg(feature = "deflate")]
+        if compress.wants(payload.len(), &self.config) {
+            return self.send_unusual(message, None, compress);
+        }
+        if self.handle.has_ordered() {
+            return self.send_unusual(message, None, compress);
+        }
+        let mut outbox = self.outbox();
+        if let Some((status, flush)) = outbox.push_plain(opcode, payload, &self.config) {
+            drop(outbox);
+            if flush {
+                self.handle.request_flush(self.id);
+            }
+            return Ok(status);
+        }
+        drop(outbox);
+        self.send_unusual(message, None, compress)
+    }
+
+    /// Queues `message` in place of an unsent one of the same key.
+    pub(crate) fn send_latest(
+        self: &Arc<Self>,
+        message: Message,
+        key: LatestKey,
+    ) -> Result<Sent, SendError> {
+        self.send_unusual(message, Some(key), Compress::Auto)
+    }
+
+    #[cold]
+    fn send_unusual(
         self: &Arc<Self>,
         message: Message,
         key: Option<LatestKey>,
@@ -185,7 +224,6 @@ impl Link {
         self.send_as_is(frame, key).map_err(|e| e.about(message))
     }
 
-    #[inline]
     fn send_as_is(
         self: &Arc<Self>,
         message: Message,
@@ -197,11 +235,7 @@ impl Link {
         }
         let config = &self.config;
         let mut outbox = self.outbox();
-        let result = if key.is_none() && outbox.push_plain(&message, config) {
-            Ok(())
-        } else {
-            outbox.push(message, key, config)
-        };
+        let result = outbox.push(message, key, config);
         let status = self.pushed(outbox);
         result.map(|()| status)
     }
@@ -281,11 +315,7 @@ impl Link {
             self.congested.store(true, Ordering::SeqCst);
             outbox.stall();
         }
-        if outbox.is_stalled() {
-            Sent::Congested
-        } else {
-            Sent::Queued
-        }
+        outbox.status()
     }
 
     /// Begins the closing handshake, behind all that was sent. `false` if it had begun before.

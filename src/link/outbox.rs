@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 use crate::config::{Config, Overflow};
-use crate::error::SendError;
+use crate::error::{SendError, Sent};
 use crate::message::{Bytes, CloseCause, CloseCode, Message, Utf8Bytes};
 use crate::proto::{MAX_HEADER, Opcode, data_frame, encode, new_mask, truncate_reason};
 
@@ -76,27 +76,41 @@ impl Outbox {
     // ---- for senders ----
 
     /// Queues a small message if there is plenty of room and nothing special about it: nearly
-    /// always. `false`: [`push`](Self::push) decides.
+    /// always. `None`: [`push`](Self::push) decides; `true`: the loop is to be told.
     #[inline]
-    pub(crate) fn push_plain(&mut self, message: &Message, config: &Config) -> bool {
-        let Some((first, payload)) = data_frame(message) else {
-            return false;
-        };
+    pub(crate) fn push_plain(
+        &mut self,
+        opcode: Opcode,
+        payload: &[u8],
+        config: &Config,
+    ) -> Option<(Sent, bool)> {
         let plain = payload.len() < BY_REFERENCE
             && self.queued() + payload.len() + MAX_HEADER <= config.outbound_bytes / 2
             && self.queue.is_none()
             && !self.sealed
             && config.overflow != Overflow::DropOldest;
-        if plain {
-            if self.buf.capacity() == 0 {
-                self.buf = spare::take_buffer();
-            }
-            let before = self.buf.len();
-            self.count_compressed(message);
-            encode(first, payload, self.key(), &mut self.buf);
-            self.queued += (self.buf.len() - before) as u32;
+        if !plain {
+            return None;
         }
-        plain
+        if self.buf.capacity() == 0 {
+            self.buf = spare::take_buffer();
+        }
+        let before = self.buf.len();
+        encode(opcode, payload, self.key(), &mut self.buf);
+        self.queued += (self.buf.len() - before) as u32;
+        Some((
+            self.status(),
+            !std::mem::replace(&mut self.flush_requested, true),
+        ))
+    }
+
+    /// What senders are told.
+    pub(crate) fn status(&self) -> Sent {
+        if self.stalled {
+            Sent::Congested
+        } else {
+            Sent::Queued
+        }
     }
 
     /// Queues one message.
@@ -311,10 +325,6 @@ impl Outbox {
     /// Bytes from `send` until the kernel took them.
     pub(crate) fn queued(&self) -> usize {
         self.queued as usize
-    }
-
-    pub(crate) fn is_stalled(&self) -> bool {
-        self.stalled
     }
 
     /// Nothing more is accepted.

@@ -125,6 +125,46 @@ impl Header {
     }
 }
 
+/// Where the payload of a whole frame lies in the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Whole {
+    pub(crate) text: bool,
+    pub(crate) key: [u8; 4],
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+impl Whole {
+    /// The frame at the front of what was sent to `role`, if it is what nearly all are: an
+    /// unfragmented text or binary message of up to 64 KiB, not compressed, all of it there. `None`:
+    /// [`Header::parse`] tells what it is.
+    #[inline(always)] // on the path of every message
+    pub(crate) fn find(input: &[u8], role: Role) -> Option<Self> {
+        let &[first, second, a, b, c, d, e, f] = input.first_chunk()?;
+        let text = match first {
+            0x81 => true,
+            0x82 => false,
+            _ => return None,
+        };
+        let long = a != 0 || b >= 126;
+        let long_len = usize::from(u16::from_be_bytes([a, b]));
+        let (len, key, start) = match (second, role) {
+            (0x80..=0xFD, Role::Server) => (usize::from(second & 0x7F), [a, b, c, d], 6),
+            (0xFE, Role::Server) if long => (long_len, [c, d, e, f], 8),
+            (0..=125, Role::Client) => (usize::from(second), [0; 4], 2),
+            (126, Role::Client) if long => (long_len, [0; 4], 4),
+            _ => return None,
+        };
+        let end = start + len;
+        (end <= input.len()).then_some(Self {
+            text,
+            key,
+            start,
+            end,
+        })
+    }
+}
+
 /// §5.2: "the minimal number of bytes MUST be used to encode the length", "the most significant
 /// bit MUST be 0".
 #[inline]

@@ -16,12 +16,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
+use tungstenite::Utf8Bytes;
+use tungstenite::protocol::Message;
+
+use super::close::Violation;
+use super::mask::mask;
+
 /// The most memory that small messages share.
 const BLOCK: usize = 4096;
 /// Bytes of a frame that are not payload, at most.
 const FRAME: usize = 14;
 /// Messages over this size don't share.
 const SHARE_MAX: usize = 1024;
+/// What is unmasked soon after it was copied, while it is in the nearest cache.
+const NEAR: usize = 8 << 10;
 /// Large buffers that wait to be used again, in bytes; released when the loop has been idle.
 const SPARE: usize = 16 << 20;
 
@@ -184,23 +192,60 @@ impl Blocks {
         }
     }
 
-    /// A copy of `payload`. `coming` is how many bytes the rest of the read may still bring.
-    #[inline]
-    pub(crate) fn copy(&mut self, payload: &[u8], coming: usize) -> Bytes {
-        if payload.len() > SHARE_MAX {
-            let mut buffer = self.buffer(payload.len(), payload.len());
-            buffer.extend(payload);
-            return self.hand_out(buffer);
-        }
-        if !self.reused && payload.len() + FRAME >= coming {
+    /// Makes a message of a copy of `payload`, unmasked, and puts it behind `messages`. `coming` is how
+    /// many bytes the rest of the read may still bring.
+    ///
+    /// Copied first and unmasked where it then is, so that it is not copied in large pieces a moment
+    /// after it was written in small ones.
+    #[inline(never)] // the only one that splits blocks, so that splitting is inlined here
+    pub(crate) fn message(
+        &mut self,
+        text: bool,
+        payload: &[u8],
+        key: [u8; 4],
+        coming: usize,
+        messages: &mut Vec<Message>,
+    ) -> Result<(), Violation> {
+        let bytes = if payload.len() > SHARE_MAX {
+            self.copy_large(payload, key)
+        } else if !self.reused && payload.len() + FRAME >= coming {
             // Nobody to share with.
-            return Bytes::copy_from_slice(payload);
+            let mut alone = payload.to_vec();
+            mask(&mut alone, key, 0);
+            alone.into()
+        } else {
+            if self.block.capacity() < payload.len() {
+                self.renew(payload.len(), coming);
+            }
+            self.block.extend_from_slice(payload);
+            mask(&mut self.block, key, 0);
+            self.block.split().freeze()
+        };
+        if text {
+            // §8.1: "the endpoint MUST _Fail the WebSocket Connection_".
+            let text = Utf8Bytes::try_from(bytes).map_err(|_| Violation::INVALID_UTF8)?;
+            messages.push(Message::Text(text));
+        } else {
+            messages.push(Message::Binary(bytes));
         }
-        if self.block.capacity() < payload.len() {
-            self.renew(payload.len(), coming);
+        Ok(())
+    }
+
+    /// The same for what is not a message yet.
+    pub(crate) fn copy(&mut self, payload: &[u8], key: [u8; 4], coming: usize) -> Bytes {
+        let mut one = Vec::with_capacity(1);
+        let _ = self.message(false, payload, key, coming, &mut one);
+        one.pop().map(Message::into_data).unwrap_or_default()
+    }
+
+    fn copy_large(&mut self, payload: &[u8], key: [u8; 4]) -> Bytes {
+        let mut buffer = self.buffer(payload.len(), payload.len());
+        for piece in payload.chunks(NEAR) {
+            let start = buffer.len();
+            buffer.extend(piece);
+            mask(buffer.from(start), key, start);
         }
-        self.block.extend_from_slice(payload);
-        self.block.split().freeze()
+        self.hand_out(buffer)
     }
 
     fn renew(&mut self, needed: usize, coming: usize) {
@@ -270,9 +315,9 @@ mod tests {
     #[test]
     fn dropped_messages_leave_their_block_to_the_next() {
         let mut blocks = Blocks::new(true);
-        let first = blocks.copy(&[1; 64], 64).as_ptr();
+        let first = blocks.copy(&[1; 64], [0; 4], 64).as_ptr();
         for n in 1..1000 {
-            let next = blocks.copy(&[2; 64], 64).as_ptr();
+            let next = blocks.copy(&[2; 64], [0; 4], 64).as_ptr();
             assert_eq!(next as usize, first as usize + n * 64 % BLOCK);
         }
     }
@@ -280,14 +325,14 @@ mod tests {
     #[test]
     fn dropped_large_messages_too() {
         let mut blocks = Blocks::new(false);
-        let first = blocks.copy(&[1; 20_000], 0).as_ptr();
+        let first = blocks.copy(&[1; 20_000], [0; 4], 0).as_ptr();
         for _ in 0..100 {
-            assert_eq!(blocks.copy(&[2; 16_000], 0).as_ptr(), first);
+            assert_eq!(blocks.copy(&[2; 16_000], [0; 4], 0).as_ptr(), first);
         }
         // A message must not hold much more than its own size alive.
-        assert_ne!(blocks.copy(&[2; 2_000], 0).as_ptr(), first);
-        let kept = blocks.copy(&[3; 20_000], 0);
-        assert_ne!(blocks.copy(&[4; 20_000], 0).as_ptr(), kept.as_ptr());
+        assert_ne!(blocks.copy(&[2; 2_000], [0; 4], 0).as_ptr(), first);
+        let kept = blocks.copy(&[3; 20_000], [0; 4], 0);
+        assert_ne!(blocks.copy(&[4; 20_000], [0; 4], 0).as_ptr(), kept.as_ptr());
         assert_eq!(kept[..], [3; 20_000]);
     }
 
@@ -296,7 +341,7 @@ mod tests {
         for reused in [false, true] {
             let mut blocks = Blocks::new(reused);
             let kept: Vec<Bytes> = (0..3000usize)
-                .map(|n| blocks.copy(&vec![n as u8; n * 7 % 9000], 65536))
+                .map(|n| blocks.copy(&vec![n as u8; n * 7 % 9000], [0; 4], 65536))
                 .collect();
             for (n, bytes) in kept.iter().enumerate() {
                 assert_eq!(bytes[..], vec![n as u8; n * 7 % 9000]);

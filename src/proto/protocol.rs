@@ -12,7 +12,7 @@ use tungstenite::protocol::Message;
 
 use super::close::{self, Violation};
 use super::compressed::compressed_message;
-use super::frame::{Header, MAX_CONTROL, MAX_HEADER, Opcode};
+use super::frame::{Header, MAX_CONTROL, MAX_HEADER, Opcode, Whole};
 use super::mask::{copy_masked, mask};
 use super::payload::{Blocks, Buffer};
 use super::utf8::Utf8Validator;
@@ -109,10 +109,30 @@ impl Protocol {
         self.accepts = Accepts::Compressed;
     }
 
+    /// Takes the payload of a whole frame off the front of `input`, with its key, if that is a whole
+    /// message of the kind that nearly all are, see [`Whole`]; `true`: it is text, whose UTF-8 is to
+    /// be checked yet. `None`: [`next`](Self::next) tells.
+    #[inline(always)] // on the path of every message
+    pub(crate) fn next_plain<'a>(
+        &mut self,
+        input: &mut &'a mut [u8],
+    ) -> Option<(bool, &'a [u8], [u8; 4])> {
+        if self.partial.is_some() || self.accepts == Accepts::Nothing {
+            return None;
+        }
+        let whole = Whole::find(input, self.role)?;
+        if whole.end - whole.start > self.max_message as usize {
+            return None;
+        }
+        self.frames = self.frames.wrapping_add(1);
+        let (frame, rest) = std::mem::take(input).split_at_mut(whole.end);
+        *input = rest;
+        Some((whole.text, &frame[whole.start..], whole.key))
+    }
+
     /// Takes the next message off the front of `input`, unmasking in place. Control frames are
     /// messages too, and compressed ones are [`Message::Frame`], see
     /// [`compressed_message`]. `None`: `input` is consumed to the end.
-    #[inline]
     pub(crate) fn next(
         &mut self,
         input: &mut &mut [u8],
@@ -131,7 +151,6 @@ impl Protocol {
                 let (_, rest) = std::mem::take(input).split_at_mut(header.size as usize);
                 let (payload, rest) = rest.split_at_mut(header.len as usize);
                 *input = rest;
-                mask(payload, header.key, 0);
                 return self.whole_frame(&header, payload, blocks, coming);
             }
         }
@@ -266,16 +285,21 @@ impl Protocol {
     fn whole_frame(
         &mut self,
         header: &Header,
-        payload: &[u8],
+        payload: &mut [u8],
         blocks: &mut Blocks,
         coming: usize,
     ) -> Result<Option<Message>, Violation> {
         let opcode = header.opcode;
         Ok(Some(match opcode {
-            _ if header.compressed => compressed_message(opcode, blocks.copy(payload, coming)),
-            Opcode::Text => Message::Text(text(blocks.copy(payload, coming))?),
-            Opcode::Binary => Message::Binary(blocks.copy(payload, coming)),
-            _ => self.control_frame(opcode, payload)?,
+            _ if header.compressed => {
+                compressed_message(opcode, blocks.copy(payload, header.key, coming))
+            }
+            Opcode::Text => Message::Text(text(blocks.copy(payload, header.key, coming))?),
+            Opcode::Binary => Message::Binary(blocks.copy(payload, header.key, coming)),
+            _ => {
+                mask(payload, header.key, 0);
+                self.control_frame(opcode, payload)?
+            }
         }))
     }
 
@@ -465,7 +489,7 @@ impl Assembly {
         // A short message in a large buffer would hold all of it alive.
         let bytes = if buffer.spare() > buffer.len() {
             let coming = buffer.len();
-            blocks.copy(buffer.from(0), coming)
+            blocks.copy(buffer.from(0), [0; 4], coming)
         } else {
             blocks.hand_out(buffer)
         };

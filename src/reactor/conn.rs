@@ -39,7 +39,7 @@ use super::upstream::Upstream;
 use crate::config::{Config, OverRate};
 use crate::error::duplicate;
 use crate::link::{Dial, Event};
-use crate::message::CloseCause;
+use crate::message::{CloseCause, Message};
 use crate::net::Stream;
 use crate::peer::Peer;
 use crate::proto::{Blocks, Protocol, Role};
@@ -59,6 +59,8 @@ pub(crate) struct Context<'a, U> {
     /// The read buffer of the loop.
     pub(crate) buf: &'a mut [u8],
     pub(crate) blocks: &'a mut Blocks,
+    /// Empty between uses.
+    pub(crate) messages: &'a mut Vec<Message>,
     /// Empty between uses.
     pub(crate) batch: &'a mut VecDeque<Event>,
     /// Empty between uses; keeps its memory.

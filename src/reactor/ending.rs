@@ -87,12 +87,8 @@ impl Conn {
         cause: CloseCause,
         cx: &mut Context<'_, U>,
     ) {
-        let nothing = Load {
-            messages: 0,
-            bytes: 0,
-        };
         let link = &self.peer.link;
-        if link.inflow.outstanding() == nothing && !link.has_parked() {
+        if link.inflow.outstanding() == Load::NOTHING && !link.has_parked() {
             self.peer.link.close(code, text, cause);
             self.dirty = true;
         } else {

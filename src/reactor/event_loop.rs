@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::id::{Key, PeerId};
 use crate::link::{self, Command, Dial, Event, Inlet, Link, LoopHandle, Shared, SharedFrame};
-use crate::message::{CloseCause, CloseCode};
+use crate::message::{CloseCause, CloseCode, Message};
 use crate::net::{Listener, Stream};
 use crate::peer::Peer;
 use crate::proto::{Blocks, ReadBuffer};
@@ -138,6 +138,7 @@ pub(crate) struct EventLoop<U> {
 struct Tools {
     buf: ReadBuffer,
     blocks: Blocks,
+    messages: Vec<Message>,
     batch: VecDeque<Event>,
     out: Outbound,
 }
@@ -179,6 +180,7 @@ impl<U: Upstream> EventLoop<U> {
             tools: Tools {
                 buf: ReadBuffer::new(READ_BUFFER),
                 blocks,
+                messages: Vec::new(),
                 batch: VecDeque::new(),
                 out: Outbound::default(),
             },
@@ -449,6 +451,7 @@ impl<U: Upstream> EventLoop<U> {
             now: self.now,
             buf: self.tools.buf.bytes(),
             blocks: &mut self.tools.blocks,
+            messages: &mut self.tools.messages,
             batch: &mut self.tools.batch,
             out: &mut self.tools.out,
             runnable: &mut self.runnable,

@@ -23,4 +23,4 @@ mod upstream;
 mod writing;
 
 pub(crate) use event_loop::{Prepared, spawn};
-pub(crate) use upstream::Upstream;
+pub(crate) use upstream::{NoRun, Run, Upstream};

@@ -4,15 +4,24 @@ use std::io;
 
 use super::conn::{Conn, Context, Habit, Phase, Rest, over_rate_waits};
 use super::liveness::Moment;
-use super::upstream::Upstream;
+use super::upstream::{Run, Upstream};
 use crate::config::Config;
 use crate::link::{self, Event, Load};
-use crate::message::{Bytes, CloseCause, CloseCode, Message};
-use crate::proto::{Filled, Opcode};
+use crate::message::{Bytes, CloseCause, CloseCode, CloseFrame, Message};
+use crate::proto::{Filled, Opcode, Violation};
 
 /// Messages that a connection may bring per turn when handlers run inline: enough that the turn's
 /// fixed costs vanish, few enough that ten flooding peers delay others by milliseconds only.
-const INLINE_MESSAGES: usize = 256;
+const INLINE: Load = Load {
+    messages: 256,
+    bytes: 1 << 20,
+};
+
+/// So many are found before they are handled.
+const ROUND: usize = 32;
+
+/// Is left where a message was taken out.
+const NONE: Message = Message::Binary(Bytes::new());
 
 /// What the compressed ones among them may come to, each taken for the most that it can hold: a
 /// thousand bytes may be a whole MiB, and to inflate that takes a third of a millisecond.
@@ -42,6 +51,34 @@ const TINY_READ: usize = 8 << 10;
 /// cache. Those to less wait for the end of the turn: a peer that is woken by the first of many small
 /// writes is awake for the others, and every wake-up less is a microsecond less.
 const FLUSH_NOW: usize = 4096;
+
+/// Why no more messages are taken out of what was read.
+enum Stop {
+    /// All of it has been looked at.
+    Empty,
+    /// The rest has to wait.
+    Full,
+    /// The peer has used up its allowance.
+    OverRate,
+    Close(Option<CloseFrame>),
+    Failed(Violation),
+}
+
+/// What came of handling messages on the spot.
+struct Handled {
+    stop: Stop,
+    /// Found, and handled but for those that are held.
+    done: Load,
+    /// In the batch.
+    held: Load,
+}
+
+/// A message that was found.
+struct Taken {
+    bytes: usize,
+    /// What it may come to once it is inflated.
+    inflated: usize,
+}
 
 impl Conn {
     /// One read; several in the middle of a large message.
@@ -146,99 +183,215 @@ impl Conn {
         }
     }
 
-    /// Frames to events, as many as the handler has room for.
+    /// Frames to messages, as many as the handler has room for.
     fn frames<U: Upstream>(&mut self, bytes: &mut [u8], cx: &mut Context<'_, U>) {
         if self.ending.as_ref().is_some_and(|e| e.has_failed()) {
             return;
         }
-        let inline = cx.upstream.is_inline();
-        let limit = inbound_limit(cx.config);
-        let mut room = self.room(inline, limit);
-        let mut inflated = 0;
-        let mut load = Load {
-            messages: 0,
-            bytes: 0,
-        };
         let mut input = bytes;
-        while !self.gone {
+        let upstream = cx.upstream;
+        let inline = (upstream.is_inline() && !U::DIALS).then(|| self.peer.clone());
+        loop {
+            // Behind those that wait already, if there are any.
+            let stop = match inline.as_ref().filter(|peer| !peer.link.has_parked()) {
+                Some(peer) => {
+                    // Nothing is delivered meanwhile, so all else that is to do waits for its end.
+                    let run = upstream.run(peer, |run| self.messages_inline(&mut input, run, cx));
+                    // The replies are there already.
+                    self.dirty = true;
+                    let Some(handled) = run else {
+                        // It panicked. What comes after it is looked at all the same.
+                        cx.messages.clear();
+                        continue;
+                    };
+                    self.after_inline(&handled, cx);
+                    handled.stop
+                }
+                None => self.messages(&mut input, cx),
+            };
+            match stop {
+                Stop::Empty => return,
+                Stop::Full => return self.keep(input),
+                Stop::OverRate if over_rate_waits(cx.config) => {
+                    self.rearm = true;
+                    return self.keep(input);
+                }
+                Stop::OverRate => {
+                    let text = "too many messages";
+                    self.close_for(CloseCode::Policy, text, CloseCause::RateLimit, cx);
+                }
+                Stop::Close(frame) => return self.on_close(frame, cx),
+                Stop::Failed(violation) => return self.fail(violation, cx),
+            }
+        }
+    }
+
+    /// Handles messages on the spot. When the peer becomes congested, those that were found and not
+    /// handled are left in the batch.
+    ///
+    /// In rounds: some are found, then those are handled. A message is written in one kind of pieces
+    /// and read in another, and a processor that has to do the second right after the first waits until
+    /// what was written has reached its cache. With others in between it needn't.
+    #[inline(always)] // called once, in a closure
+    fn messages_inline<U: Upstream>(
+        &mut self,
+        input: &mut &mut [u8],
+        run: &mut U::Run<'_>,
+        cx: &mut Context<'_, U>,
+    ) -> Handled {
+        let mut done = Load::NOTHING;
+        let mut held = Load::NOTHING;
+        let mut inflated = 0;
+        loop {
+            let round = done.messages + ROUND;
+            let stop = loop {
+                if done.messages == round {
+                    break None;
+                }
+                if done.reaches(INLINE) || inflated >= INLINE_INFLATED {
+                    break Some(Stop::Full);
+                }
+                if self.is_over_rate(cx.now) && self.protocol.expects_data(input) {
+                    break Some(Stop::OverRate);
+                }
+                match self.next_message(input, cx) {
+                    Ok(taken) => {
+                        done.messages += 1;
+                        done.bytes += taken.bytes;
+                        inflated += taken.inflated;
+                    }
+                    Err(stop) => break Some(stop),
+                }
+            };
+            let mut found = cx.messages.iter_mut();
+            while !self.peer.link.is_congested() {
+                let Some(message) = found.next() else { break };
+                run.message(message);
+            }
+            for message in found {
+                held.messages += 1;
+                held.bytes += message.len();
+                let message = std::mem::replace(message, NONE);
+                cx.batch.push_back(Event::Message(message));
+            }
+            cx.messages.clear();
+            let full = (held.messages > 0).then_some(Stop::Full);
+            if let Some(stop) = stop.or(full) {
+                return Handled { stop, done, held };
+            }
+        }
+    }
+
+    fn after_inline<U: Upstream>(&mut self, handled: &Handled, cx: &mut Context<'_, U>) {
+        if handled.held.messages > 0 {
+            self.peer.link.inflow.add(handled.held);
+            self.deliver(cx);
+        }
+        if handled.done.bytes >= FLUSH_NOW {
+            self.flush(cx);
+        }
+    }
+
+    /// Hands messages over in batches.
+    fn messages<U: Upstream>(&mut self, input: &mut &mut [u8], cx: &mut Context<'_, U>) -> Stop {
+        let limit = inbound_limit(cx.config);
+        let inline = cx.upstream.is_inline();
+        let mut room = if inline { INLINE } else { self.room(limit) };
+        let mut load = Load::NOTHING;
+        let mut inflated = 0;
+        let stop = loop {
             if load.reaches(room) || (inline && inflated >= INLINE_INFLATED) {
                 self.hand_over(load, cx);
-                load = Load {
-                    messages: 0,
-                    bytes: 0,
-                };
-                room = self.room(inline, limit);
-                let full = room.messages == 0 || room.bytes == 0;
+                load = Load::NOTHING;
                 if inline {
-                    self.keep(input);
-                    return;
+                    break Stop::Full;
                 }
+                room = self.room(limit);
+                let full = room.messages == 0 || room.bytes == 0;
                 if full && self.peer.link.inflow.pause(limit) {
                     self.paused = true;
-                    self.keep(input);
-                    return;
+                    break Stop::Full;
                 }
                 continue;
             }
             if self.is_over_rate(cx.now) && self.protocol.expects_data(input) {
-                self.hand_over(load, cx);
-                load = Load {
-                    messages: 0,
-                    bytes: 0,
-                };
-                if over_rate_waits(cx.config) {
-                    self.keep(input);
-                    self.rearm = true;
-                    return;
-                }
-                let text = "too many messages";
-                self.close_for(CloseCode::Policy, text, CloseCause::RateLimit, cx);
+                break Stop::OverRate;
             }
-            match self.protocol.next(&mut input, cx.blocks) {
-                Ok(None) => break,
-                Ok(Some(Message::Ping(payload))) => self.pong(payload),
-                Ok(Some(Message::Pong(payload))) => self.on_pong(&payload, cx),
-                Ok(Some(Message::Close(frame))) => {
-                    self.hand_over(load, cx);
-                    return self.on_close(frame, cx);
+            match self.next_message(input, cx) {
+                Ok(taken) => {
+                    load.messages += 1;
+                    load.bytes += taken.bytes;
+                    inflated += taken.inflated;
                 }
-                Ok(Some(message)) => {
-                    if let Phase::Open(Some(bucket)) = &mut self.phase {
-                        bucket.take_one(cx.now);
-                    }
-                    // What comes after we have closed is of no interest to anybody.
-                    if self.ending.is_none() {
-                        self.habit = if message.len() >= LARGE {
-                            Habit::Large
-                        } else {
-                            Habit::Usual
-                        };
-                        load.messages += 1;
-                        if let Message::Frame(frame) = &message {
-                            let most = frame.payload().len() * MOST_INFLATED;
-                            inflated += most.min(cx.config.max_message as usize);
-                        }
-                        load.bytes += message.len();
-                        cx.batch.push_back(Event::Message(message));
-                    }
-                }
-                Err(violation) => {
-                    self.hand_over(load, cx);
-                    return self.fail(violation, cx);
-                }
+                Err(stop) => break stop,
+            }
+        };
+        self.hand_over(load, cx);
+        stop
+    }
+
+    /// Finds the next message for the handler, or tells why there is none.
+    #[inline(always)]
+    fn next_message<U: Upstream>(
+        &mut self,
+        input: &mut &mut [u8],
+        cx: &mut Context<'_, U>,
+    ) -> Result<Taken, Stop> {
+        if self.ending.is_none() {
+            if let Some((text, payload, key)) = self.protocol.next_plain(input) {
+                let bytes = payload.len();
+                let coming = bytes + input.len();
+                let message = cx.blocks.message(text, payload, key, coming, cx.messages);
+                self.note_message(bytes, cx.now);
+                message.map_err(Stop::Failed)?;
+                return Ok(Taken { bytes, inflated: 0 });
             }
         }
-        self.hand_over(load, cx);
+        let message = self.next_of_any_kind(input, cx)?;
+        let taken = Taken {
+            bytes: message.len(),
+            inflated: most_inflated(&message, cx.config),
+        };
+        cx.messages.push(message);
+        Ok(taken)
+    }
+
+    #[inline(never)]
+    fn next_of_any_kind<U: Upstream>(
+        &mut self,
+        input: &mut &mut [u8],
+        cx: &mut Context<'_, U>,
+    ) -> Result<Message, Stop> {
+        loop {
+            match self.protocol.next(input, cx.blocks) {
+                Ok(None) => return Err(Stop::Empty),
+                Ok(Some(Message::Ping(payload))) => self.pong(payload),
+                Ok(Some(Message::Pong(payload))) => self.on_pong(&payload, cx),
+                Ok(Some(Message::Close(frame))) => return Err(Stop::Close(frame)),
+                // What comes after we have closed is of no interest to anybody.
+                Ok(Some(_)) if self.ending.is_some() => {}
+                Ok(Some(message)) => {
+                    self.note_message(message.len(), cx.now);
+                    return Ok(message);
+                }
+                Err(violation) => return Err(Stop::Failed(violation)),
+            }
+        }
+    }
+
+    fn note_message(&mut self, bytes: usize, now: u64) {
+        if let Phase::Open(Some(bucket)) = &mut self.phase {
+            bucket.take_one(now);
+        }
+        self.habit = if bytes >= LARGE {
+            Habit::Large
+        } else {
+            Habit::Usual
+        };
     }
 
     /// How much more may be handed to the handler now.
-    fn room(&self, inline: bool, limit: Load) -> Load {
-        if inline {
-            return Load {
-                messages: INLINE_MESSAGES,
-                bytes: limit.bytes,
-            };
-        }
+    fn room(&self, limit: Load) -> Load {
         let taken = self.peer.link.inflow.outstanding();
         Load {
             messages: limit.messages.saturating_sub(taken.messages),
@@ -248,13 +401,10 @@ impl Conn {
 
     /// Gives the batch to the handler.
     fn hand_over<U: Upstream>(&mut self, load: Load, cx: &mut Context<'_, U>) {
-        if cx.batch.is_empty() {
-            return;
-        }
-        self.peer.link.inflow.add(load);
-        self.deliver(cx);
-        if cx.upstream.is_inline() && load.bytes >= FLUSH_NOW {
-            self.flush(cx);
+        if !cx.messages.is_empty() {
+            cx.batch.extend(cx.messages.drain(..).map(Event::Message));
+            self.peer.link.inflow.add(load);
+            self.deliver(cx);
         }
     }
 
@@ -284,5 +434,16 @@ fn inbound_limit(config: &Config) -> Load {
     Load {
         messages: config.inbound_messages,
         bytes: config.inbound_bytes,
+    }
+}
+
+/// What a message may come to once it is inflated; nothing, if it needn't be.
+fn most_inflated(message: &Message, config: &Config) -> usize {
+    match message {
+        Message::Frame(frame) => {
+            let most = frame.payload().len() * MOST_INFLATED;
+            most.min(config.max_message as usize)
+        }
+        _ => 0,
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::error::Error;
 use crate::link::{Dial, Event};
+use crate::message::Message;
 use crate::peer::Peer;
 
 /// Takes what connections have to say.
@@ -11,6 +12,14 @@ pub(crate) trait Upstream: Send + 'static {
     /// Whether the connections are a client's, each with settings of its own. What a server does
     /// not need is thus not in its loop at all.
     const DIALS: bool = false;
+
+    /// A connection whose handler is being called on the spot, message by message.
+    type Run<'a>: Run;
+
+    /// Calls the handler of `peer` on the spot for whatever `body` gives to it. Nothing may be delivered
+    /// to this connection meanwhile. `None`: the handler panicked in the middle. Used only where
+    /// [`is_inline`](Self::is_inline), and by servers.
+    fn run<R>(&self, peer: &Peer, body: impl FnOnce(&mut Self::Run<'_>) -> R) -> Option<R>;
 
     /// Whether [`deliver`](Self::deliver) runs handlers on the spot.
     fn is_inline(&self) -> bool;
@@ -25,5 +34,20 @@ pub(crate) trait Upstream: Send + 'static {
     /// There will be no WebSocket: what was to be made of it comes back, with the reason.
     fn failed(&self, dial: Box<Dial>, error: Error) {
         drop((dial, error));
+    }
+}
+
+/// See [`Upstream::run`].
+pub(crate) trait Run {
+    /// Takes the message.
+    fn message(&mut self, message: &mut Message);
+}
+
+/// Of those that have none.
+pub(crate) enum NoRun {}
+
+impl Run for NoRun {
+    fn message(&mut self, _: &mut Message) {
+        match *self {}
     }
 }

@@ -71,6 +71,7 @@ where
         Ok(Accept::new(()))
     }
 
+    #[inline(always)] // or the message is moved once more
     fn message(&self, (): &mut (), peer: &Peer, message: Message) {
         self(peer, message);
     }

@@ -16,13 +16,13 @@ use crate::link::{
     Agreement, Command, Event, Inline, Link, Load, Opening, defer_wakes, give_batch, lock,
     wake_deferred,
 };
-use crate::message::{CloseCause, CloseCode, CloseReason};
+use crate::message::{Bytes, CloseCause, CloseCode, CloseReason, Message};
 use crate::peer::Peer;
 #[cfg(feature = "deflate")]
 use crate::proto::deflate;
 use crate::proto::handshake::{accept_response, choose_subprotocol};
 use crate::proto::http::{HttpError, write_response};
-use crate::reactor::Upstream;
+use crate::reactor::{NoRun, Run, Upstream};
 use crate::worker::{RunQueue, Work};
 
 /// Runs the events of any connection against the handler.
@@ -31,9 +31,9 @@ pub(crate) struct Engine<H> {
     limit: Load,
 }
 
-/// Why a run ended.
+/// Why a run of a mailbox ended.
 #[derive(PartialEq, Eq)]
-enum Run {
+enum Ran {
     /// All events are handled.
     Done,
     /// The peer is congested; the rest must wait.
@@ -49,13 +49,13 @@ impl<H: Handler> Engine<H> {
         Self { handler, limit }
     }
 
-    fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Run {
+    fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Ran {
         let link = &peer.link;
         let mut session = lock(&link.session);
         while let Some(event) = events.front() {
             if let Event::Message(_) = event {
-                if self.messages(peer, &mut session, events) == Run::Congested {
-                    return Run::Congested;
+                if self.messages(peer, &mut session, events) == Ran::Congested {
+                    return Ran::Congested;
                 }
                 continue;
             }
@@ -78,7 +78,7 @@ impl<H: Handler> Engine<H> {
         if link.inflow.settle(self.limit) {
             link.handle.command(Command::Resume(link.id.key()));
         }
-        Run::Done
+        Ran::Done
     }
 
     /// Handles the messages in front, under one guard against panics.
@@ -87,7 +87,7 @@ impl<H: Handler> Engine<H> {
         peer: &Peer,
         session: &mut Option<Box<dyn Any + Send>>,
         events: &mut VecDeque<Event>,
-    ) -> Run {
+    ) -> Ran {
         let link = &peer.link;
         let (mut congested, mut corrupt) = (false, false);
         let outcome = guarded(|| {
@@ -120,7 +120,7 @@ impl<H: Handler> Engine<H> {
         } else if corrupt {
             mute(session);
         }
-        if congested { Run::Congested } else { Run::Done }
+        if congested { Ran::Congested } else { Ran::Done }
     }
 
     fn panicked(&self, link: &Arc<Link>, session: &mut Option<Box<dyn Any + Send>>) {
@@ -290,11 +290,11 @@ impl<H: Handler> Work<Peer> for Engine<H> {
     fn run(&self, peer: &Peer) -> bool {
         let mut events = peer.link.take_inbox();
         match self.run_events(peer, &mut events) {
-            Run::Done => {
+            Ran::Done => {
                 give_batch(events);
                 peer.link.finish_run()
             }
-            Run::Congested => peer.link.park(events),
+            Ran::Congested => peer.link.park(events),
         }
     }
 
@@ -307,6 +307,12 @@ impl<H: Handler> Work<Peer> for Engine<H> {
 pub(crate) struct ToWorkers(pub(crate) RunQueue<Peer>);
 
 impl Upstream for ToWorkers {
+    type Run<'a> = NoRun;
+
+    fn run<R>(&self, _: &Peer, _: impl FnOnce(&mut NoRun) -> R) -> Option<R> {
+        None
+    }
+
     fn is_inline(&self) -> bool {
         false
     }
@@ -327,6 +333,29 @@ impl Upstream for ToWorkers {
 pub(crate) struct OnTheLoop<H>(pub(crate) Arc<Engine<H>>);
 
 impl<H: Handler> Upstream for OnTheLoop<H> {
+    type Run<'a> = InlineRun<'a, H>;
+
+    fn run<R>(&self, peer: &Peer, body: impl FnOnce(&mut InlineRun<'_, H>) -> R) -> Option<R> {
+        let engine = &*self.0;
+        let _inline = Inline::run(peer.link.id);
+        let mut session = lock(&peer.link.session);
+        let mut corrupt = false;
+        let result = guarded(|| {
+            body(&mut InlineRun {
+                engine,
+                peer,
+                session: live::<H>(&mut session),
+                corrupt: &mut corrupt,
+            })
+        });
+        if result.is_none() {
+            engine.panicked(&peer.link, &mut session);
+        } else if corrupt {
+            mute(&mut session);
+        }
+        result
+    }
+
     fn is_inline(&self) -> bool {
         true
     }
@@ -338,7 +367,7 @@ impl<H: Handler> Upstream for OnTheLoop<H> {
             return link.deliver(events);
         }
         let _inline = Inline::run(link.id);
-        if self.0.run_events(peer, events) == Run::Done {
+        if self.0.run_events(peer, events) == Ran::Done {
             return false;
         }
         let scheduled = link.deliver(events);
@@ -350,5 +379,47 @@ impl<H: Handler> Upstream for OnTheLoop<H> {
     fn schedule(&self, peer: Peer) {
         // Not marked as inline: what is sent here asks for a flush like anything else.
         while Work::run(&*self.0, &peer) {}
+    }
+}
+
+/// The messages of one connection, handled as they are read.
+pub(crate) struct InlineRun<'a, H: Handler> {
+    engine: &'a Engine<H>,
+    peer: &'a Peer,
+    session: Option<&'a mut H::Session>,
+    /// A message could not be inflated, and none after it is looked at.
+    corrupt: &'a mut bool,
+}
+
+impl<H: Handler> Run for InlineRun<'_, H> {
+    #[inline(always)] // or the message is moved once more
+    fn message(&mut self, message: &mut Message) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        if matches!(message, Message::Frame(_)) {
+            return self.compressed(message);
+        }
+        let message = std::mem::replace(message, NONE);
+        self.engine.handler.message(session, self.peer, message);
+    }
+}
+
+/// What is left where a message was.
+const NONE: Message = Message::Binary(Bytes::new());
+
+impl<H: Handler> InlineRun<'_, H> {
+    #[cold]
+    fn compressed(&mut self, message: &mut Message) {
+        let message = std::mem::replace(message, NONE);
+        match (self.peer.link.inflate(message), &mut self.session) {
+            (Some(message), Some(session)) => {
+                self.engine.handler.message(session, self.peer, message);
+            }
+            _ => {
+                *self.corrupt = true;
+                self.session = None;
+            }
+        }
     }
 }

@@ -29,12 +29,29 @@ fn receive<'a>(
     protocol: &mut Protocol,
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> (Vec<Message>, Option<Violation>) {
+    receive_by(protocol, pieces, true)
+}
+
+/// The same, with the short way for plain messages or without.
+fn receive_by<'a>(
+    protocol: &mut Protocol,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    short: bool,
+) -> (Vec<Message>, Option<Violation>) {
     let mut blocks = Blocks::new(false);
     let mut messages = Vec::new();
     for piece in pieces {
         let mut piece = piece.to_vec();
         let mut input = &mut piece[..];
         loop {
+            let plain = short.then(|| protocol.next_plain(&mut input)).flatten();
+            if let Some((text, payload, key)) = plain {
+                let coming = payload.len() + input.len();
+                match blocks.message(text, payload, key, coming, &mut messages) {
+                    Ok(()) => continue,
+                    Err(violation) => return (messages, Some(violation)),
+                }
+            }
             match protocol.next(&mut input, &mut blocks) {
                 Ok(Some(message)) => messages.push(message),
                 Ok(None) => break,
@@ -61,6 +78,11 @@ fn receive_split_everywhere(bytes: &[u8], limit: u32) -> (Vec<Message>, Option<V
             "cut at {cut}"
         );
     }
+    assert_eq!(
+        receive_by(&mut fresh(), [bytes], false),
+        expected,
+        "without the short way"
+    );
     let mut slow = fresh();
     assert_eq!(
         receive(&mut slow, bytes.chunks(1)),
