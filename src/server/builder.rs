@@ -294,6 +294,7 @@ impl Server {
             shared,
             loops: handles.clone(),
         });
+        engine.start(&handle);
         let mut threads = Vec::with_capacity(loops);
         let mut listeners = Some(listeners);
         for prepared in prepared {

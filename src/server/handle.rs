@@ -119,9 +119,12 @@ impl ServerHandle {
         let Some(frame) = SharedFrame::encode(&message.into(), &running.shared) else {
             return false;
         };
-        let frame = Arc::new(frame);
-        for handle in &running.loops {
-            handle.broadcast(frame.clone());
+        // Before the loops run, nobody would take what is put in.
+        if running.shared.connections.load(Ordering::Relaxed) > 0 {
+            let frame = Arc::new(frame);
+            for handle in &running.loops {
+                handle.broadcast(frame.clone());
+            }
         }
         true
     }
