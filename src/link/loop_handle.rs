@@ -67,6 +67,14 @@ pub(crate) enum Command {
     Close(Arc<Link>),
     /// One message for every open connection of the loop.
     Broadcast(Arc<SharedFrame>, Permit),
+    /// One message for these connections but one, as far as they are open.
+    Multicast {
+        frame: Arc<SharedFrame>,
+        to: Arc<Vec<Key>>,
+        except: Option<Key>,
+    },
+    /// All that one call of a room asked for; see [`Cork`].
+    Batch(Vec<Command>, Permit),
     /// Close all connections and end the loop, by this time at the latest.
     Shutdown(Instant),
 }
@@ -126,6 +134,15 @@ struct Thread {
     /// This thread is a worker: it holds back wake-ups of napping loops.
     defers: Cell<bool>,
     deferred: RefCell<Vec<Arc<LoopHandle>>>,
+    /// A room is being called: what it asks of the loops waits in `held`.
+    corked: Cell<bool>,
+    held: RefCell<Vec<Held>>,
+}
+
+/// What one loop is to be asked when the call is over.
+struct Held {
+    handle: Arc<LoopHandle>,
+    commands: Vec<Command>,
 }
 
 thread_local! {
@@ -136,6 +153,8 @@ thread_local! {
             inline: Cell::new(None),
             defers: Cell::new(false),
             deferred: RefCell::new(Vec::new()),
+            corked: Cell::new(false),
+            held: RefCell::new(Vec::new()),
         }
     };
 }
@@ -167,6 +186,37 @@ impl Inline {
 impl Drop for Inline {
     fn drop(&mut self) {
         THREAD.with(|thread| thread.inline.set(None));
+    }
+}
+
+/// Holds back what this thread asks of the loops for as long as it lives; then each loop gets all of
+/// it as one command, so it writes once to each connection. One inside another changes nothing.
+///
+/// Messages are queued at once all the same: what counts towards the limits, and what
+/// [`Peer::send`](crate::Peer::send) tells, is as ever.
+pub(crate) struct Cork {
+    outermost: bool,
+}
+
+impl Cork {
+    pub(crate) fn put_in() -> Self {
+        let outermost = THREAD.with(|thread| !thread.corked.replace(true));
+        Self { outermost }
+    }
+}
+
+impl Drop for Cork {
+    fn drop(&mut self) {
+        if !self.outermost {
+            return;
+        }
+        let held = THREAD.with(|thread| {
+            thread.corked.set(false);
+            std::mem::take(&mut *thread.held.borrow_mut())
+        });
+        for Held { handle, commands } in held {
+            handle.put_in_all(commands);
+        }
     }
 }
 
@@ -202,7 +252,7 @@ impl LoopHandle {
     /// Asks the loop. What one thread asks is carried out in the order of its calls.
     pub(crate) fn command(self: &Arc<Self>, command: Command) {
         let command = THREAD.with(|thread| {
-            if thread.own_loop.get() == self.address() {
+            if thread.own_loop.get() == self.address() && !thread.corked.get() {
                 thread.own_commands.borrow_mut().push(command);
                 return None;
             }
@@ -214,9 +264,44 @@ impl LoopHandle {
     }
 
     fn put_in(self: &Arc<Self>, command: Command) {
+        if THREAD.with(|thread| thread.corked.get()) {
+            return self.hold(command);
+        }
         // Fails only when the loop has ended, and all its connections with it.
         let _ = self.commands.send(command);
         self.wake();
+    }
+
+    #[cold]
+    fn hold(self: &Arc<Self>, command: Command) {
+        THREAD.with(|thread| {
+            let mut held = thread.held.borrow_mut();
+            match held.iter_mut().find(|h| Arc::ptr_eq(&h.handle, self)) {
+                Some(held) => held.commands.push(command),
+                None => held.push(Held {
+                    handle: self.clone(),
+                    commands: vec![command],
+                }),
+            }
+        });
+    }
+
+    /// Asks for all of it in one turn. However many broadcasts are among it, they have one permit.
+    fn put_in_all(self: &Arc<Self>, mut commands: Vec<Command>) {
+        let is_broadcast = |command: &Command| {
+            matches!(command, Command::Broadcast(..) | Command::Multicast { .. })
+        };
+        let command = if commands.iter().any(is_broadcast) {
+            Command::Batch(commands, self.permit())
+        } else if commands.len() > 1 {
+            Command::Batch(commands, Permit(false))
+        } else {
+            let Some(command) = commands.pop() else {
+                return;
+            };
+            command
+        };
+        self.put_in(command);
     }
 
     /// Asks the loop to look at an outbox.
@@ -274,14 +359,34 @@ impl LoopHandle {
     /// sent before. Waits while too many broadcasts are on their way, unless this thread is a loop
     /// itself: two loops that wait for each other would wait for ever.
     pub(crate) fn broadcast(self: &Arc<Self>, frame: Arc<SharedFrame>) {
-        let permit = if THREAD.with(|thread| thread.own_loop.get() != 0) {
-            self.permits.try_send(()).is_ok()
-        } else {
-            // Held-back wake-ups may be what the loop needs to make room.
-            wake_deferred();
-            self.permits.send(()).is_ok()
-        };
-        self.ordered(Command::Broadcast(frame, Permit(permit)));
+        let permit = self.permit();
+        self.ordered(Command::Broadcast(frame, permit));
+    }
+
+    /// The same for some connections; in a call of a room only, which holds it back.
+    pub(crate) fn multicast(
+        self: &Arc<Self>,
+        frame: Arc<SharedFrame>,
+        to: Arc<Vec<Key>>,
+        except: Option<Key>,
+    ) {
+        self.ordered(Command::Multicast { frame, to, except });
+    }
+
+    /// The place of one broadcast.
+    fn permit(&self) -> Permit {
+        let (corked, is_loop) =
+            THREAD.with(|thread| (thread.corked.get(), thread.own_loop.get() != 0));
+        if corked {
+            // All of the call will have one.
+            return Permit(false);
+        }
+        if is_loop {
+            return Permit(self.permits.try_send(()).is_ok());
+        }
+        // Held-back wake-ups may be what the loop needs to make room.
+        wake_deferred();
+        Permit(self.permits.send(()).is_ok())
     }
 
     /// The loop has carried out one.

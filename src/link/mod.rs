@@ -47,7 +47,9 @@ pub(crate) use deflate::Compression;
 pub(crate) use dial::{Connected, Dial, Target};
 pub(crate) use event::{Event, Opening};
 pub(crate) use inflow::{Inflow, Load};
-pub(crate) use loop_handle::{Command, Inlet, Inline, LoopHandle, defer_wakes, wake_deferred};
+pub(crate) use loop_handle::{
+    Command, Cork, Inlet, Inline, LoopHandle, defer_wakes, wake_deferred,
+};
 pub(crate) use outbox::Outbox;
 pub use queue::LatestKey;
 pub(crate) use queue::Segment;

@@ -528,6 +528,16 @@ impl<U: Upstream> EventLoop<U> {
                 self.inlet.give_back(permit);
                 self.handle.ordered_applied();
             }
+            Command::Multicast { frame, to, except } => {
+                self.multicast(&frame, &to, except);
+                self.handle.ordered_applied();
+            }
+            Command::Batch(commands, permit) => {
+                for command in commands {
+                    self.carry_out(command);
+                }
+                self.inlet.give_back(permit);
+            }
             Command::Shutdown(deadline) => {
                 self.acceptor.close(self.poll.registry());
                 let untold = self.conns.keys().collect();
@@ -555,6 +565,19 @@ impl<U: Upstream> EventLoop<U> {
             if !conn.hears_broadcasts() {
                 continue;
             }
+            conn.peer.link.send_shared(frame);
+            if !std::mem::replace(&mut conn.touched, true) {
+                self.touched.push(key);
+            }
+        }
+    }
+
+    fn multicast(&mut self, frame: &SharedFrame, to: &[Key], except: Option<Key>) {
+        for &key in to {
+            let conn = self.conns.get_mut(key).filter(|c| c.hears_broadcasts());
+            let Some(conn) = conn.filter(|_| Some(key) != except) else {
+                continue;
+            };
             conn.peer.link.send_shared(frame);
             if !std::mem::replace(&mut conn.touched, true) {
                 self.touched.push(key);
