@@ -290,6 +290,7 @@ impl Server {
             _ => Some(Pool::start(workers, &engine)?).unzip(),
         };
         // Before any handler can run: it may broadcast.
+        shared.topics.span(&handles);
         handle.reachable(Running {
             shared,
             loops: handles.clone(),
