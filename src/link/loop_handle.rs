@@ -14,7 +14,6 @@
 //! No wake-up is lost: the putter puts in and then reads the state; the loop sets the state and then
 //! looks at the channel; all of it sequentially consistent, so one of them sees the other.
 
-use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
@@ -22,7 +21,8 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::queue::LatestKey;
-use super::{Dial, Link, Shared, SharedFrame};
+use super::thread::{self, THREAD, wake_deferred};
+use super::{Dial, Link, Publication, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
@@ -60,13 +60,25 @@ pub(crate) enum Command {
     /// A socket that another loop accepted.
     Adopt(Stream, RemoteAddr),
     /// See [`LoopHandle::ordered`].
-    Send { link: Arc<Link>, message: Message },
+    Send {
+        link: Arc<Link>,
+        message: Message,
+    },
     /// The same for what waits in the outbox under this key.
-    SendLatest { link: Arc<Link>, key: LatestKey },
+    SendLatest {
+        link: Arc<Link>,
+        key: LatestKey,
+    },
     /// The same for the close frame.
     Close(Arc<Link>),
     /// One message for every open connection of the loop.
     Broadcast(Arc<SharedFrame>, Permit),
+    /// The same for the subscribers of a topic.
+    Publish(Arc<Publication>, Permit),
+    /// A connection subscribes to the topic of this number, or does so no longer. Always through the
+    /// channel, as what is published is.
+    Subscribe(Key, u64),
+    Unsubscribe(Key, u64),
     /// One message for these connections but one, as far as they are open.
     Multicast {
         frame: Arc<SharedFrame>,
@@ -79,11 +91,11 @@ pub(crate) enum Command {
     Shutdown(Instant),
 }
 
-/// Broadcasts that may be on their way to a loop. Whoever broadcasts faster than the loop writes
-/// waits for it, so that the channel holds no more than this many frames.
+/// Messages to many that may be on their way to a loop. Whoever broadcasts or publishes faster than the
+/// loop writes waits for it, so that the channel holds no more than this many frames.
 const BROADCASTS: usize = 256;
 
-/// The place of one broadcast among [`BROADCASTS`], given back when it has been carried out.
+/// The place of one such message among [`BROADCASTS`], given back when it has been carried out.
 #[derive(Debug)]
 pub(crate) struct Permit(bool);
 
@@ -122,103 +134,6 @@ impl Inlet {
 const AWAKE: u8 = 0;
 const NAPPING: u8 = 1;
 const ASLEEP: u8 = 2;
-
-/// What a thread is to the loops: nothing, a loop itself, or a worker in a batch.
-struct Thread {
-    /// Address of the `LoopHandle` of the loop that this thread is; 0 for others.
-    own_loop: Cell<usize>,
-    /// Commands of the loop to itself.
-    own_commands: RefCell<Vec<Command>>,
-    /// The connection whose handler runs inline right now; it is flushed afterwards anyway.
-    inline: Cell<Option<PeerId>>,
-    /// This thread is a worker: it holds back wake-ups of napping loops.
-    defers: Cell<bool>,
-    deferred: RefCell<Vec<Arc<LoopHandle>>>,
-    /// A room is being called: what it asks of the loops waits in `held`.
-    corked: Cell<bool>,
-    held: RefCell<Vec<Held>>,
-}
-
-/// What one loop is to be asked when the call is over.
-struct Held {
-    handle: Arc<LoopHandle>,
-    commands: Vec<Command>,
-}
-
-thread_local! {
-    static THREAD: Thread = const {
-        Thread {
-            own_loop: Cell::new(0),
-            own_commands: RefCell::new(Vec::new()),
-            inline: Cell::new(None),
-            defers: Cell::new(false),
-            deferred: RefCell::new(Vec::new()),
-            corked: Cell::new(false),
-            held: RefCell::new(Vec::new()),
-        }
-    };
-}
-
-/// From now on this thread holds back wake-ups of napping loops, until [`wake_deferred`].
-pub(crate) fn defer_wakes() {
-    THREAD.with(|thread| thread.defers.set(true));
-}
-
-/// Sends off the wake-ups that were held back.
-pub(crate) fn wake_deferred() {
-    THREAD.with(|thread| {
-        for handle in thread.deferred.borrow_mut().drain(..) {
-            handle.wake_now();
-        }
-    });
-}
-
-/// Marks the connection whose handler this loop runs inline, for as long as it lives.
-pub(crate) struct Inline(());
-
-impl Inline {
-    pub(crate) fn run(id: PeerId) -> Self {
-        THREAD.with(|thread| thread.inline.set(Some(id)));
-        Self(())
-    }
-}
-
-impl Drop for Inline {
-    fn drop(&mut self) {
-        THREAD.with(|thread| thread.inline.set(None));
-    }
-}
-
-/// Holds back what this thread asks of the loops for as long as it lives; then each loop gets all of
-/// it as one command, so it writes once to each connection. One inside another changes nothing.
-///
-/// Messages are queued at once all the same: what counts towards the limits, and what
-/// [`Peer::send`](crate::Peer::send) tells, is as ever.
-pub(crate) struct Cork {
-    outermost: bool,
-}
-
-impl Cork {
-    pub(crate) fn put_in() -> Self {
-        let outermost = THREAD.with(|thread| !thread.corked.replace(true));
-        Self { outermost }
-    }
-}
-
-impl Drop for Cork {
-    fn drop(&mut self) {
-        if !self.outermost {
-            return;
-        }
-        let held = THREAD.with(|thread| {
-            thread.corked.set(false);
-            std::mem::take(&mut *thread.held.borrow_mut())
-        });
-        for Held { handle, commands } in held {
-            handle.put_in_all(commands);
-        }
-    }
-}
 
 impl LoopHandle {
     pub(crate) fn new(index: usize, shared: Arc<Shared>, waker: mio::Waker) -> (Arc<Self>, Inlet) {
@@ -263,33 +178,21 @@ impl LoopHandle {
         }
     }
 
-    fn put_in(self: &Arc<Self>, command: Command) {
+    /// Asks the loop, behind all that was put into its channel; even if this thread is the loop.
+    pub(super) fn put_in(self: &Arc<Self>, command: Command) {
         if THREAD.with(|thread| thread.corked.get()) {
-            return self.hold(command);
+            return thread::hold(self, command);
         }
         // Fails only when the loop has ended, and all its connections with it.
         let _ = self.commands.send(command);
         self.wake();
     }
 
-    #[cold]
-    fn hold(self: &Arc<Self>, command: Command) {
-        THREAD.with(|thread| {
-            let mut held = thread.held.borrow_mut();
-            match held.iter_mut().find(|h| Arc::ptr_eq(&h.handle, self)) {
-                Some(held) => held.commands.push(command),
-                None => held.push(Held {
-                    handle: self.clone(),
-                    commands: vec![command],
-                }),
-            }
-        });
-    }
-
     /// Asks for all of it in one turn. However many broadcasts are among it, they have one permit.
-    fn put_in_all(self: &Arc<Self>, mut commands: Vec<Command>) {
+    pub(super) fn put_in_all(self: &Arc<Self>, mut commands: Vec<Command>) {
         let is_broadcast = |command: &Command| {
-            matches!(command, Command::Broadcast(..) | Command::Multicast { .. })
+            use Command::{Broadcast, Multicast, Publish};
+            matches!(command, Broadcast(..) | Publish(..) | Multicast { .. })
         };
         let command = if commands.iter().any(is_broadcast) {
             Command::Batch(commands, self.permit())
@@ -328,7 +231,7 @@ impl LoopHandle {
         }
     }
 
-    fn wake_now(&self) {
+    pub(super) fn wake_now(&self) {
         if self.state.swap(AWAKE, Ordering::SeqCst) == AWAKE {
             return;
         }
@@ -363,6 +266,12 @@ impl LoopHandle {
         self.ordered(Command::Broadcast(frame, permit));
     }
 
+    /// The same for the subscribers of a topic.
+    pub(crate) fn publish(self: &Arc<Self>, publication: Arc<Publication>) {
+        let permit = self.permit();
+        self.ordered(Command::Publish(publication, permit));
+    }
+
     /// The same for some connections; in a call of a room only, which holds it back.
     pub(crate) fn multicast(
         self: &Arc<Self>,
@@ -373,7 +282,7 @@ impl LoopHandle {
         self.ordered(Command::Multicast { frame, to, except });
     }
 
-    /// The place of one broadcast.
+    /// A place for a message to many, which [`broadcast`](Self::broadcast) waits for.
     fn permit(&self) -> Permit {
         let (corked, is_loop) =
             THREAD.with(|thread| (thread.corked.get(), thread.own_loop.get() != 0));
@@ -381,8 +290,11 @@ impl LoopHandle {
             // All of the call will have one.
             return Permit(false);
         }
+        if self.permits.try_send(()).is_ok() {
+            return Permit(true);
+        }
         if is_loop {
-            return Permit(self.permits.try_send(()).is_ok());
+            return Permit(false);
         }
         // Held-back wake-ups may be what the loop needs to make room.
         wake_deferred();

@@ -1,4 +1,4 @@
-//! What all loops of a server share: the settings, and who is connected from where.
+//! What all loops of a server share: the settings, the topics, and who is connected from where.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use super::lock;
+use super::{Topics, lock};
 use crate::config::Config;
 #[cfg(feature = "tls")]
 use crate::net::{Stream, Tls, TlsStream};
@@ -15,6 +15,7 @@ use crate::net::{Stream, Tls, TlsStream};
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    pub(crate) topics: Topics,
     /// Connections that are accepted and not yet closed, on all loops.
     pub(crate) connections: AtomicUsize,
     /// Connections over a limit that are still being told so; not among `connections`.
@@ -44,6 +45,7 @@ impl Shared {
             #[cfg(feature = "tls")]
             handshakes: AtomicUsize::new(0),
             config,
+            topics: Topics::default(),
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
             cut_off: AtomicBool::new(false),

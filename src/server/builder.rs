@@ -291,6 +291,7 @@ impl Server {
         };
         // Before any handler can run: it may broadcast, or join a room.
         handle.home().settle(&shared, run_queue.as_ref());
+        shared.topics.span(&handles);
         handle.reachable(Running {
             shared,
             loops: handles.clone(),
