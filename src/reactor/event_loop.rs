@@ -430,9 +430,7 @@ impl<U: Upstream> EventLoop<U> {
                 self.handle.shared.leave_handshake();
             }
             conn.peer.link.outbox().abandon();
-            for topic in conn.peer.link.take_subscriptions() {
-                self.audience.unsubscribe(topic.number, key);
-            }
+            conn.peer.link.end_subscriptions();
             acceptor::discharge(
                 &self.handle.shared,
                 conn.peer.link.remote(),
@@ -552,12 +550,8 @@ impl<U: Upstream> EventLoop<U> {
                 self.inlet.give_back(permit);
                 self.handle.ordered_applied();
             }
-            Command::Subscribe(key, topic) => {
-                // Whoever is gone has been struck off already.
-                if self.conns.get(key).is_some() {
-                    self.audience.subscribe(topic, key);
-                }
-            }
+            // If the connection is gone, it is struck off by a command behind this one.
+            Command::Subscribe(key, topic) => self.audience.subscribe(topic, key),
             Command::Unsubscribe(key, topic) => self.audience.unsubscribe(topic, key),
             Command::Shutdown(deadline) => {
                 self.acceptor.close(self.poll.registry());
