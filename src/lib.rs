@@ -15,8 +15,30 @@
 //! - [`Handler`] is what you implement when a closure is too little: per-connection sessions,
 //!   authentication, subprotocols, plain HTTP on the same port.
 //! - [`Peer`] is a connection that any thread may send to.
+//! - [`Room`] is state that several connections share, with a clock if it wants one: matches, documents,
+//!   chats. [`Rooms`] finds them by name.
 //! - [`connect`] and [`Client`] are the other side: WebSockets to other servers, on the same kind of
 //!   threads. [`Clients`] holds thousands of them.
+//!
+//! # Topics
+//!
+//! A topic is a name; it exists while somebody subscribes to it. What is published there goes to its
+//! subscribers on all loops, encoded once:
+//!
+//! ```no_run
+//! use framemill::{Message, Peer, Server};
+//!
+//! fn main() -> framemill::Result<()> {
+//!     Server::bind("127.0.0.1:9001")?.run(|peer: &Peer, message: Message| {
+//!         peer.subscribe("lobby");
+//!         peer.publish("lobby", message); // to everyone there but the sender
+//!     })
+//! }
+//! ```
+//!
+//! [`ServerHandle::publish`] sends to everyone there, from any thread; [`Peer::publish_latest`] is for
+//! state of which only the newest matters to whoever can't keep up. The order promise of [`Peer`] holds
+//! for all of them.
 //!
 //! # Features
 //!
@@ -30,7 +52,8 @@
 //! | thread | number | does |
 //! |---|---|---|
 //! | `framemill-loop-N` | [`Server::loops`] | reads, parses, queues, writes; never runs your code unless `workers(0)` |
-//! | `framemill-worker-N` | [`Server::workers`] | calls your [`Handler`]; for one connection one call at a time, in order |
+//! | `framemill-worker-N` | [`Server::workers`] | calls your [`Handler`]; for one connection one call at a time, in order; runs your [`Room`]s and timers likewise |
+//! | `framemill-ticker` | 1, once a room has a clock or a timer is set | wakes rooms and timers |
 //! | `framemill-dialer-N` | up to 4, while a [`Client`] needs them | resolve names, wait out the pauses before another attempt |
 //! | `framemill-feeder` | 1, while a receiver of [`ClientEvent`]s does not receive | waits for it |
 
@@ -41,6 +64,7 @@ mod client;
 mod config;
 mod error;
 mod http;
+mod hub;
 mod id;
 mod link;
 mod message;
@@ -62,6 +86,9 @@ pub use self::config::{Compress, MessageRate, Origin, OverRate, Overflow};
 
 pub use self::error::{Error, Result, SendError, Sent};
 pub use self::http::{Request, Response};
+pub use self::hub::{
+    Members, Membership, Refused, Room, RoomHandle, RoomStats, Rooms, Tick, Timer,
+};
 pub use self::id::PeerId;
 pub use self::link::LatestKey;
 pub use self::message::{

@@ -9,7 +9,9 @@
 //! code runs. The session's lock is the third: whoever runs the mailbox holds it while running, and
 //! takes the other two inside it. Where compression keeps its window, the compressor has a fourth,
 //! inside the session's: whoever sends holds it while compressing, and takes the outbox's inside it;
-//! the inflater's is of the runner alone. These are all locks of a connection.
+//! the inflater's is of the runner alone. The last one is around what the connection subscribes to;
+//! inside it come the outbox's and that of the server's topics, one at a time. These are all locks of a
+//! connection.
 //!
 //! A connection that is silent holds no buffers here at all.
 
@@ -17,6 +19,7 @@
 mod deflate;
 mod dial;
 mod event;
+mod hold;
 mod inflow;
 mod loop_handle;
 mod outbox;
@@ -24,6 +27,9 @@ mod queue;
 mod shared;
 mod shared_frame;
 mod spare;
+mod subscriptions;
+mod thread;
+mod topics;
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -41,19 +47,23 @@ use crate::message::{CloseCause, CloseCode, Message, Utf8Bytes};
 use crate::proto::compressed_parts;
 use crate::proto::{Opcode, may_travel};
 use crate::worker::Mailbox;
+use subscriptions::Subscriptions;
 
 #[cfg(feature = "deflate")]
 pub(crate) use deflate::Compression;
 pub(crate) use dial::{Connected, Dial, Target};
 pub(crate) use event::{Event, Opening};
+use hold::Holds;
 pub(crate) use inflow::{Inflow, Load};
-pub(crate) use loop_handle::{Command, Inlet, Inline, LoopHandle, defer_wakes, wake_deferred};
+pub(crate) use loop_handle::{Command, Inlet, LoopHandle};
 pub(crate) use outbox::Outbox;
 pub use queue::LatestKey;
-pub(crate) use queue::Segment;
+pub(crate) use queue::{QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;
 pub(crate) use spare::{give_batch, give_buffer, release as release_spare, take_batch};
+pub(crate) use thread::{Cork, Inline, defer_wakes, wake_deferred};
+pub(crate) use topics::{Publication, Topics};
 
 /// The state of one connection that more than one thread sees.
 pub(crate) struct Link {
@@ -70,7 +80,10 @@ pub(crate) struct Link {
     /// The mailbox has been parked and is not empty yet. With handlers inline, when only the loop
     /// touches it, this tells whether there is anything in it.
     parked: AtomicBool,
+    /// Rooms that have more of this peer's messages than they should.
+    holds: Holds,
     latency_us: AtomicU32,
+    subscriptions: Mutex<Subscriptions>,
     /// The user's session, type-erased so that a `Peer` needs no type parameter.
     pub(crate) session: Mutex<Option<Box<dyn Any + Send>>>,
     /// Set once, when the connection opens.
@@ -111,7 +124,9 @@ impl Link {
             inflow: Inflow::default(),
             congested: AtomicBool::new(false),
             parked: AtomicBool::new(false),
+            holds: Holds::default(),
             latency_us: AtomicU32::new(u32::MAX),
+            subscriptions: Mutex::default(),
             session: Mutex::new(None),
             agreement: OnceLock::new(),
             remote: remote.into(),
@@ -303,10 +318,11 @@ impl Link {
         status
     }
 
-    /// Queues a frame that was encoded for many; the loop, which calls this, flushes.
-    pub(crate) fn send_shared(&self, frame: &SharedFrame) {
+    /// Queues a frame that was encoded for many, perhaps in place of one with the same key; the loop,
+    /// which calls this, flushes.
+    pub(crate) fn send_shared(&self, frame: &SharedFrame, latest: Option<&QueueKey>) {
         let mut outbox = self.outbox();
-        outbox.push_shared(frame.for_link(self), &self.config);
+        outbox.push_shared(frame.for_link(self), latest, &self.config);
         let _ = self.note_level(&mut outbox);
     }
 
@@ -370,12 +386,12 @@ impl Link {
         more
     }
 
-    /// Ends a run because the peer is congested; `rest` is run later. `true`: it can run at once.
+    /// Ends a run because the peer [must wait](Self::must_wait); `rest` is run later. `true`: it can run at once.
     pub(crate) fn park(&self, rest: VecDeque<Event>) -> bool {
         self.parked.store(true, Ordering::Relaxed);
         lock(&self.inbox).park(rest);
         // The loop may have drained the queue before it could see a parked mailbox.
-        !self.is_congested() && self.unpark()
+        !self.must_wait() && self.unpark()
     }
 
     /// Ends a run because whoever is to have the events has no room for them; `rest` is run when
@@ -401,6 +417,7 @@ impl Link {
     /// Nothing more is sent, so nothing waits for room. `true`: the mailbox was parked and runs again.
     pub(crate) fn decongest(&self) -> bool {
         self.congested.store(false, Ordering::SeqCst);
+        self.holds.end();
         self.unpark()
     }
 
@@ -412,6 +429,11 @@ impl Link {
     /// Whether events wait in the mailbox of a connection whose handler runs inline.
     pub(crate) fn has_parked(&self) -> bool {
         self.parked.load(Ordering::Relaxed)
+    }
+
+    /// Whether what the peer says has to stay in the mailbox: it is congested, or a room is behind.
+    pub(crate) fn must_wait(&self) -> bool {
+        self.is_congested() || self.holds.is_held()
     }
 
     pub(crate) fn is_congested(&self) -> bool {
@@ -451,5 +473,16 @@ impl Link {
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Link({})", self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the two counters of its `Arc` and a word of the allocator's, 256 bytes.
+    #[test]
+    fn a_link_is_small() {
+        assert!(size_of::<Link>() <= 232, "{}", size_of::<Link>());
     }
 }

@@ -264,7 +264,7 @@ impl Conn {
                 }
             };
             let mut found = cx.messages.iter_mut();
-            while !self.peer.link.is_congested() {
+            while !self.peer.link.must_wait() {
                 let Some(message) = found.next() else { break };
                 run.message(message);
             }

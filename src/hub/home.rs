@@ -1,0 +1,184 @@
+//! What the rooms and timers of one server need of it: its workers, its ticker, and to be told its
+//! end.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use super::task::{Runnable, Task, run_here};
+use super::ticker::{Look, Ticker};
+use crate::link::{Command, Shared, lock};
+use crate::peer::Peer;
+use crate::worker::{RunQueue, WeakRunQueue};
+
+/// Ticks of rooms of one rate are so far apart, or at the same time: so the ticker wakes no more often
+/// than this, however many rooms there are.
+const SLOT: Duration = Duration::from_micros(500);
+
+/// See the module's documentation.
+pub(crate) struct Home {
+    /// Not set while the server has not been started, and without workers.
+    workers: OnceLock<WeakRunQueue<Task>>,
+    ticker: Arc<Ticker>,
+    guests: Mutex<Vec<Weak<dyn Guest>>>,
+    ended: AtomicBool,
+    /// The slots of ticks are counted from here.
+    epoch: Instant,
+    /// Rooms with ticks that were opened, wrapping.
+    opened: AtomicU32,
+}
+
+/// Whoever is to be told that the server has ended.
+pub(super) trait Guest: Send + Sync {
+    fn ended(&self, home: &Arc<Home>);
+}
+
+impl Home {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            workers: OnceLock::new(),
+            ticker: Arc::new(Ticker::new()),
+            guests: Mutex::default(),
+            ended: AtomicBool::new(false),
+            epoch: Instant::now(),
+            opened: AtomicU32::new(0),
+        })
+    }
+
+    /// The server that this connection belongs to. `None`: it is a client's.
+    pub(super) fn of(peer: &Peer) -> Option<&Arc<Self>> {
+        let home = peer.link.handle.shared.home.get()?;
+        home.downcast_ref()
+    }
+
+    // ---- for the server ----
+
+    /// Before its threads start.
+    pub(crate) fn settle(self: &Arc<Self>, shared: &Shared, workers: Option<&RunQueue<Task>>) {
+        if let Some(workers) = workers {
+            // Weak: the workers end when nobody can bring them work but themselves.
+            let _ = self.workers.set(workers.downgrade());
+        }
+        let _ = shared.home.set(Box::new(self.clone()));
+        self.ticker.start();
+    }
+
+    /// Its loops have ended: no more ticks.
+    pub(crate) fn stop_ticker(&self) {
+        self.ticker.stop();
+    }
+
+    /// Waits for the ticker's thread, but not past `deadline`. `false`: it is still busy.
+    pub(crate) fn join_ticker(&self, deadline: Instant) -> bool {
+        self.ticker.join(deadline)
+    }
+
+    /// Everything has ended: the rooms do.
+    pub(crate) fn end(self: &Arc<Self>) {
+        self.ended.store(true, Ordering::SeqCst);
+        let guests = std::mem::take(&mut *lock(&self.guests));
+        for guest in guests.iter().filter_map(Weak::upgrade) {
+            guest.ended(self);
+        }
+    }
+
+    // ---- for rooms and timers ----
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Makes something run: on a worker, or here if there is none (any more).
+    pub(super) fn run(&self, runnable: Arc<dyn Runnable>) {
+        let task = Task::Run(runnable);
+        let left = match self.workers.get() {
+            Some(workers) => workers.push(task).err(),
+            None => Some(task),
+        };
+        if let Some(Task::Run(runnable)) = left {
+            run_here(runnable);
+        }
+    }
+
+    /// A room that held this connection has caught up.
+    pub(super) fn release(&self, peer: &Peer) {
+        let parked = peer.link.release();
+        let handle = &peer.link.handle;
+        match self.workers.get() {
+            // When the workers are gone, so are the loops, and no connection is held.
+            Some(workers) if parked => drop(workers.push(Task::Conn(peer.clone()))),
+            Some(_) => {}
+            None => {
+                if parked {
+                    handle.command(Command::Run(peer.link.clone()));
+                }
+                // Without workers, a connection that is held is not read from.
+                handle.command(Command::Resume(peer.id().key()));
+            }
+        }
+    }
+
+    pub(super) fn at(&self, at: Instant, look: Look) {
+        self.ticker.add(at, look);
+    }
+
+    /// When the first period of a room that opens now begins, or began: rooms of one rate are spread
+    /// over the period, as evenly as it goes without knowing how many there will be.
+    pub(super) fn start_of_period(&self, period: Duration, now: Instant) -> Instant {
+        let n = self.opened.fetch_add(1, Ordering::Relaxed);
+        phase_start(self.epoch, now, period, n)
+    }
+
+    pub(super) fn tell_end(&self, guest: Weak<dyn Guest>) {
+        let mut guests = lock(&self.guests);
+        if !guests.iter().any(|other| other.ptr_eq(&guest)) {
+            guests.retain(|other| other.strong_count() > 0);
+            guests.push(guest);
+        }
+    }
+}
+
+impl std::fmt::Debug for Home {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Home")
+    }
+}
+
+/// The last beginning of a period up to `now`, for the n-th room.
+fn phase_start(epoch: Instant, now: Instant, period: Duration, n: u32) -> Instant {
+    let slots = period.as_nanos() / SLOT.as_nanos();
+    // The bits of the count, the last first: halves, then quarters, then eighths.
+    let slot = (u128::from(n.reverse_bits()) * slots) >> 32;
+    let phase = SLOT.as_nanos() * slot;
+    let since = now.saturating_duration_since(epoch).as_nanos() % period.as_nanos();
+    let ago = (since + period.as_nanos() - phase) % period.as_nanos();
+    let ago = Duration::from_nanos(u64::try_from(ago).unwrap_or(0));
+    now.checked_sub(ago).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rooms_are_spread_over_the_period() {
+        const PERIOD: Duration = Duration::from_millis(50);
+        let epoch = Instant::now();
+        let mut slots = [0; 100];
+        for n in 0..1000 {
+            // They open at any time.
+            let now = epoch + Duration::from_micros(77) * n;
+            let start = phase_start(epoch, now, PERIOD, n);
+            assert!(start <= now && now - start < PERIOD);
+            let phase = (start - (epoch - PERIOD)).as_nanos() % PERIOD.as_nanos();
+            assert_eq!(phase % SLOT.as_nanos(), 0);
+            slots[(phase / SLOT.as_nanos()) as usize] += 1;
+        }
+        assert!(slots.iter().all(|n| (8..=12).contains(n)), "{slots:?}");
+        // Rates so high, or so low, that there is nothing to spread.
+        let now = epoch + Duration::from_secs(1);
+        for period in [Duration::from_micros(100), Duration::from_secs(1 << 40)] {
+            assert!(phase_start(epoch, now, period, 3) <= now);
+        }
+    }
+}
