@@ -12,7 +12,7 @@
 //! there are. Every wait is bounded by [`WAIT`].
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -51,8 +51,16 @@ const FLAGS: &[&str] = &[
     "--remote-debugging-port=0",
 ];
 
-/// Runs `"$@"` until its own standard input ends: also if the test process is killed.
-const TETHER: &str = r#""$@" & read -r _; kill $!; wait $!; rm -rf "$PROFILE""#;
+/// Runs a browser until its own standard input ends, also because the test process was killed. Then
+/// all of it is told to end, and nothing is left of it: `cat` ends once none of its processes is there.
+const TETHER: &str = r#"
+"$@" 2>&1 | (trap '' TERM; exec cat >"$DIR/log") &
+read -r _
+trap : TERM
+kill 0
+wait
+rm -rf "$DIR"
+"#;
 
 /// The browser; or `None` where there is none, with a word that `test` is skipped, unless
 /// `FRAMEMILL_INTEROP` is `required`.
@@ -109,18 +117,16 @@ impl Browser {
         let dir = Path::new(TARGET).join(format!("tmp/chromium-{}", std::process::id()));
         let profile = dir.join("profile");
         fs::create_dir_all(&profile).unwrap();
-        let log = dir.join("log");
-        let out = File::create(&log).unwrap();
         let process = Command::new("sh")
             .args(["-c", TETHER, "sh"])
             .arg(executable)
             .args(FLAGS)
             .arg(format!("--user-data-dir={}", profile.display()))
-            .env("PROFILE", &dir)
+            .env("DIR", &dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(out)
-            // Ctrl-C is for the tests, which then let go of the tether.
+            .stderr(Stdio::null())
+            // A group of its own, to be ended together.
             .process_group(0)
             .spawn()
             .unwrap();
@@ -132,7 +138,7 @@ impl Browser {
                 break (port.parse().unwrap(), path.trim().to_owned());
             }
             if started.elapsed() > WAIT {
-                let log = fs::read_to_string(&log).unwrap_or_default();
+                let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
                 panic!("{} does not start: {log}", executable.display());
             }
             std::thread::sleep(PAUSE);
