@@ -22,7 +22,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::queue::LatestKey;
-use super::{Dial, Link, Shared, SharedFrame};
+use super::{Dial, Link, Publication, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
@@ -60,22 +60,34 @@ pub(crate) enum Command {
     /// A socket that another loop accepted.
     Adopt(Stream, RemoteAddr),
     /// See [`LoopHandle::ordered`].
-    Send { link: Arc<Link>, message: Message },
+    Send {
+        link: Arc<Link>,
+        message: Message,
+    },
     /// The same for what waits in the outbox under this key.
-    SendLatest { link: Arc<Link>, key: LatestKey },
+    SendLatest {
+        link: Arc<Link>,
+        key: LatestKey,
+    },
     /// The same for the close frame.
     Close(Arc<Link>),
     /// One message for every open connection of the loop.
     Broadcast(Arc<SharedFrame>, Permit),
+    /// The same for the subscribers of a topic.
+    Publish(Arc<Publication>, Permit),
+    /// A connection subscribes to the topic of this number, or does so no longer. Always through the
+    /// channel, as what is published is.
+    Subscribe(Key, u64),
+    Unsubscribe(Key, u64),
     /// Close all connections and end the loop, by this time at the latest.
     Shutdown(Instant),
 }
 
-/// Broadcasts that may be on their way to a loop. Whoever broadcasts faster than the loop writes
-/// waits for it, so that the channel holds no more than this many frames.
+/// Messages to many that may be on their way to a loop. Whoever broadcasts or publishes faster than the
+/// loop writes waits for it, so that the channel holds no more than this many frames.
 const BROADCASTS: usize = 256;
 
-/// The place of one broadcast among [`BROADCASTS`], given back when it has been carried out.
+/// The place of one such message among [`BROADCASTS`], given back when it has been carried out.
 #[derive(Debug)]
 pub(crate) struct Permit(bool);
 
@@ -213,7 +225,8 @@ impl LoopHandle {
         }
     }
 
-    fn put_in(self: &Arc<Self>, command: Command) {
+    /// Asks the loop, behind all that was put into its channel; even if this thread is the loop.
+    pub(super) fn put_in(self: &Arc<Self>, command: Command) {
         // Fails only when the loop has ended, and all its connections with it.
         let _ = self.commands.send(command);
         self.wake();
@@ -274,14 +287,27 @@ impl LoopHandle {
     /// sent before. Waits while too many broadcasts are on their way, unless this thread is a loop
     /// itself: two loops that wait for each other would wait for ever.
     pub(crate) fn broadcast(self: &Arc<Self>, frame: Arc<SharedFrame>) {
-        let permit = if THREAD.with(|thread| thread.own_loop.get() != 0) {
-            self.permits.try_send(()).is_ok()
-        } else {
-            // Held-back wake-ups may be what the loop needs to make room.
-            wake_deferred();
-            self.permits.send(()).is_ok()
-        };
-        self.ordered(Command::Broadcast(frame, Permit(permit)));
+        let permit = self.permit();
+        self.ordered(Command::Broadcast(frame, permit));
+    }
+
+    /// The same for the subscribers of a topic.
+    pub(crate) fn publish(self: &Arc<Self>, publication: Arc<Publication>) {
+        let permit = self.permit();
+        self.ordered(Command::Publish(publication, permit));
+    }
+
+    /// A place for a message to many, which [`broadcast`](Self::broadcast) waits for.
+    fn permit(&self) -> Permit {
+        if self.permits.try_send(()).is_ok() {
+            return Permit(true);
+        }
+        if THREAD.with(|thread| thread.own_loop.get() != 0) {
+            return Permit(false);
+        }
+        // Held-back wake-ups may be what the loop needs to make room.
+        wake_deferred();
+        Permit(self.permits.send(()).is_ok())
     }
 
     /// The loop has carried out one.

@@ -9,7 +9,8 @@
 //! code runs. The session's lock is the third: whoever runs the mailbox holds it while running, and
 //! takes the other two inside it. Where compression keeps its window, the compressor has a fourth,
 //! inside the session's: whoever sends holds it while compressing, and takes the outbox's inside it;
-//! the inflater's is of the runner alone. These are all locks of a connection.
+//! the inflater's is of the runner alone. The last one is around what the connection subscribes to;
+//! inside it, that of the server's topics. These are all locks of a connection.
 //!
 //! A connection that is silent holds no buffers here at all.
 
@@ -24,6 +25,8 @@ mod queue;
 mod shared;
 mod shared_frame;
 mod spare;
+mod subscriptions;
+mod topics;
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -41,6 +44,7 @@ use crate::message::{CloseCause, CloseCode, Message, Utf8Bytes};
 use crate::proto::compressed_parts;
 use crate::proto::may_travel;
 use crate::worker::Mailbox;
+use subscriptions::Subscriptions;
 
 #[cfg(feature = "deflate")]
 pub(crate) use deflate::Compression;
@@ -50,10 +54,11 @@ pub(crate) use inflow::{Inflow, Load};
 pub(crate) use loop_handle::{Command, Inlet, Inline, LoopHandle, defer_wakes, wake_deferred};
 pub(crate) use outbox::Outbox;
 pub use queue::LatestKey;
-pub(crate) use queue::Segment;
+pub(crate) use queue::{QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;
 pub(crate) use spare::{give_batch, give_buffer, release as release_spare, take_batch};
+pub(crate) use topics::{Publication, Topics};
 
 /// The state of one connection that more than one thread sees.
 pub(crate) struct Link {
@@ -71,6 +76,9 @@ pub(crate) struct Link {
     /// touches it, this tells whether there is anything in it.
     parked: AtomicBool,
     latency_us: AtomicU32,
+    subscriptions: Mutex<Subscriptions>,
+    /// The connection ends, and subscribes to nothing any more. Changes under the lock of those.
+    unsubscribed: AtomicBool,
     /// The user's session, type-erased so that a `Peer` needs no type parameter.
     pub(crate) session: Mutex<Option<Box<dyn Any + Send>>>,
     /// Set once, when the connection opens.
@@ -112,6 +120,8 @@ impl Link {
             congested: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             latency_us: AtomicU32::new(u32::MAX),
+            subscriptions: Mutex::default(),
+            unsubscribed: AtomicBool::new(false),
             session: Mutex::new(None),
             agreement: OnceLock::new(),
             remote: remote.into(),
@@ -269,10 +279,11 @@ impl Link {
         status
     }
 
-    /// Queues a frame that was encoded for many; the loop, which calls this, flushes.
-    pub(crate) fn send_shared(&self, frame: &SharedFrame) {
+    /// Queues a frame that was encoded for many, perhaps in place of one with the same key; the loop,
+    /// which calls this, flushes.
+    pub(crate) fn send_shared(&self, frame: &SharedFrame, latest: Option<&QueueKey>) {
         let mut outbox = self.outbox();
-        outbox.push_shared(frame.for_link(self), &self.config);
+        outbox.push_shared(frame.for_link(self), latest, &self.config);
         let _ = self.note_level(&mut outbox);
     }
 

@@ -290,10 +290,12 @@ impl Server {
             _ => Some(Pool::start(workers, &engine)?).unzip(),
         };
         // Before any handler can run: it may broadcast.
+        shared.topics.span(&handles);
         handle.reachable(Running {
             shared,
             loops: handles.clone(),
         });
+        engine.start(&handle);
         let mut threads = Vec::with_capacity(loops);
         let mut listeners = Some(listeners);
         for prepared in prepared {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tls")]
 use crate::error::{Error, Result};
-use crate::link::{Command, LoopHandle, Shared, SharedFrame, lock};
+use crate::link::{Command, LatestKey, LoopHandle, Shared, SharedFrame, lock};
 use crate::message::Message;
 use crate::net::LocalAddr;
 #[cfg(feature = "tls")]
@@ -119,11 +119,47 @@ impl ServerHandle {
         let Some(frame) = SharedFrame::encode(&message.into(), &running.shared) else {
             return false;
         };
-        let frame = Arc::new(frame);
-        for handle in &running.loops {
-            handle.broadcast(frame.clone());
+        // Before the loops run, nobody would take what is put in.
+        if running.shared.connections.load(Ordering::Relaxed) > 0 {
+            let frame = Arc::new(frame);
+            for handle in &running.loops {
+                handle.broadcast(frame.clone());
+            }
         }
         true
+    }
+
+    /// Sends a text or binary message to every connection that
+    /// [subscribes](crate::Peer::subscribe) to `topic`: [`broadcast`](Self::broadcast) to some. A topic
+    /// that nobody subscribes to is as good as any.
+    ///
+    /// Waits, and is `false`, as `broadcast`. [`Peer::publish`](crate::Peer::publish) leaves out the
+    /// sender.
+    pub fn publish(&self, topic: &str, message: impl Into<Message>) -> bool {
+        self.publish_to(topic, &message.into(), None)
+    }
+
+    /// Publishes a message of which only the latest matters: a subscriber that does not keep up gets
+    /// only the newest for each key of the topic, as with [`Peer::send_latest`](crate::Peer::send_latest).
+    /// One that keeps up gets all of them.
+    pub fn publish_latest(
+        &self,
+        topic: &str,
+        key: impl Into<LatestKey>,
+        message: impl Into<Message>,
+    ) -> bool {
+        self.publish_to(topic, &message.into(), Some(key.into()))
+    }
+
+    fn publish_to(&self, topic: &str, message: &Message, latest: Option<LatestKey>) -> bool {
+        let running = self.inner.running.get();
+        running.is_some_and(|r| r.shared.publish(topic, message, None, latest))
+    }
+
+    /// Connections that subscribe to `topic` now.
+    pub fn subscribers(&self, topic: &str) -> usize {
+        let running = self.inner.running.get();
+        running.map_or(0, |r| r.shared.topics.subscribers(topic))
     }
 
     /// Another certificate and key for new connections: after a renewal, say. Those that are open

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 
+use super::handle::ServerHandle;
 use super::handler::{Accept, Handler};
 use crate::config::Config;
 use crate::http::{Request, Response};
@@ -47,6 +48,10 @@ impl<H: Handler> Engine<H> {
             bytes: config.inbound_bytes,
         };
         Self { handler, limit }
+    }
+
+    pub(super) fn start(&self, server: &ServerHandle) {
+        self.handler.start(server);
     }
 
     fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Run {
