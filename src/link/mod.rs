@@ -10,7 +10,8 @@
 //! takes the other two inside it. Where compression keeps its window, the compressor has a fourth,
 //! inside the session's: whoever sends holds it while compressing, and takes the outbox's inside it;
 //! the inflater's is of the runner alone. The last one is around what the connection subscribes to;
-//! inside it, that of the server's topics. These are all locks of a connection.
+//! inside it come the outbox's and that of the server's topics, one at a time. These are all locks of a
+//! connection.
 //!
 //! A connection that is silent holds no buffers here at all.
 
@@ -26,6 +27,7 @@ mod shared;
 mod shared_frame;
 mod spare;
 mod subscriptions;
+mod thread;
 mod topics;
 
 use std::any::Any;
@@ -51,13 +53,14 @@ pub(crate) use deflate::Compression;
 pub(crate) use dial::{Connected, Dial, Target};
 pub(crate) use event::{Event, Opening};
 pub(crate) use inflow::{Inflow, Load};
-pub(crate) use loop_handle::{Command, Inlet, Inline, LoopHandle, defer_wakes, wake_deferred};
+pub(crate) use loop_handle::{Command, Inlet, LoopHandle};
 pub(crate) use outbox::Outbox;
 pub use queue::LatestKey;
 pub(crate) use queue::{QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;
 pub(crate) use spare::{give_batch, give_buffer, release as release_spare, take_batch};
+pub(crate) use thread::{Cork, Inline, defer_wakes, wake_deferred};
 pub(crate) use topics::{Publication, Topics};
 
 /// The state of one connection that more than one thread sees.
@@ -77,8 +80,6 @@ pub(crate) struct Link {
     parked: AtomicBool,
     latency_us: AtomicU32,
     subscriptions: Mutex<Subscriptions>,
-    /// The connection ends, and subscribes to nothing any more. Changes under the lock of those.
-    unsubscribed: AtomicBool,
     /// The user's session, type-erased so that a `Peer` needs no type parameter.
     pub(crate) session: Mutex<Option<Box<dyn Any + Send>>>,
     /// Set once, when the connection opens.
@@ -121,7 +122,6 @@ impl Link {
             parked: AtomicBool::new(false),
             latency_us: AtomicU32::new(u32::MAX),
             subscriptions: Mutex::default(),
-            unsubscribed: AtomicBool::new(false),
             session: Mutex::new(None),
             agreement: OnceLock::new(),
             remote: remote.into(),
@@ -432,5 +432,16 @@ impl Link {
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Link({})", self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the two counters of its `Arc` and a word of the allocator's, 256 bytes.
+    #[test]
+    fn a_link_is_small() {
+        assert!(size_of::<Link>() <= 232, "{}", size_of::<Link>());
     }
 }

@@ -1,9 +1,10 @@
 //! What all loops of a server share: the settings, the topics, and who is connected from where.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use super::{Topics, lock};
 use crate::config::Config;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     classes: [AtomicUsize; 16],
     /// Connections per address; empty unless there is a limit.
     per_ip: Mutex<HashMap<IpAddr, usize>>,
+    /// What rooms and timers need of a server, type-erased as they are above; a client has none.
+    pub(crate) home: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Shared {
@@ -49,6 +52,7 @@ impl Shared {
             #[cfg(feature = "deflate")]
             classes: Default::default(),
             per_ip: Mutex::default(),
+            home: OnceLock::new(),
         }
     }
 

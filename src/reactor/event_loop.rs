@@ -430,9 +430,7 @@ impl<U: Upstream> EventLoop<U> {
                 self.handle.shared.leave_handshake();
             }
             conn.peer.link.outbox().abandon();
-            for topic in conn.peer.link.take_subscriptions() {
-                self.audience.unsubscribe(topic.number, key);
-            }
+            conn.peer.link.end_subscriptions();
             acceptor::discharge(
                 &self.handle.shared,
                 conn.peer.link.remote(),
@@ -537,17 +535,23 @@ impl<U: Upstream> EventLoop<U> {
                 self.inlet.give_back(permit);
                 self.handle.ordered_applied();
             }
+            Command::Multicast { frame, to, except } => {
+                self.multicast(&frame, &to, except);
+                self.handle.ordered_applied();
+            }
+            Command::Batch(commands, permit) => {
+                for command in commands {
+                    self.carry_out(command);
+                }
+                self.inlet.give_back(permit);
+            }
             Command::Publish(publication, permit) => {
                 self.publish(&publication);
                 self.inlet.give_back(permit);
                 self.handle.ordered_applied();
             }
-            Command::Subscribe(key, topic) => {
-                // Whoever is gone has been struck off already.
-                if self.conns.get(key).is_some() {
-                    self.audience.subscribe(topic, key);
-                }
-            }
+            // If the connection is gone, it is struck off by a command behind this one.
+            Command::Subscribe(key, topic) => self.audience.subscribe(topic, key),
             Command::Unsubscribe(key, topic) => self.audience.unsubscribe(topic, key),
             Command::Shutdown(deadline) => {
                 self.acceptor.close(self.poll.registry());
@@ -595,6 +599,19 @@ impl<U: Upstream> EventLoop<U> {
             };
             let link = &conn.peer.link;
             link.send_shared(&publication.frame, publication.latest.as_ref());
+            if !std::mem::replace(&mut conn.touched, true) {
+                self.touched.push(key);
+            }
+        }
+    }
+
+    fn multicast(&mut self, frame: &SharedFrame, to: &[Key], except: Option<Key>) {
+        for &key in to {
+            let conn = self.conns.get_mut(key).filter(|c| c.hears_broadcasts());
+            let Some(conn) = conn.filter(|_| Some(key) != except) else {
+                continue;
+            };
+            conn.peer.link.send_shared(frame, None);
             if !std::mem::replace(&mut conn.touched, true) {
                 self.touched.push(key);
             }

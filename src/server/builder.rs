@@ -289,7 +289,8 @@ impl Server {
             0 => (None, None),
             _ => Some(Pool::start(workers, &engine)?).unzip(),
         };
-        // Before any handler can run: it may broadcast.
+        // Before any handler can run: it may broadcast, or join a room.
+        handle.home().settle(&shared, run_queue.as_ref());
         shared.topics.span(&handles);
         handle.reachable(Running {
             shared,
