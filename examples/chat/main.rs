@@ -6,7 +6,7 @@
 //!
 //! A room is a [`ChatRoom`] of its own on the worker pool: see `room.rs`. What travels is JSON, see
 //! `protocol.rs`; what may be said, and how often, is in `limits.rs`; the page is `page.html`.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, unreachable_pub)]
 
 mod limits;
 mod protocol;
@@ -107,7 +107,10 @@ fn main() -> framemill::Result<()> {
         .start(Chat {
             rooms: Rooms::new(|_| ChatRoom::default()),
         })?;
-    println!("listening on http://{}", handle.local_addrs().join(" http://"));
+    println!(
+        "listening on http://{}",
+        handle.local_addrs().join(" http://")
+    );
     signals.forever().next();
     handle.shutdown(Duration::from_secs(5));
     Ok(())

@@ -16,7 +16,7 @@
 //! | `[KEY, CENTS, N, AT]` | a price: the Nth of its key, set at AT milliseconds |
 //! | `{"sector": …, "stocks": [[KEY, SYMBOL, CENTS, N, OPEN, STEPS], …]}` | what a sector begins with |
 //! | `{"published": …, "clients": …, "queued": …, "slow": …}` | once a second |
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, unreachable_pub)]
 
 mod market;
 mod slow;
@@ -97,7 +97,7 @@ impl Handler for Ticker {
                     slow["read"], slow["skipped"], slow["oldest"], figures["queued"]
                 );
             }
-            handle.publish_latest(FIGURES, 0, figures.to_string());
+            handle.publish_latest(FIGURES, FIGURES, figures.to_string());
         });
     }
 
@@ -109,7 +109,10 @@ impl Handler for Ticker {
 
     fn message(&self, watched: &mut Self::Session, peer: &Peer, message: Message) {
         let Some(wanted) = watch(&message) else {
-            peer.close(CloseCode::Policy, "{\"watch\": [sector, ...]} is what I understand");
+            peer.close(
+                CloseCode::Policy,
+                "{\"watch\": [sector, ...]} is what I understand",
+            );
             return;
         };
         for gone in watched.difference(&wanted) {
@@ -132,7 +135,10 @@ impl Handler for Ticker {
         match request.path() {
             "/" => Response::html(PAGE),
             "/figures" => Response::new(StatusCode::OK)
-                .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
+                .header(
+                    header::CONTENT_TYPE,
+                    HeaderValue::from_static("application/json"),
+                )
                 .body(self.figures().to_string()),
             "/health" => Response::ok(),
             _ => Response::not_found(),
@@ -252,7 +258,10 @@ fn main() -> framemill::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let ticker = Ticker::new(&args);
     let handle = Server::bind(listen(&args.addr)?)?.start(ticker.clone())?;
-    println!("listening on http://{}", handle.local_addrs().join(" http://"));
+    println!(
+        "listening on http://{}",
+        handle.local_addrs().join(" http://")
+    );
     if let (Some(bytes), Some(addr)) = (args.slow, handle.local_addr()) {
         let report = slow::start(addr, bytes, ticker.0.started);
         let _ = ticker.0.slow.set(report);
