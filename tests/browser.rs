@@ -3,6 +3,8 @@
 //! Where there is no Chromium, the tests are skipped, with a word about it, unless
 //! `FRAMEMILL_INTEROP` is `required`. What the pages look like is in `target/screenshots`.
 
+#![cfg(unix)]
+
 mod support;
 
 use std::net::TcpStream;
@@ -334,4 +336,99 @@ fn prices_move() {
     let again = Example::start_on("ticker", &addr, &["--keys", "80"]);
     page.until("it is back", &format!("{TICKING} && stocks.size == 80"));
     assert_eq!(figures(&again)["clients"], 1);
+}
+
+/// Nothing sticks out at the side, on a phone as on a desktop, by day and by night; and pictures of it.
+fn fits(page: &mut Page, name: &str) {
+    for (dark, tone) in [(false, ""), (true, "-dark")] {
+        page.dark(dark);
+        page.screen(960, 600, 1.0, false);
+        narrow_enough(page);
+        page.screenshot(&format!("{name}{tone}"));
+        page.phone();
+        narrow_enough(page);
+        page.screenshot(&format!("{name}-phone{tone}"));
+    }
+}
+
+fn narrow_enough(page: &mut Page) {
+    page.until(
+        "nothing sticks out",
+        "document.documentElement.scrollWidth <= innerWidth",
+    );
+}
+
+#[test]
+fn the_chat_fits() {
+    let Some(browser) = browser::find("the chat fits") else {
+        return;
+    };
+    let chat = Example::start("chat", &[]);
+    let mut ada = chatter(browser, &chat, "Ada", "mill");
+    is_in(&mut ada);
+    let names = ["Ben", "Cleo", "Dmitri", "Esra"];
+    let mut others = names.map(|name| chatter(browser, &chat, name, "mill"));
+    others.iter_mut().for_each(is_in);
+    let [ben, cleo, dmitri, esra] = &mut others;
+    let long = "https://example.org/the-mill-by-the-river/below-the-old-bridge";
+    says(esra, long);
+    ben.until("Esra was heard", &last("Esra", long));
+    says(
+        ben,
+        "The wheel turns again. New bearings, and not a squeak.",
+    );
+    ada.until(
+        "Ben was heard",
+        &last(
+            "Ben",
+            "The wheel turns again. New bearings, and not a squeak.",
+        ),
+    );
+    says(ben, "Come and see!");
+    cleo.until("Ben was heard", &last("Ben", "Come and see!"));
+    says(cleo, "Wonderful! How much can it grind now?");
+    dmitri.until(
+        "Cleo was heard",
+        &last("Cleo", "Wonderful! How much can it grind now?"),
+    );
+    says(
+        dmitri,
+        "About two million frames a second, if the water is high.\nLess in August.",
+    );
+    ada.until(
+        "Dmitri was heard",
+        "document.querySelectorAll('.said').length == 5",
+    );
+    says(&mut ada, "I'll bring the grain, then. Half past six?");
+    esra.until(
+        "Ada was heard",
+        &last("Ada", "I'll bring the grain, then. Half past six?"),
+    );
+    esra.click("#text");
+    esra.type_text("Half past s");
+    ada.until("Esra types", "$('typing').textContent != ''");
+    fits(&mut ada, "chat");
+    ada.tap("#people");
+    ada.until("the list is open", "here.checkVisibility()");
+    ada.screenshot("chat-phone-people");
+
+    let mut door = browser.page();
+    door.open(&chat.url("/"));
+    door.until("rooms are listed", "$('open').innerText.includes('mill')");
+    fits(&mut door, "chat-door");
+}
+
+#[test]
+fn the_ticker_fits() {
+    let Some(browser) = browser::find("the ticker fits") else {
+        return;
+    };
+    let ticker = Example::start("ticker", &["--slow-client"]);
+    let mut page = browser.page();
+    page.open(&ticker.url("/"));
+    page.until(
+        "there is something to see",
+        &format!("{TICKING} && line.points.length > 16"),
+    );
+    fits(&mut page, "ticker");
 }

@@ -3,8 +3,9 @@
 //!
 //! `cargo run --release --example ticker`, then open the printed address. Each sector is a topic, and
 //! a price is published as the latest of its key: a client that reads slowly gets fewer updates, but
-//! those are the newest there are, and no more than one for each key waits for it. With
-//! `-- --slow-client` there is one that reads 16 KiB a second; the page and the terminal show how it
+//! those are the newest there are, and no more than one for each key waits for it. How old they are when
+//! they are read is what the loop and the kernel have taken already, divided by the pace of the client. With
+//! `-- --slow-client` there is one that reads 32 KiB a second; the page and the terminal show how it
 //! fares.
 //!
 //! | to the server | |
@@ -27,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use framemill::{
-    Accept, CloseCode, CloseReason, Handler, HeaderValue, Message, Peer, PeerId, Request, Response,
+    Accept, CloseCode, CloseReason, Handler, HeaderValue, Message, MessageRate, OverRate, Peer, PeerId, Request, Response,
     Server, ServerHandle, StatusCode, header,
 };
 use serde_json::{Value, json};
@@ -46,7 +47,7 @@ usage: ticker [OPTIONS]
   --addr HOST:PORT         [127.0.0.1:9001]
   --keys N                 prices, up to 5000 [2000]
   --rate N                 updates a second, of all together [4000]
-  --slow-client[=BYTES]    a client that reads so many bytes a second [16384]
+  --slow-client[=BYTES]    a client that reads so many bytes a second [32768]
 ";
 
 /// Between two rounds of updates.
@@ -234,7 +235,7 @@ fn parse() -> Result<Args, String> {
     while let Some(word) = words.next() {
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
-            None if word == "--slow-client" => (&*word, Some("16384".into())),
+            None if word == "--slow-client" => (&*word, Some("32768".into())),
             None => (&*word, words.next()),
         };
         let value = value.ok_or(format!("{name} needs a value"))?;
@@ -257,7 +258,14 @@ fn main() -> framemill::Result<()> {
     });
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let ticker = Ticker::new(&args);
-    let handle = Server::bind(listen(&args.addr)?)?.start(ticker.clone())?;
+    let handle = Server::bind(listen(&args.addr)?)?
+        // A snapshot is much for a little question.
+        .message_rate(MessageRate {
+            per_second: 5,
+            burst: 10,
+            over: OverRate::Pause,
+        })
+        .start(ticker.clone())?;
     println!(
         "listening on http://{}",
         handle.local_addrs().join(" http://")
@@ -267,6 +275,7 @@ fn main() -> framemill::Result<()> {
         let _ = ticker.0.slow.set(report);
     }
     signals.forever().next();
-    handle.shutdown(Duration::from_secs(5));
+    // Slow clients would take longer.
+    handle.shutdown(Duration::from_secs(2));
     Ok(())
 }
