@@ -297,7 +297,7 @@ fn a_room_remembers_fifty() {
 #[test]
 fn a_client_that_stalls_gets_the_newest_prices() {
     const KEYS: usize = 200;
-    let ticker = Example::start("ticker", &["--keys", "200", "--rate", "10000"]);
+    let ticker = Example::start("ticker", &["--keys", "200", "--rate", "50000"]);
     let published = || get(&ticker, "/figures")["published"].as_u64().unwrap();
     let queued = || get(&ticker, "/figures")["queued"].as_u64().unwrap();
     let memory = || {
@@ -321,10 +321,10 @@ fn a_client_that_stalls_gets_the_newest_prices() {
         let most = KEYS as u64 * 40 * 2 + KEYS as u64 * 250;
         let queued = queued();
         assert!(queued <= most, "{queued} bytes wait");
-        published() > begin + 20_000
+        published() > begin + 100_000
     });
     let grown = memory().saturating_sub(before);
-    assert!(grown < 4 << 20, "{grown} bytes more");
+    assert!(grown < 2 << 20, "{grown} bytes more");
 
     // What another client has now is what this one must have, or newer.
     let mut fast = connect(&ticker);
@@ -350,7 +350,7 @@ fn a_client_that_stalls_gets_the_newest_prices() {
         }
     }
     let updates: u64 = newest.values().sum();
-    assert!(read < updates / 4, "{read} read of {updates}");
+    assert!(read < updates / 10, "{read} read of {updates}");
     drop(slow);
     assert!(ticker.stop().success());
 }

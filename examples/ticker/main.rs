@@ -3,10 +3,10 @@
 //!
 //! `cargo run --release --example ticker`, then open the printed address. Each sector is a topic, and
 //! a price is published as the latest of its key: a client that reads slowly gets fewer updates, but
-//! those are the newest there are, and no more than one for each key waits for it. How old they are when
-//! they are read is what the loop and the kernel have taken already, divided by the pace of the client. With
-//! `-- --slow-client` there is one that reads 32 KiB a second; the page and the terminal show how it
-//! fares.
+//! those are the newest there are, and no more than one for each key waits for it. How old they are
+//! when they are read depends on what the loop and the kernel have taken already, and on the pace of
+//! the client. With `-- --slow-client` there is one that reads 32 KiB a second; the page and the
+//! terminal show how it fares.
 //!
 //! | to the server | |
 //! |---|---|
@@ -28,8 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use framemill::{
-    Accept, CloseCode, CloseReason, Handler, HeaderValue, Message, MessageRate, OverRate, Peer, PeerId, Request, Response,
-    Server, ServerHandle, StatusCode, header,
+    Accept, CloseCode, CloseReason, Handler, HeaderValue, Message, MessageRate, OverRate, Peer,
+    PeerId, Request, Response, Server, ServerHandle, StatusCode, header,
 };
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -263,7 +263,7 @@ fn main() -> framemill::Result<()> {
         .message_rate(MessageRate {
             per_second: 5,
             burst: 10,
-            over: OverRate::Pause,
+            over: OverRate::Wait,
         })
         .start(ticker.clone())?;
     println!(

@@ -1,5 +1,6 @@
 //! A client that reads only so many bytes a second, and how far behind that leaves it.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,19 +60,26 @@ fn run(
         .map_err(|error| io::Error::other(error.to_string()))?;
     client.send(Message::text(json!({"watch": SECTORS}).to_string()))?;
 
-    let mut updates = std::collections::HashMap::new();
+    let mut updates = HashMap::new();
     let (mut report, mut second) = (Report::default(), Instant::now());
     loop {
         let message = client.read()?;
-        let value = message.to_text().ok().map(serde_json::from_str::<Value>);
-        if let Some(Ok(Value::Array(quote))) = value {
-            let number = |nth: usize| quote.get(nth).and_then(Value::as_u64).unwrap_or(0);
-            let (key, nth, at) = (number(0), number(2), number(3));
-            let before = updates.insert(key, nth).unwrap_or(nth.saturating_sub(1));
+        let value: Value = match message.to_text() {
+            Ok(text) => serde_json::from_str(text).unwrap_or_default(),
+            Err(_) => continue,
+        };
+        let number = |of: &Value, nth: usize| of[nth].as_u64().unwrap_or(0);
+        // A snapshot: nothing is missed that was before it.
+        for stock in value["stocks"].as_array().into_iter().flatten() {
+            updates.insert(number(stock, 0), number(stock, 3));
+        }
+        if value.is_array() {
+            let (key, nth) = (number(&value, 0), number(&value, 2));
+            let before = updates.insert(key, nth).unwrap_or(0);
             report.read += 1;
             report.skipped += nth.saturating_sub(before + 1);
-            let age = started.elapsed().saturating_sub(Duration::from_millis(at));
-            report.oldest = report.oldest.max(age);
+            let at = Duration::from_millis(number(&value, 3));
+            report.oldest = report.oldest.max(started.elapsed().saturating_sub(at));
         }
         if second.elapsed() >= Duration::from_secs(1) {
             *told.lock().unwrap_or_else(PoisonError::into_inner) = report;
