@@ -10,7 +10,10 @@
     reason = "each test file uses its part"
 )]
 
+#[cfg(unix)]
+pub mod browser;
 pub mod deflate;
+pub mod example;
 pub mod inflate;
 pub mod remote;
 pub mod spy;
