@@ -105,6 +105,13 @@ pub enum OverRate {
     Close,
 }
 
+/// How fast a [`Bucket`](crate::bucket::Bucket) fills and how much it holds, both in tokens. At least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rate {
+    pub(crate) per_second: u32,
+    pub(crate) burst: u32,
+}
+
 /// How many messages a peer may send: a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageRate {
@@ -114,6 +121,37 @@ pub struct MessageRate {
     pub burst: u32,
     /// What happens to a peer that sends more.
     pub over: OverRate,
+}
+
+impl MessageRate {
+    pub(crate) fn rate(self) -> Rate {
+        Rate {
+            per_second: self.per_second,
+            burst: self.burst,
+        }
+    }
+}
+
+/// How many bytes a peer may send: frames of every kind count, with their headers, and compressed
+/// messages as they are; what TLS adds does not. A token bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRate {
+    /// Bytes a second in the long run; at least 1.
+    pub per_second: u32,
+    /// Bytes at once after a silence; at least 1. What one read of the socket brings (64 KiB, more in
+    /// the middle of a large message) may go beyond; then what follows waits for as long as that takes.
+    pub burst: u32,
+    /// What happens to a peer that sends more.
+    pub over: OverRate,
+}
+
+impl ByteRate {
+    pub(crate) fn rate(self) -> Rate {
+        Rate {
+            per_second: self.per_second,
+            burst: self.burst,
+        }
+    }
 }
 
 /// Settings of permessage-deflate (RFC 7692), the compression of messages.
@@ -246,7 +284,14 @@ pub(crate) struct Config {
     pub(crate) overflow: Overflow,
     pub(crate) max_connections: usize,
     pub(crate) max_connections_per_ip: usize,
+    /// Bits of an IPv6 address that count as one address.
+    pub(crate) ipv6_prefix: u8,
+    /// Connections accepted, on the whole server and from one address.
+    pub(crate) accept_rate: Option<Rate>,
+    pub(crate) accept_rate_per_ip: Option<Rate>,
+    pub(crate) max_handshakes: usize,
     pub(crate) message_rate: Option<MessageRate>,
+    pub(crate) byte_rate: Option<ByteRate>,
     pub(crate) nodelay: bool,
     pub(crate) origin: Origin,
     #[cfg(feature = "tls")]
@@ -274,7 +319,12 @@ impl Default for Config {
             overflow: Overflow::Close,
             max_connections: usize::MAX,
             max_connections_per_ip: usize::MAX,
+            ipv6_prefix: 64,
+            accept_rate: None,
+            accept_rate_per_ip: None,
+            max_handshakes: usize::MAX,
             message_rate: None,
+            byte_rate: None,
             nodelay: true,
             origin: Origin::SameHost,
             #[cfg(feature = "tls")]

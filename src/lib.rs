@@ -60,6 +60,7 @@
 #![cfg_attr(docsrs, feature(doc_auto_cfg))]
 
 mod addr;
+mod bucket;
 mod client;
 mod config;
 mod error;
@@ -82,7 +83,7 @@ pub use self::client::{
 };
 #[cfg(feature = "deflate")]
 pub use self::config::Deflate;
-pub use self::config::{Compress, MessageRate, Origin, OverRate, Overflow};
+pub use self::config::{ByteRate, Compress, MessageRate, Origin, OverRate, Overflow};
 
 pub use self::error::{Error, Result, SendError, Sent};
 pub use self::http::{Request, Response};

@@ -18,8 +18,7 @@ const ACCEPTS: usize = 64;
 /// How long accepting rests when the process or the system is out of descriptors.
 const REST_MS: u64 = 100;
 
-/// How long it rests when as many TLS handshakes are under way as may be.
-#[cfg(feature = "tls")]
+/// How long it rests when as many handshakes are under way as may be.
 const PATIENCE_MS: u64 = 5;
 
 /// Connections over the limit that are told so. The next ones are dropped without a word, as each
@@ -98,17 +97,17 @@ impl Acceptor {
         self.rest_until = None;
         for n in 0..self.listeners.len() {
             for _ in 0..ACCEPTS {
-                #[cfg(feature = "tls")]
-                if self.loops[0].shared.is_shaking_hands() {
-                    // They wait in the backlog.
-                    self.rest_until = Some(now + PATIENCE_MS);
-                }
+                // They wait in the backlog.
+                self.rest_until = self.rest_until.or_else(|| self.pause(now));
                 if !self.listeners[n].ready || self.rest_until.is_some() {
                     break;
                 }
                 match self.listeners[n].listener.accept() {
                     Ok((stream, remote)) => {
                         self.starved = false;
+                        let shared = &self.loops[0].shared;
+                        shared.enter_opening();
+                        shared.arrivals.count();
                         if let Placed::Here(stream, remote) = self.deal(stream, remote) {
                             place(stream, remote);
                         }
@@ -117,6 +116,19 @@ impl Acceptor {
                 }
             }
         }
+    }
+
+    /// Until when no more may be accepted, if so; those that come wait in the backlog.
+    fn pause(&self, now: u64) -> Option<u64> {
+        let shared = &self.loops.first()?.shared;
+        #[cfg(feature = "tls")]
+        if shared.is_shaking_hands() {
+            return Some(now + PATIENCE_MS);
+        }
+        if shared.is_opening_enough() {
+            return Some(now + PATIENCE_MS);
+        }
+        shared.arrivals.wait().map(|wait| now + wait)
     }
 
     fn deal(&mut self, stream: Stream, remote: RemoteAddr) -> Placed {
@@ -160,7 +172,7 @@ pub(crate) fn admit(shared: &Shared, remote: RemoteAddr) -> Result<(), Option<St
     let before = shared.connections.fetch_add(1, Ordering::Relaxed);
     let status = if before >= config.max_connections {
         StatusCode::SERVICE_UNAVAILABLE
-    } else if !shared.admit_ip(remote.ip()) {
+    } else if !shared.arrivals.admit(remote.ip(), config) {
         StatusCode::TOO_MANY_REQUESTS
     } else {
         return Ok(());
@@ -179,6 +191,6 @@ pub(crate) fn discharge(shared: &Shared, remote: RemoteAddr, refused: bool) {
         shared.refusals.fetch_sub(1, Ordering::Relaxed);
     } else {
         shared.connections.fetch_sub(1, Ordering::Relaxed);
-        shared.discharge_ip(remote.ip());
+        shared.arrivals.discharge(remote.ip(), &shared.config);
     }
 }

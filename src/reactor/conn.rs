@@ -32,7 +32,7 @@ use std::time::Instant;
 
 use super::dialing::Dialing;
 use super::ending::Ending;
-use super::liveness::{Bucket, Moment};
+use super::liveness::{Allowance, Moment};
 use super::opening::Opening;
 use super::outbound::Outbound;
 use super::upstream::Upstream;
@@ -91,8 +91,8 @@ pub(crate) enum Phase {
     Dialing(Box<Dialing>),
     /// The handler has the request.
     Deciding,
-    /// A WebSocket, with its allowance of messages if that is limited.
-    Open(Option<Box<Bucket>>),
+    /// A WebSocket, with what it may still send if that is limited.
+    Open(Option<Box<Allowance>>),
     /// All is said; what still comes is thrown away, until the peer hangs up.
     Lingering,
 }
@@ -134,6 +134,8 @@ pub(crate) struct Conn {
     pub(super) habit: Habit,
     /// The kernel's buffer is full; an event tells when it no longer is.
     pub(super) blocked: bool,
+    /// Counted among those that are on their way to open.
+    opening: bool,
     /// Over a limit when it was accepted: it is here only to be told so.
     refused: bool,
     /// There is work left that no event will announce.
@@ -201,6 +203,7 @@ impl Conn {
             opened: false,
             told: false,
             habit: Habit::Usual,
+            opening: role == Role::Server,
             refused,
             again: false,
             listed: false,
@@ -215,12 +218,24 @@ impl Conn {
         matches!(self.phase, Phase::Open(_))
     }
 
+    /// Not yet a stream that can be read from or written to.
+    pub(crate) fn is_securing(&self) -> bool {
+        !self.stream.is_ready()
+    }
+
     pub(super) fn is_client(&self) -> bool {
         self.protocol.role() == Role::Client
     }
 
     pub(crate) fn is_refused(&self) -> bool {
         self.refused
+    }
+
+    /// It is open, answered, or given up.
+    pub(crate) fn leave_opening(&mut self) {
+        if std::mem::take(&mut self.opening) {
+            self.peer.link.handle.shared.leave_opening();
+        }
     }
 
     /// Open, or about to be: whoever is told that a connection opens may broadcast to it at once.
@@ -305,6 +320,7 @@ impl Conn {
             Phase::Open(_) => {
                 self.paused
                     || (self.is_over_rate(cx.now) && over_rate_waits(cx.config))
+                    || (self.is_over_bytes(cx.now) && over_bytes_waits(cx.config))
                     || (cx.upstream.is_inline() && self.holds_back::<U>())
             }
             Phase::Dialing(ref dialing) => dialing.is_connecting(),
@@ -332,7 +348,17 @@ impl Conn {
     /// The peer has used up its allowance of messages.
     pub(super) fn is_over_rate(&self, now: u64) -> bool {
         match &self.phase {
-            Phase::Open(Some(bucket)) => self.ending.is_none() && bucket.is_empty(now),
+            Phase::Open(Some(allowance)) => {
+                self.ending.is_none() && allowance.is_out_of_messages(now)
+            }
+            _ => false,
+        }
+    }
+
+    /// The same for bytes.
+    fn is_over_bytes(&self, now: u64) -> bool {
+        match &self.phase {
+            Phase::Open(Some(allowance)) => self.ending.is_none() && allowance.is_out_of_bytes(now),
             _ => false,
         }
     }
@@ -355,4 +381,8 @@ pub(super) fn over_rate_waits(config: &Config) -> bool {
     config
         .message_rate
         .is_some_and(|r| r.over == OverRate::Wait)
+}
+
+fn over_bytes_waits(config: &Config) -> bool {
+    config.byte_rate.is_some_and(|r| r.over == OverRate::Wait)
 }

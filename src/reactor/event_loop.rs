@@ -426,6 +426,7 @@ impl<U: Upstream> EventLoop<U> {
                 continue;
             };
             self.wheel.cancel(key.slot);
+            conn.leave_opening();
             conn.part(self.poll.registry());
             #[cfg(feature = "tls")]
             if !U::DIALS && conn.is_securing() {
@@ -623,13 +624,14 @@ impl<U: Upstream> EventLoop<U> {
 
     /// Takes a socket in.
     fn adopt(&mut self, stream: Stream, remote: RemoteAddr) {
-        if self.stopping.is_some() || self.is_full() {
-            return;
-        }
-        let refusal = match acceptor::admit(&self.handle.shared, remote) {
+        let admitted = match self.stopping.is_some() || self.is_full() {
+            true => Err(None),
+            false => acceptor::admit(&self.handle.shared, remote),
+        };
+        let refusal = match admitted {
             Ok(()) => None,
             Err(Some(status)) => Some(status),
-            Err(None) => return,
+            Err(None) => return self.handle.shared.leave_opening(),
         };
         #[cfg(feature = "tls")]
         let stream = self.handle.shared.secure(stream);

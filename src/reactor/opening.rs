@@ -4,7 +4,7 @@
 use http::{HeaderValue, Method, StatusCode, header};
 
 use super::conn::{Conn, Context, Phase};
-use super::liveness::{Bucket, Moment};
+use super::liveness::{Allowance, Moment};
 use super::upstream::Upstream;
 use crate::error::Error;
 use crate::http::{Request, Response};
@@ -178,8 +178,8 @@ impl Conn {
         if self.peer.link.compression().is_some() {
             self.protocol.allow_compression();
         }
-        let rate = cx.config.message_rate;
-        self.phase = Phase::Open(rate.map(|rate| Box::new(Bucket::new(rate, cx.now))));
+        self.leave_opening();
+        self.phase = Phase::Open(Allowance::new(cx.config, cx.now));
         self.last_seen = Moment::at(cx.now);
         self.rearm = true;
         self.again = true;

@@ -11,7 +11,7 @@ use super::handler::Handler;
 use super::session::{Engine, OnTheLoop, ToWorkers};
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
-use crate::config::{Config, MessageRate, Origin, Overflow};
+use crate::config::{ByteRate, Config, MessageRate, Origin, Overflow, Rate};
 use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::Shared;
@@ -41,7 +41,11 @@ const EVENTS: usize = 1024;
 /// | [`outbound_limit`](Self::outbound_limit) | 1 MiB | [`Overflow::Close`]: 1013 |
 /// | [`max_connections`](Self::max_connections) | unlimited | 503 |
 /// | [`max_connections_per_ip`](Self::max_connections_per_ip) | unlimited | 429 |
+/// | [`accept_rate`](Self::accept_rate) | off | wait to be accepted |
+/// | [`accept_rate_per_ip`](Self::accept_rate_per_ip) | off | 429 |
+/// | [`max_handshakes`](Self::max_handshakes) | unlimited | wait to be accepted |
 /// | [`message_rate`](Self::message_rate) | off | stop reading, or close 1008 |
+/// | [`byte_rate`](Self::byte_rate) | off | stop reading, or close 1008 |
 /// | [`origin`](Self::origin) | same host | 403 |
 #[derive(Debug)]
 #[must_use = "a server does nothing until it is run or started"]
@@ -163,10 +167,47 @@ impl Server {
         self
     }
 
-    /// The most connections from one IPv4 address or one IPv6 /64. Default: unlimited. One more is
-    /// answered with 429. Unix sockets have no address and no such limit.
+    /// The most connections from one IPv4 address or one IPv6 [prefix](Self::ipv6_prefix). Default:
+    /// unlimited. One more is answered with 429. Unix sockets have no address and no such limit.
     pub fn max_connections_per_ip(mut self, connections: usize) -> Self {
         self.config.max_connections_per_ip = connections;
+        self
+    }
+
+    /// How many bits of an IPv6 address count as one address where limits are per address, 1 to 128.
+    /// Default: 64, which is what a site has at least; many are given 56 or 48.
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        self.config.ipv6_prefix = bits;
+        self
+    }
+
+    /// How many connections are accepted a second, on all addresses together, and how many at once
+    /// after a silence. Default: as many as come. More wait in the system's backlog, where they cost
+    /// the process nothing; what the backlog has no room for, the system turns away.
+    pub fn accept_rate(mut self, per_second: u32, burst: u32) -> Self {
+        self.config.accept_rate = Some(Rate { per_second, burst });
+        self
+    }
+
+    /// The same for one IPv4 address or one IPv6 [prefix](Self::ipv6_prefix). Default: as many as
+    /// come. One more is answered with 429.
+    pub fn accept_rate_per_ip(mut self, per_second: u32, burst: u32) -> Self {
+        self.config.accept_rate_per_ip = Some(Rate { per_second, burst });
+        self
+    }
+
+    /// The most connections that are on their way to become a WebSocket at a time, from accepting to
+    /// the answer, [`Handler::open`] included. Default: unlimited. More wait to be accepted; while they
+    /// do, a connection that has sent nothing for 2 s is hung up on, so that silent ones don't hold the
+    /// door.
+    pub fn max_handshakes(mut self, handshakes: usize) -> Self {
+        self.config.max_handshakes = handshakes.max(1);
+        self
+    }
+
+    /// How many bytes a second each peer may send. Default: as many as it likes.
+    pub fn byte_rate(mut self, rate: ByteRate) -> Self {
+        self.config.byte_rate = Some(rate);
         self
     }
 
@@ -360,6 +401,23 @@ fn check(config: &Config) -> Result<()> {
                 .message_rate
                 .is_some_and(|r| r.per_second == 0 || r.burst == 0),
             "message_rate of at least 1",
+        ),
+        (
+            config
+                .byte_rate
+                .is_some_and(|r| r.per_second == 0 || r.burst == 0),
+            "byte_rate of at least 1",
+        ),
+        (
+            [config.accept_rate, config.accept_rate_per_ip]
+                .iter()
+                .flatten()
+                .any(|r| r.per_second == 0 || r.burst == 0),
+            "accept_rate of at least 1",
+        ),
+        (
+            !(1..=128).contains(&config.ipv6_prefix),
+            "ipv6_prefix of 1 to 128 bits",
         ),
     ];
     #[cfg(feature = "deflate")]
