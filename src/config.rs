@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::network::Networks;
+
 /// What happens to a message that finds the outbound queue of its peer full.
 ///
 /// The queue counts every byte from [`Peer::send`](crate::Peer::send) until the kernel took it. It
@@ -92,6 +94,35 @@ fn same_host(scheme: &str, from: &str, host: &str) -> bool {
     };
     let plain = |name: &str| name.strip_suffix(port).unwrap_or(name).to_ascii_lowercase();
     plain(from) == plain(host)
+}
+
+/// In which header the proxies that a server [trusts](crate::Server::trust_proxies) tell the client's
+/// address.
+///
+/// Only one can be believed: a proxy that writes one of these headers hands the other through as the
+/// client wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`, as nearly all proxies write it. The default.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded`, RFC 7239.
+    Forwarded,
+    /// In none: they use the PROXY protocol, or it is of no interest.
+    None,
+}
+
+/// Whether connections from the proxies that a server [trusts](crate::Server::trust_proxies) begin
+/// with a header of the PROXY protocol, version 1 or 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProxyProtocol {
+    /// They must, and are hung up on otherwise.
+    Required,
+    /// They may. Mind that a proxy that sends no header of its own hands through what its client
+    /// sends first, which may be one.
+    Optional,
 }
 
 /// What happens when a peer sends messages faster than [`MessageRate`] allows.
@@ -292,6 +323,10 @@ pub(crate) struct Config {
     pub(crate) max_handshakes: usize,
     pub(crate) message_rate: Option<MessageRate>,
     pub(crate) byte_rate: Option<ByteRate>,
+    /// The proxies that are believed.
+    pub(crate) proxies: Networks,
+    pub(crate) forwarded_header: ForwardedHeader,
+    pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) nodelay: bool,
     pub(crate) origin: Origin,
     #[cfg(feature = "tls")]
@@ -325,6 +360,9 @@ impl Default for Config {
             max_handshakes: usize::MAX,
             message_rate: None,
             byte_rate: None,
+            proxies: Networks::default(),
+            forwarded_header: ForwardedHeader::default(),
+            proxy_protocol: None,
             nodelay: true,
             origin: Origin::SameHost,
             #[cfg(feature = "tls")]

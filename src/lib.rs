@@ -70,6 +70,7 @@ mod id;
 mod link;
 mod message;
 mod net;
+mod network;
 mod peer;
 mod proto;
 mod reactor;
@@ -83,7 +84,9 @@ pub use self::client::{
 };
 #[cfg(feature = "deflate")]
 pub use self::config::Deflate;
-pub use self::config::{ByteRate, Compress, MessageRate, Origin, OverRate, Overflow};
+pub use self::config::{
+    ByteRate, Compress, ForwardedHeader, MessageRate, Origin, OverRate, Overflow, ProxyProtocol,
+};
 
 pub use self::error::{Error, Result, SendError, Sent};
 pub use self::http::{Request, Response};

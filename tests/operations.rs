@@ -4,11 +4,20 @@
 
 mod support;
 
+use std::io::Write;
+use std::net::TcpStream;
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use framemill::{ByteRate, CloseCause, CloseCode, OverRate, Server};
+use framemill::{
+    Accept, ByteRate, CloseCause, CloseCode, ForwardedHeader, Handler, Message, OverRate, Peer,
+    ProxyProtocol, Request, Response, Server,
+};
 use support::spy::{Seen, number, numbered, spy};
-use support::{Addr, Raw, Running, Transport, WAIT, frame, over_every_transport, request, until};
+use support::{
+    Addr, Raw, Running, Stream, Transport, WAIT, frame, over_every_transport, request, until,
+};
 
 over_every_transport! {
     who_comes_too_fast_waits,
@@ -17,6 +26,12 @@ over_every_transport! {
     who_sends_too_many_bytes_is_held_to_the_rate,
     who_sends_too_many_bytes_may_be_closed_with_1008,
     control_frames_are_bytes,
+    a_proxy_tells_the_client_in_a_header,
+    a_proxy_tells_the_client_in_front_of_all_else,
+    a_proxy_header_may_come_in_pieces,
+    a_proxy_header_may_be_required_or_not,
+    a_broken_proxy_header_is_hung_up_on,
+    limits_per_address_mean_the_client,
 }
 
 /// A server that echoes, and tells.
@@ -163,4 +178,305 @@ fn control_frames_are_bytes(transport: Transport) {
         raw.write(&frame(0x89, &[b'.'; 100]));
     }
     assert_eq!(raw.close_code(), Some(1008));
+}
+
+// ---- trust_proxies, proxy_protocol ----
+
+/// Tells each client its address: in a header of the 101, in answer to a message, on a page.
+struct Tells;
+
+impl Handler for Tells {
+    type Session = ();
+
+    fn open(&self, request: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
+        assert_eq!(request.remote_addr(), peer.remote_addr());
+        Ok(Accept::new(()))
+    }
+
+    fn message(&self, (): &mut (), peer: &Peer, _: Message) {
+        let _ = peer.send(peer.remote_addr().to_string());
+    }
+
+    fn http(&self, request: &Request) -> Response {
+        Response::text(request.remote_addr().to_string())
+    }
+}
+
+/// A server behind the proxies of this machine.
+fn behind(transport: Transport, settings: impl FnOnce(Server) -> Server) -> Running {
+    let trusting = |s: Server| s.trust_proxies(["127.0.0.1/32", "unix"]).unwrap();
+    transport.serve(|s| settings(trusting(s)), Tells)
+}
+
+/// A connection that begins with these pieces, each in a packet of its own, before TLS even.
+fn after(pieces: &[&[u8]], addr: Addr) -> Raw {
+    #[cfg(unix)]
+    if let Addr::Unix(place) = addr {
+        let mut socket = UnixStream::connect(place.path()).unwrap();
+        pieces
+            .iter()
+            .for_each(|piece| socket.write_all(piece).unwrap());
+        socket.set_read_timeout(Some(WAIT)).unwrap();
+        return Raw::over(Stream::Unix(socket));
+    }
+    let mut socket = TcpStream::connect_timeout(&addr.tcp(), WAIT).unwrap();
+    socket.set_nodelay(true).unwrap();
+    for piece in pieces {
+        socket.write_all(piece).unwrap();
+        if pieces.len() > 1 {
+            // So that the server has a chance to see it alone.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    Raw::over(addr.over(socket))
+}
+
+/// A handshake with these headers too.
+fn request_with(headers: &str, addr: Addr) -> String {
+    request(addr).replacen("\r\n", &format!("\r\n{headers}"), 1)
+}
+
+/// The client's address as the server sees it, of a connection and a WebSocket on it.
+fn told(raw: &mut Raw, headers: &str, addr: Addr) -> String {
+    raw.write(request_with(headers, addr).as_bytes());
+    let head = raw.head();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    raw.write(&frame(0x81, b"who am I?"));
+    String::from_utf8(raw.frame().unwrap().1).unwrap()
+}
+
+const V1: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n";
+
+/// Version 2, `PROXY`, of 192.0.2.1:56324.
+fn v2() -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend([192, 0, 2, 1, 198, 51, 100, 1, 0xDC, 0x04, 1, 0xBB]);
+    header
+}
+
+fn a_proxy_tells_the_client_in_a_header(transport: Transport) {
+    let own = |addr: Addr, client: &str| match client {
+        "" => format!("{}", raw_addr(addr)),
+        client => client.to_owned(),
+    };
+    for workers in [0, 2] {
+        let server = behind(transport, |s| s.workers(workers));
+        let addr = server.addr;
+        let x = |list: &str| format!("X-Forwarded-For: {list}\r\n");
+        for (headers, client) in [
+            (x("192.0.2.1"), "192.0.2.1:0"),
+            (x("127.0.0.1, 198.51.100.9, 127.0.0.1"), "198.51.100.9:0"),
+            (x("[2001:db8::1]:77"), "[2001:db8::1]:77"),
+            (x("192.0.2.1, unknown"), ""),
+            // The other header is whatever the client wrote.
+            (String::from("Forwarded: for=192.0.2.1\r\n"), ""),
+            (String::new(), ""),
+        ] {
+            let seen = told(&mut Raw::connect(addr), &headers, addr);
+            let seen = if client.is_empty() {
+                seen.split(':').next().unwrap()
+            } else {
+                &seen
+            };
+            assert_eq!(seen, own(addr, client), "{headers}");
+        }
+        let mut page = Raw::connect(addr);
+        page.write(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n");
+        assert_eq!(page.response().2, b"192.0.2.1:0");
+    }
+    let server = behind(transport, |s| {
+        s.forwarded_header(ForwardedHeader::Forwarded)
+    });
+    let headers = "X-Forwarded-For: 1.1.1.1\r\nForwarded: for=\"[2001:db8::1]:77\";proto=https\r\n";
+    let seen = told(&mut Raw::connect(server.addr), headers, server.addr);
+    assert_eq!(seen, "[2001:db8::1]:77");
+    let mut raw = Raw::connect(server.addr);
+    raw.write(request_with("Forwarded: for=\"1.1.1.1\r\n", server.addr).as_bytes());
+    assert_eq!(raw.response().0, 400);
+}
+
+/// The host of this machine's end of a connection, as a handler sees it.
+fn raw_addr(addr: Addr) -> &'static str {
+    match addr {
+        #[cfg(unix)]
+        Addr::Unix(_) => "unix",
+        _ => "127.0.0.1",
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_strangers_claim_is_ignored() {
+    let server = behind(Transport::Plain, |s| {
+        s.proxy_protocol(ProxyProtocol::Required)
+    });
+    let addr = server.addr;
+    let mut stranger = connect_from("127.0.0.2", addr);
+    let headers = "X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.1\r\n";
+    assert!(told(&mut stranger, headers, addr).starts_with("127.0.0.2:"));
+    for header in [V1, &v2()] {
+        let mut stranger = connect_from("127.0.0.2", addr);
+        stranger.write(&[header, request(addr).as_bytes()].concat());
+        assert_eq!(stranger.response().0, 400);
+    }
+    // Somebody behind a proxy of bytes is a stranger too.
+    let mut client = after(&[V1], addr);
+    assert_eq!(
+        told(&mut client, "X-Forwarded-For: 9.9.9.9\r\n", addr),
+        "192.0.2.1:56324"
+    );
+}
+
+fn a_proxy_tells_the_client_in_front_of_all_else(transport: Transport) {
+    for workers in [0, 2] {
+        let required = |s: Server| s.proxy_protocol(ProxyProtocol::Required);
+        let server = behind(transport, |s| required(s).workers(workers).loops(2));
+        let addr = server.addr;
+        let mut v6 = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24".to_vec();
+        v6.extend(
+            "2001:db8::1"
+                .parse::<std::net::Ipv6Addr>()
+                .unwrap()
+                .octets(),
+        );
+        v6.extend([0; 16]);
+        v6.extend([0, 77, 0, 80]);
+        for (header, client) in [
+            (V1, "192.0.2.1:56324"),
+            (&v2(), "192.0.2.1:56324"),
+            (&v6, "[2001:db8::1]:77"),
+            (b"PROXY TCP6 2001:db8::1 ::1 77 80\r\n", "[2001:db8::1]:77"),
+        ] {
+            assert_eq!(told(&mut after(&[header], addr), "", addr), client);
+        }
+        // A health check is the proxy's own, and what it hands through counts for nothing.
+        for header in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"] {
+            let seen = told(
+                &mut after(&[header], addr),
+                "X-Forwarded-For: 9.9.9.9\r\n",
+                addr,
+            );
+            assert!(seen.starts_with(raw_addr(addr)), "{seen}");
+        }
+        // A proxy before the proxy speaks HTTP.
+        let header = b"PROXY TCP4 127.0.0.1 198.51.100.1 56324 443\r\n";
+        let seen = told(
+            &mut after(&[header], addr),
+            "X-Forwarded-For: 9.9.9.9\r\n",
+            addr,
+        );
+        assert_eq!(seen, "9.9.9.9:0");
+    }
+}
+
+fn a_proxy_header_may_come_in_pieces(transport: Transport) {
+    let server = behind(transport, |s| s.proxy_protocol(ProxyProtocol::Optional));
+    for header in [V1, &v2()] {
+        let bytes: Vec<_> = header.chunks(1).collect();
+        let seen = told(&mut after(&bytes, server.addr), "", server.addr);
+        assert_eq!(seen, "192.0.2.1:56324");
+    }
+    if !matches!(server.addr, Addr::Plain(_)) {
+        return;
+    }
+    // With all that follows in one packet, and every other way to cut it in two.
+    let whole = [V1, request(server.addr).as_bytes(), &frame(0x81, b"?")].concat();
+    for cut in (0..V1.len() + 20).chain([whole.len()]) {
+        let (first, second) = whole.split_at(cut);
+        let mut raw = after(&[first, second], server.addr);
+        assert!(raw.head().starts_with("HTTP/1.1 101 "));
+        assert_eq!(raw.frame().unwrap().1, b"192.0.2.1:56324");
+    }
+}
+
+fn a_proxy_header_may_be_required_or_not(transport: Transport) {
+    let server = behind(transport, |s| s.proxy_protocol(ProxyProtocol::Optional));
+    let addr = server.addr;
+    let seen = told(&mut after(&[], addr), "X-Forwarded-For: 9.9.9.9\r\n", addr);
+    assert_eq!(seen, "9.9.9.9:0");
+    let mut post = Raw::connect(addr);
+    post.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(post.response().0, 200);
+
+    let server = behind(transport, |s| s.proxy_protocol(ProxyProtocol::Required));
+    let mut without = before_tls(server.addr);
+    without.write(request(server.addr).as_bytes());
+    assert_eq!(without.rest(), b"", "hung up on without a word");
+    until("it is gone", || server.handle.connections() == 0);
+}
+
+/// A socket with nothing around it, whatever the server speaks.
+fn before_tls(addr: Addr) -> Raw {
+    match addr {
+        #[cfg(unix)]
+        Addr::Unix(_) => after(&[], addr),
+        _ => after(&[], Addr::Plain(addr.tcp())),
+    }
+}
+
+fn a_broken_proxy_header_is_hung_up_on(transport: Transport) {
+    for proxies in [ProxyProtocol::Required, ProxyProtocol::Optional] {
+        let short = Duration::from_millis(200);
+        let server = behind(transport, |s| {
+            s.proxy_protocol(proxies).handshake_timeout(short)
+        });
+        for broken in [
+            &b"PROXY TCP4 192.0.2.1 198.51.100.1 56324\r\n"[..],
+            b"PROXY TCP4 192.0.2.1\n",
+            &[b'P'; 1],
+            &[&b"PROXY "[..], &[b'x'; 200]].concat(),
+            b"\r\n\r\n\0\r\nQUIT\n\x31",
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff",
+            // Never finished.
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0",
+            b"PROXY TCP4 192.0.2.1 ",
+            b"",
+        ] {
+            let mut raw = before_tls(server.addr);
+            raw.write(broken);
+            assert_eq!(raw.rest(), b"", "{broken:?}");
+        }
+        until("all are gone", || server.handle.connections() == 0);
+        let mut sound = after(&[V1], server.addr);
+        assert_eq!(told(&mut sound, "", server.addr), "192.0.2.1:56324");
+    }
+}
+
+fn limits_per_address_mean_the_client(transport: Transport) {
+    for workers in [0, 2] {
+        let limits = |s: Server| s.max_connections_per_ip(1).ipv6_prefix(48);
+        let both = |s: Server| s.proxy_protocol(ProxyProtocol::Optional);
+        let server = behind(transport, |s| both(limits(s)).workers(workers));
+        let addr = server.addr;
+        let v1 = |ip: &str| {
+            let family = if ip.contains(':') { "TCP6" } else { "TCP4" };
+            let header = format!("PROXY {family} {ip} {ip} 1 2\r\n");
+            status(after(&[header.as_bytes()], addr), addr)
+        };
+        let x = |ip: &str| {
+            let mut raw = Raw::connect(addr);
+            raw.write(request_with(&format!("X-Forwarded-For: {ip}\r\n"), addr).as_bytes());
+            (raw.head()[9..12].parse::<u16>().unwrap(), raw)
+        };
+        let (first, one) = v1("192.0.2.1");
+        assert_eq!(first, 101);
+        assert_eq!((v1("192.0.2.1").0, x("192.0.2.1").0), (429, 429));
+        let (second, two) = x("192.0.2.2");
+        assert_eq!(second, 101);
+        assert_eq!((v1("192.0.2.2").0, x("192.0.2.2").0), (429, 429));
+        // By prefix.
+        let (third, three) = v1("2001:db8:0:1::1");
+        assert_eq!(third, 101);
+        assert_eq!((v1("2001:db8:0:2::1").0, x("2001:db8::5").0), (429, 429));
+        let (fourth, _four) = x("2001:db8:1::1");
+        assert_eq!(fourth, 101);
+        // The proxies themselves are not counted.
+        let _own = [Raw::open(addr), Raw::open(addr)];
+
+        drop((one, two, three));
+        until("three have left", || server.handle.connections() == 3);
+        let again = [v1("192.0.2.1"), x("192.0.2.2"), v1("2001:db8::9")];
+        assert!(again.iter().all(|(status, _)| *status == 101));
+        assert_eq!(x("192.0.2.1").0, 429);
+    }
 }

@@ -86,6 +86,11 @@ impl Shared {
         *lock(&self.tls) = Some(tls);
     }
 
+    #[cfg(feature = "tls")]
+    pub(crate) fn speaks_tls(&self) -> bool {
+        lock(&self.tls).is_some()
+    }
+
     /// Puts TLS around a connection that was accepted, if this server speaks TLS; Unix sockets stay
     /// as they are.
     #[cfg(feature = "tls")]

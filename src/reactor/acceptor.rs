@@ -166,13 +166,13 @@ impl Acceptor {
     }
 }
 
-/// Counts a connection in. `Err`: it is over a limit, and gets this answer, or none.
+/// Counts a connection in; from its own address only if that is no proxy's. `Err`: it is over a limit, and gets this answer, or none.
 pub(crate) fn admit(shared: &Shared, remote: RemoteAddr) -> Result<(), Option<StatusCode>> {
     let config = &shared.config;
     let before = shared.connections.fetch_add(1, Ordering::Relaxed);
     let status = if before >= config.max_connections {
         StatusCode::SERVICE_UNAVAILABLE
-    } else if !shared.arrivals.admit(remote.ip(), config) {
+    } else if !config.proxies.contains(remote.ip()) && !shared.arrivals.admit(remote.ip(), config) {
         StatusCode::TOO_MANY_REQUESTS
     } else {
         return Ok(());
@@ -185,12 +185,14 @@ pub(crate) fn admit(shared: &Shared, remote: RemoteAddr) -> Result<(), Option<St
     Err(None)
 }
 
-/// Counts a connection out; `refused` if it was over a limit.
-pub(crate) fn discharge(shared: &Shared, remote: RemoteAddr, refused: bool) {
+/// Counts a connection out; `refused` if it was over a limit, `counted` if its address was.
+pub(crate) fn discharge(shared: &Shared, remote: RemoteAddr, refused: bool, counted: bool) {
     if refused {
         shared.refusals.fetch_sub(1, Ordering::Relaxed);
     } else {
         shared.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+    if counted {
         shared.arrivals.discharge(remote.ip(), &shared.config);
     }
 }

@@ -21,6 +21,7 @@
 //! | `reading` | reading |
 //! | `writing` | writing |
 //! | `securing` | the TLS handshake |
+//! | `proxied` | before both: whose connection it is, if a proxy brings it |
 //! | `opening` | the request, up to the handler's verdict |
 //! | `dialing` | instead of that, a client's way to `Open` |
 //! | `ending` | the closing handshake and all other ends |
@@ -136,6 +137,8 @@ pub(crate) struct Conn {
     pub(super) blocked: bool,
     /// Counted among those that are on their way to open.
     opening: bool,
+    /// Counted among those from its address.
+    pub(super) counted_by_ip: bool,
     /// Over a limit when it was accepted: it is here only to be told so.
     refused: bool,
     /// There is work left that no event will announce.
@@ -178,9 +181,12 @@ pub(crate) struct News {
 
 impl Conn {
     pub(crate) fn new(stream: Stream, peer: Peer, phase: Phase, now: u64) -> Self {
-        let (role, refused) = match &phase {
-            Phase::Opening(opening) => (Role::Server, opening.is_refused()),
-            _ => (Role::Client, false),
+        let (role, refused, counted_by_ip) = match &phase {
+            Phase::Opening(opening) => {
+                let counted = !opening.is_refused() && !opening.is_proxied();
+                (Role::Server, opening.is_refused(), counted)
+            }
+            _ => (Role::Client, false, false),
         };
         let max_message = peer.link.config.max_message;
         Self {
@@ -204,6 +210,7 @@ impl Conn {
             told: false,
             habit: Habit::Usual,
             opening: role == Role::Server,
+            counted_by_ip,
             refused,
             again: false,
             listed: false,
@@ -225,6 +232,10 @@ impl Conn {
 
     pub(super) fn is_client(&self) -> bool {
         self.protocol.role() == Role::Client
+    }
+
+    pub(crate) fn is_counted_by_ip(&self) -> bool {
+        self.counted_by_ip
     }
 
     pub(crate) fn is_refused(&self) -> bool {
@@ -293,8 +304,13 @@ impl Conn {
         self.again = false;
         self.flush_if_dirty(cx);
         #[cfg(feature = "tls")]
-        if self.is_securing() {
-            return self.secure(cx);
+        {
+            if self.awaits_proxy_header_and_tls() {
+                return self.proxy_header_before_tls(cx);
+            }
+            if self.is_securing() {
+                return self.secure(cx);
+            }
         }
         if self.gone || self.waits(cx) {
             return;

@@ -438,6 +438,7 @@ impl<U: Upstream> EventLoop<U> {
                 &self.handle.shared,
                 conn.peer.link.remote(),
                 conn.is_refused(),
+                conn.is_counted_by_ip(),
             );
         }
     }
@@ -633,10 +634,15 @@ impl<U: Upstream> EventLoop<U> {
             Err(Some(status)) => Some(status),
             Err(None) => return self.handle.shared.leave_opening(),
         };
-        #[cfg(feature = "tls")]
-        let stream = self.handle.shared.secure(stream);
         let config = self.handle.config.clone();
-        let opening = Phase::Opening(Box::new(Opening::new(refusal)));
+        let opening = Opening::new(refusal, config.proxies.contains(remote.ip()), &config);
+        #[cfg(feature = "tls")]
+        let stream = match opening.awaits_proxy_header() {
+            // It comes before TLS.
+            true => stream,
+            false => self.handle.shared.secure(stream),
+        };
+        let opening = Phase::Opening(Box::new(opening));
         self.take_in(stream, remote, config, opening);
     }
 

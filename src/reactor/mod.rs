@@ -14,6 +14,7 @@ mod event_loop;
 mod liveness;
 mod opening;
 mod outbound;
+mod proxied;
 mod reading;
 #[cfg(feature = "tls")]
 mod securing;

@@ -11,7 +11,9 @@ use super::handler::Handler;
 use super::session::{Engine, OnTheLoop, ToWorkers};
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
-use crate::config::{ByteRate, Config, MessageRate, Origin, Overflow, Rate};
+use crate::config::{
+    ByteRate, Config, ForwardedHeader, MessageRate, Origin, Overflow, ProxyProtocol, Rate,
+};
 use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::Shared;
@@ -220,6 +222,49 @@ impl Server {
     /// Which pages may connect. Default: [`Origin::SameHost`]. Others are answered with 403.
     pub fn origin(mut self, origin: Origin) -> Self {
         self.config.origin = origin;
+        self
+    }
+
+    /// The server's own proxies, as networks: `"10.0.0.0/8"`, `"2001:db8::/32"`, single addresses, and
+    /// `"unix"` for whoever comes by a Unix socket. Default: none.
+    ///
+    /// For a connection from one of them, [`Peer::remote_addr`](crate::Peer::remote_addr),
+    /// [`Request::remote_addr`](crate::Request::remote_addr) and the limits per address mean the client
+    /// that the proxy tells of: in the [`forwarded_header`](Self::forwarded_header), read from the right
+    /// up to the first address that is not a proxy's, or with the
+    /// [`proxy_protocol`](Self::proxy_protocol). What others claim is ignored. The proxies themselves
+    /// are not held to the limits per address.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for what is no network.
+    pub fn trust_proxies<I>(mut self, networks: I) -> Result<Self>
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        for network in networks {
+            let network = network.as_ref();
+            if !self.config.proxies.add(network) {
+                return Err(Error::Config(format!("{network:?} is not a network")));
+            }
+        }
+        Ok(self)
+    }
+
+    /// In which header trusted proxies tell the client's address. Default:
+    /// [`ForwardedHeader::XForwardedFor`]. A `Forwarded` from a trusted proxy that can't be parsed is
+    /// answered with 400.
+    pub fn forwarded_header(mut self, header: ForwardedHeader) -> Self {
+        self.config.forwarded_header = header;
+        self
+    }
+
+    /// Whether connections from trusted proxies begin with a header of the PROXY protocol, version 1
+    /// or 2, before TLS. Default: they don't. A malformed header is hung up on; the one of a health
+    /// check (`LOCAL`, `UNKNOWN`) leaves the proxy's own address. If it names a client, the
+    /// [`forwarded_header`](Self::forwarded_header) is believed only if that client is a trusted proxy
+    /// in turn.
+    pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Self {
+        self.config.proxy_protocol = Some(proxies);
         self
     }
 
