@@ -332,6 +332,11 @@ impl Response {
         Self::plain(StatusCode::UNAUTHORIZED, "unauthorized\n")
     }
 
+    /// 503: not now; the server is full, or about to stop.
+    pub fn unavailable() -> Self {
+        Self::plain(StatusCode::SERVICE_UNAVAILABLE, "unavailable\n")
+    }
+
     /// 426 with `Upgrade: websocket` and `Sec-WebSocket-Version: 13`: this address speaks only
     /// WebSocket.
     pub fn upgrade_required() -> Self {

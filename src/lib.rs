@@ -102,5 +102,5 @@ pub use self::net::Listen;
 #[cfg(feature = "tls")]
 pub use self::net::{Tls, Trust};
 pub use self::peer::Peer;
-pub use self::server::{Accept, Event, Handler, Server, ServerHandle};
+pub use self::server::{Accept, Drain, Event, Handler, Server, ServerHandle};
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};

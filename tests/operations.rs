@@ -8,11 +8,13 @@ use std::io::Write;
 use std::net::TcpStream;
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use framemill::{
-    Accept, ByteRate, CloseCause, CloseCode, ForwardedHeader, Handler, Message, OverRate, Peer,
-    ProxyProtocol, Request, Response, Server,
+    Accept, ByteRate, CloseCause, CloseCode, Drain, ForwardedHeader, Handler, Message, OverRate,
+    Peer, ProxyProtocol, Request, Response, Server, ServerHandle,
 };
 use support::spy::{Seen, number, numbered, spy};
 use support::{
@@ -32,6 +34,10 @@ over_every_transport! {
     a_proxy_header_may_be_required_or_not,
     a_broken_proxy_header_is_hung_up_on,
     limits_per_address_mean_the_client,
+    a_drain_closes_little_by_little,
+    a_drain_gives_notice,
+    a_drain_ends_at_its_deadline,
+    a_drain_can_be_hurried,
 }
 
 /// A server that echoes, and tells.
@@ -97,10 +103,10 @@ fn handshakes_over_the_limit_wait(transport: Transport) {
         let mut opening = Raw::connect(server.addr);
         until("it is in", || server.handle.connections() == 1);
         let addr = server.addr;
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let waiting = scope.spawn(move || status(Raw::connect(addr), addr).0);
             // It would be in long ago, if it were let in.
-            std::thread::sleep(Duration::from_millis(300));
+            thread::sleep(Duration::from_millis(300));
             assert_eq!(server.handle.connections(), 1);
             // A plain request takes a place too, until it is answered.
             opening.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -225,7 +231,7 @@ fn after(pieces: &[&[u8]], addr: Addr) -> Raw {
         socket.write_all(piece).unwrap();
         if pieces.len() > 1 {
             // So that the server has a chance to see it alone.
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
     }
     Raw::over(addr.over(socket))
@@ -256,7 +262,7 @@ fn v2() -> Vec<u8> {
 
 fn a_proxy_tells_the_client_in_a_header(transport: Transport) {
     let own = |addr: Addr, client: &str| match client {
-        "" => format!("{}", raw_addr(addr)),
+        "" => raw_addr(addr).to_owned(),
         client => client.to_owned(),
     };
     for workers in [0, 2] {
@@ -478,5 +484,143 @@ fn limits_per_address_mean_the_client(transport: Transport) {
         let again = [v1("192.0.2.1"), x("192.0.2.2"), v1("2001:db8::9")];
         assert!(again.iter().all(|(status, _)| *status == 101));
         assert_eq!(x("192.0.2.1").0, 429);
+    }
+}
+
+// ---- drain ----
+
+/// Echoes, and has a page for load balancers.
+#[derive(Default)]
+struct Healthy(OnceLock<ServerHandle>);
+
+impl Handler for Healthy {
+    type Session = ();
+
+    fn start(&self, server: &ServerHandle) {
+        let _ = self.0.set(server.clone());
+    }
+
+    fn open(&self, _: &Request, _: &Peer) -> Result<Accept<()>, Response> {
+        Ok(Accept::new(()))
+    }
+
+    fn message(&self, (): &mut (), peer: &Peer, message: Message) {
+        let _ = peer.send(message);
+    }
+
+    fn http(&self, _: &Request) -> Response {
+        self.0.get().unwrap().health()
+    }
+}
+
+fn health(addr: Addr) -> u16 {
+    let mut raw = Raw::connect(addr);
+    raw.write(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n");
+    raw.response().0
+}
+
+/// No notice, and the rest as told.
+fn over(spread: Duration, deadline: Duration) -> Drain {
+    Drain {
+        code: CloseCode::Restart,
+        notice: Duration::ZERO,
+        spread,
+        deadline,
+    }
+}
+
+fn a_drain_closes_little_by_little(transport: Transport) {
+    let spread = Duration::from_millis(800);
+    for workers in [0, 2] {
+        let settings = |s: Server| s.workers(workers).loops(2);
+        let server = transport.serve(settings, Healthy::default());
+        let clients: Vec<_> = (0..40).map(|_| Raw::open(server.addr)).collect();
+        let begun = Instant::now();
+        let (told, order) = thread::scope(|scope| {
+            let (sender, receiver) = crossbeam_channel::unbounded();
+            for (n, mut client) in clients.into_iter().enumerate() {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    assert_eq!(client.close_code(), Some(1012));
+                    sender.send((n, begun.elapsed())).unwrap();
+                    client.write(&frame(0x88, &1012_u16.to_be_bytes()));
+                    client.rest();
+                });
+            }
+            drop(sender);
+            assert!(
+                server.handle.drain(over(spread, WAIT)),
+                "nobody was cut off"
+            );
+            let (order, told): (Vec<_>, Vec<_>) = receiver.iter().unzip();
+            (told, order)
+        });
+        assert_eq!(told.len(), 40);
+        assert!(!order.is_sorted(), "not in the order they came");
+        let early = told.iter().filter(|at| **at < spread / 2).count();
+        assert!((5..=25).contains(&early), "{early} of 40 in the first half");
+        let last = *told.iter().max().unwrap();
+        assert!(last >= spread * 3 / 4, "{last:?}");
+        assert!(server.addr.refuses());
+    }
+}
+
+fn a_drain_gives_notice(transport: Transport) {
+    let server = transport.serve(|s| s, Healthy::default());
+    let addr = server.addr;
+    assert!(!server.handle.is_draining());
+    assert_eq!(health(addr), 200);
+    let drain = Drain {
+        notice: Duration::from_millis(700),
+        ..over(Duration::ZERO, WAIT)
+    };
+    thread::scope(|scope| {
+        let ended = scope.spawn(|| server.handle.drain(drain));
+        until("it begins", || server.handle.is_draining());
+        assert_eq!(health(addr), 503);
+        // Who did not hear of it yet is served.
+        let mut late = Raw::open(addr);
+        late.write(&frame(0x81, b"still here?"));
+        assert_eq!(late.frame().unwrap().1, b"still here?");
+        assert_eq!(late.close_code(), Some(1012));
+        until("nobody listens", || addr.refuses());
+        late.write(&frame(0x88, &1012_u16.to_be_bytes()));
+        assert!(ended.join().unwrap());
+    });
+}
+
+fn a_drain_ends_at_its_deadline(transport: Transport) {
+    let server = transport.serve(|s| s, Healthy::default());
+    let mut deaf = Raw::open(server.addr);
+    let begun = Instant::now();
+    let deadline = Duration::from_millis(300);
+    assert!(!server.handle.drain(over(Duration::from_secs(60), deadline)));
+    assert!(begun.elapsed() >= deadline && begun.elapsed() < WAIT);
+    // It was told all the same.
+    assert!(matches!(deaf.close_code(), Some(1001 | 1012)));
+    assert_eq!(server.handle.connections(), 0);
+}
+
+fn a_drain_can_be_hurried(transport: Transport) {
+    for notice in [Duration::ZERO, Duration::from_secs(600)] {
+        let server = transport.serve(|s| s, Healthy::default());
+        let mut client = Raw::open(server.addr);
+        let hour = Duration::from_secs(3600);
+        let drain = Drain {
+            notice,
+            ..over(hour, hour)
+        };
+        let handle = server.handle.clone();
+        thread::scope(|scope| {
+            let ended = scope.spawn(move || handle.drain(drain));
+            until("it begins", || server.handle.is_draining());
+            if notice.is_zero() {
+                until("nobody listens", || server.addr.refuses());
+            }
+            let shut = scope.spawn(|| server.handle.shutdown(WAIT));
+            assert_eq!(client.close_code(), Some(1001));
+            client.write(&frame(0x88, &1001_u16.to_be_bytes()));
+            assert!(shut.join().unwrap() && ended.join().unwrap());
+        });
     }
 }

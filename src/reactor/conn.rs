@@ -40,7 +40,7 @@ use super::upstream::Upstream;
 use crate::config::{Config, OverRate};
 use crate::error::duplicate;
 use crate::link::{Dial, Event};
-use crate::message::{CloseCause, Message};
+use crate::message::{CloseCause, CloseCode, Message};
 use crate::net::Stream;
 use crate::peer::Peer;
 use crate::proto::{Blocks, Protocol, Role};
@@ -72,8 +72,8 @@ pub(crate) struct Context<'a, U> {
     pub(crate) dials: &'a mut VecDeque<Box<Dial>>,
     /// What is left of [`TURN_BUDGET`].
     pub(crate) large_left: &'a mut usize,
-    /// No new connections and requests: the server is being shut down.
-    pub(crate) stopping: bool,
+    /// No new connections and requests: the server is being shut down, and this is what it says.
+    pub(crate) stopping: Option<CloseCode>,
 }
 
 impl<U> Context<'_, U> {

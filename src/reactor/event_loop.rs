@@ -17,6 +17,7 @@ use super::dialing::{self, Dialing};
 use super::opening::Opening;
 use super::outbound::Outbound;
 use super::slab::Slab;
+use super::stopping::Stopping;
 use super::timer::Wheel;
 use super::topics::Audience;
 use super::upstream::Upstream;
@@ -27,7 +28,7 @@ use crate::id::{Key, PeerId};
 use crate::link::{
     self, Command, Dial, Event, Inlet, Link, LoopHandle, Publication, Shared, SharedFrame,
 };
-use crate::message::{CloseCause, CloseCode, Message};
+use crate::message::{CloseCause, Message};
 use crate::net::{Listener, Stream};
 use crate::peer::Peer;
 use crate::proto::{Blocks, ReadBuffer};
@@ -49,10 +50,6 @@ const TIDY: Duration = Duration::from_millis(100);
 /// Runnable connections are passed on in groups of this size, so that with more than one core the
 /// workers begin while the loop still reads.
 const GROUP: usize = 32;
-
-/// Connections told to go away per turn when the server stops, so that a large server stays able to
-/// write what they say last.
-const FAREWELLS: usize = 256;
 
 /// Connections that a client's loop begins to make per turn.
 const DIALS: usize = 64;
@@ -146,13 +143,6 @@ struct Tools {
     messages: Vec<Message>,
     batch: VecDeque<Event>,
     out: Outbound,
-}
-
-/// The server is being shut down.
-struct Stopping {
-    deadline: Instant,
-    /// Connections that have not been told.
-    untold: Vec<Key>,
 }
 
 impl<U: Upstream> EventLoop<U> {
@@ -266,13 +256,8 @@ impl<U: Upstream> EventLoop<U> {
         let until = |at: u64| Duration::from_millis(at).saturating_sub(now);
         let timers = self.wheel.next().map(until);
         let accept = self.acceptor.deadline(self.now).map(until);
-        let stop = self.stopping.as_ref().map(|stopping| {
-            if stopping.untold.is_empty() {
-                stopping.deadline.saturating_duration_since(Instant::now())
-            } else {
-                Duration::ZERO
-            }
-        });
+        let stopping = self.stopping.as_ref();
+        let stop = stopping.map(|stopping| stopping.wait(Instant::now()));
         [timers, accept, stop].into_iter().flatten().min()
     }
 
@@ -393,14 +378,15 @@ impl<U: Upstream> EventLoop<U> {
         let Some(stopping) = &mut self.stopping else {
             return;
         };
-        if Instant::now() >= stopping.deadline {
+        let now = Instant::now();
+        if now >= stopping.deadline {
             return self.end_all();
         }
-        let some = stopping.untold.len().saturating_sub(FAREWELLS);
-        for key in stopping.untold.split_off(some) {
+        let code = stopping.code;
+        for key in stopping.due(now) {
             self.serve(key, |conn, cx| {
                 if conn.is_open() {
-                    conn.go_away(CloseCode::Away, "", CloseCause::Shutdown, cx);
+                    conn.go_away(code, "", CloseCause::Shutdown, cx);
                     conn.flush_if_dirty(cx);
                 } else {
                     conn.stop_opening(cx);
@@ -466,7 +452,7 @@ impl<U: Upstream> EventLoop<U> {
             runnable: &mut self.runnable,
             dials: &mut self.dials,
             large_left: &mut self.large_left,
-            stopping: self.stopping.is_some(),
+            stopping: self.stopping.as_ref().map(|stopping| stopping.code),
         };
         act(conn, &mut cx);
         if conn.gone {
@@ -561,7 +547,16 @@ impl<U: Upstream> EventLoop<U> {
             Command::Shutdown(deadline) => {
                 self.acceptor.close(self.poll.registry());
                 let untold = self.conns.keys().collect();
-                self.stopping = Some(Stopping { deadline, untold });
+                self.stopping = Some(Stopping::at_once(untold, deadline));
+            }
+            Command::Drain {
+                code,
+                spread,
+                deadline,
+            } => {
+                self.acceptor.close(self.poll.registry());
+                let untold = self.conns.keys().collect();
+                self.stopping = Some(Stopping::spread(untold, code, spread, deadline));
             }
         }
     }

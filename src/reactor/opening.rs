@@ -11,7 +11,6 @@ use crate::error::Error;
 use crate::http::{Request, Response};
 use crate::link::{self, Event};
 use crate::message::CloseCause;
-use crate::message::CloseCode;
 use crate::proto::handshake;
 use crate::proto::http::{
     CONTINUE, HeadScan, body_length, expects_continue, parse_request, write_response,
@@ -171,7 +170,7 @@ impl Conn {
             Ok(upgrade) => upgrade,
             Err(error) => return self.refuse(error.into(), cx),
         };
-        if cx.stopping {
+        if cx.stopping.is_some() {
             return self.refuse(Response::from(StatusCode::SERVICE_UNAVAILABLE), cx);
         }
         if !cx.config.origin.allows(request.origin(), request.host()) {
@@ -212,8 +211,8 @@ impl Conn {
         self.rearm = true;
         self.again = true;
         self.write_first(head);
-        if cx.stopping {
-            self.go_away(CloseCode::Away, "", CloseCause::Shutdown, cx);
+        if let Some(code) = cx.stopping {
+            self.go_away(code, "", CloseCause::Shutdown, cx);
         }
         self.flush(cx);
     }
