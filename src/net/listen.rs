@@ -21,8 +21,8 @@ use crate::error::{Error, Result};
 ///   which the system chooses, only the first.
 /// - `"unix:/run/app.sock"`: a Unix stream socket. The file of a server that is no longer there is
 ///   replaced; it is removed when the server stops.
-/// - A listener of `std::net` or `std::os::unix::net` that is already open: one that systemd handed
-///   over, for instance.
+/// - A listener of `std::net` or `std::os::unix::net` that is already open.
+/// - `SystemdSockets`: all that systemd handed over (feature `systemd`).
 pub trait Listen {
     /// Opens the sockets.
     ///

@@ -56,6 +56,7 @@ pub struct Server {
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
     listeners: Vec<Listener>,
+    notify_systemd: bool,
     handle: ServerHandle,
 }
 
@@ -71,6 +72,7 @@ impl Server {
             #[cfg(feature = "tls")]
             tls: None,
             listeners: Vec::new(),
+            notify_systemd: false,
             handle: ServerHandle::new(Vec::new()),
         };
         server.and_bind(addr)
@@ -334,6 +336,14 @@ impl Server {
         self
     }
 
+    /// Whether systemd is told when the server is ready, and when it begins to stop (`READY=1`,
+    /// `STOPPING=1`; `Type=notify` in the unit). Default: no. Without systemd (no `NOTIFY_SOCKET`)
+    /// nothing happens.
+    pub fn notify_systemd(mut self, on: bool) -> Self {
+        self.notify_systemd = on;
+        self
+    }
+
     // ---- running ----
 
     /// Runs until [`ServerHandle::shutdown`] is called from elsewhere.
@@ -356,6 +366,7 @@ impl Server {
             #[cfg(feature = "tls")]
             tls,
             listeners,
+            notify_systemd,
             handle,
         } = self;
         check(&config)?;
@@ -399,6 +410,9 @@ impl Server {
             loops: threads,
             pool,
         });
+        if notify_systemd {
+            handle.notify_systemd();
+        }
         Ok(handle)
     }
 

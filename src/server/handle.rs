@@ -16,6 +16,8 @@ use crate::message::{CloseCode, Message};
 use crate::net::LocalAddr;
 #[cfg(feature = "tls")]
 use crate::net::Tls;
+#[cfg(unix)]
+use crate::net::notify;
 use crate::proto::may_travel;
 use crate::worker::Pool;
 
@@ -39,6 +41,8 @@ struct Inner {
     /// The end has begun.
     draining: AtomicBool,
     hurry: Hurry,
+    /// systemd is to be told.
+    notifies: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -79,6 +83,7 @@ impl ServerHandle {
                 deadline: Mutex::new(None),
                 draining: AtomicBool::new(false),
                 hurry: Hurry::default(),
+                notifies: AtomicBool::new(false),
             }),
         }
     }
@@ -222,7 +227,7 @@ impl ServerHandle {
     /// Must not be called by a handler, which would wait for itself.
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline.min(NEVER);
-        self.inner.draining.store(true, Ordering::SeqCst);
+        self.begin_draining();
         *lock(&self.inner.deadline) = Some(deadline);
         self.inner.hurry.hurry();
         self.tell_loops(deadline);
@@ -241,7 +246,7 @@ impl ServerHandle {
     /// that it must not be called by a handler.
     pub fn drain(&self, drain: Drain) -> bool {
         let deadline = Instant::now() + drain.deadline.min(NEVER);
-        self.inner.draining.store(true, Ordering::SeqCst);
+        self.begin_draining();
         if self.inner.hurry.wait(drain.notice.min(drain.deadline)) {
             *lock(&self.inner.deadline) = Some(deadline);
             let code = match drain.code {
@@ -258,6 +263,23 @@ impl ServerHandle {
             }
         }
         self.end()
+    }
+
+    fn begin_draining(&self) {
+        let first = !self.inner.draining.swap(true, Ordering::SeqCst);
+        #[cfg(unix)]
+        if first && self.inner.notifies.load(Ordering::SeqCst) {
+            notify("STOPPING=1");
+        }
+        #[cfg(not(unix))]
+        let _ = first;
+    }
+
+    /// It is up, and systemd hears of that, and later of its end.
+    pub(super) fn notify_systemd(&self) {
+        self.inner.notifies.store(true, Ordering::SeqCst);
+        #[cfg(unix)]
+        notify("READY=1");
     }
 
     /// Whether the server is being [drained](Self::drain) or shut down, or was.
