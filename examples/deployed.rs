@@ -1,16 +1,16 @@
 //! A server as it runs behind a proxy and systemd: sockets that systemd hands over, clients by their
 //! own addresses, limits, a health check, and an end that nobody misses.
 //!
-//! `deployed [ADDR]`: without an address it wants the sockets of systemd, or opens 127.0.0.1:9001. See
-//! docs/deploying.md.
+//! `deployed [ADDR]`: without an address it wants the sockets of systemd, or opens 127.0.0.1:9001; several
+//! may share an address. See docs/deploying.md.
 #![allow(clippy::print_stdout)]
 
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use framemill::{
-    Accept, CloseCode, Drain, Handler, Message, Peer, Request, Response, Server, ServerHandle,
-    SystemdSockets,
+    Accept, CloseCode, Drain, Handler, Message, Peer, Request, Response, ReusePort, Server,
+    ServerHandle, SystemdSockets,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -27,7 +27,8 @@ impl Handler for App {
     }
 
     fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
-        let _ = peer.send(format!("you are {}", peer.remote_addr()));
+        let (who, process) = (peer.remote_addr(), std::process::id());
+        let _ = peer.send(format!("you are {who}, served by process {process}"));
         Ok(Accept::new(()))
     }
 
@@ -47,7 +48,7 @@ fn main() -> framemill::Result<()> {
     env_logger::init();
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let server = match std::env::args().nth(1) {
-        Some(addr) => Server::bind(addr)?,
+        Some(addr) => Server::bind(ReusePort(addr))?,
         None => Server::bind(SystemdSockets).or_else(|_| Server::bind("127.0.0.1:9001"))?,
     };
     let handle = server

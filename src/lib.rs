@@ -99,6 +99,8 @@ pub use self::message::{
     Bytes, CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Message, Utf8Bytes,
 };
 pub use self::net::Listen;
+#[cfg(unix)]
+pub use self::net::ReusePort;
 #[cfg(all(unix, feature = "systemd"))]
 pub use self::net::SystemdSockets;
 #[cfg(feature = "tls")]

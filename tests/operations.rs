@@ -624,3 +624,56 @@ fn a_drain_can_be_hurried(transport: Transport) {
         });
     }
 }
+
+// ---- ReusePort ----
+
+#[cfg(unix)]
+#[test]
+fn listeners_of_each_loop_share_an_address() {
+    use framemill::ReusePort;
+
+    for workers in [0, 2] {
+        let (spy, seen) = spy(|peer, message| {
+            let _ = peer.send(message);
+        });
+        let settings = |s: Server| s.loops(4).workers(workers);
+        let server = support::serve_on(ReusePort("127.0.0.1:0"), settings, spy);
+        let mut open: Vec<_> = (0..200).map(|_| Raw::open(server.addr)).collect();
+        let mut of_loop = [0; 4];
+        for _ in &open {
+            // `slot.loop.generation`
+            let id = seen.peer().id().to_string();
+            of_loop[id.split('.').nth(1).unwrap().parse::<usize>().unwrap()] += 1;
+        }
+        // Not in turn, which would be 50 each, but each some.
+        assert!(
+            of_loop.iter().all(|count| (10..150).contains(count)),
+            "{of_loop:?}"
+        );
+        for raw in &mut open {
+            raw.write(&frame(0x82, b"here"));
+            assert_eq!(raw.frame().unwrap(), (0x82, b"here".to_vec()));
+        }
+        // A second server of this process takes its share of those that come now.
+        let (other, _) = spied_on(ReusePort(server.addr.tcp()));
+        assert_eq!(other.addr, server.addr);
+        let _more: Vec<_> = (0..64).map(|_| Raw::open(server.addr)).collect();
+        assert_eq!(
+            server.handle.connections() + other.handle.connections(),
+            264
+        );
+        assert!(other.handle.connections() > 0);
+
+        drop(other);
+        until("they are gone", || server.handle.connections() >= 200);
+        let _again: Vec<_> = (0..16).map(|_| Raw::open(server.addr)).collect();
+        // Who does not ask to share an address doesn't.
+        assert!(Server::bind(server.addr.tcp()).is_err());
+    }
+}
+
+#[cfg(unix)]
+fn spied_on(listen: impl framemill::Listen) -> (Running, Seen) {
+    let (spy, seen) = spy(|_, _| {});
+    (support::serve_on(listen, |s| s, spy), seen)
+}

@@ -11,6 +11,8 @@ mod systemd;
 mod tls;
 
 pub use listen::Listen;
+#[cfg(unix)]
+pub use listen::ReusePort;
 pub(crate) use listen::{Bound, Listener, LocalAddr};
 pub(crate) use stream::Stream;
 #[cfg(all(unix, feature = "systemd"))]

@@ -25,7 +25,8 @@ const PATIENCE_MS: u64 = 5;
 /// answer needs a descriptor for as long as it takes.
 const REFUSALS: usize = 256;
 
-/// The listeners of a server; the first loop has them.
+/// The listeners of a loop. The first has all that are alone on their address, and deals out to the
+/// others; of those that share an address each loop has one.
 #[derive(Debug, Default)]
 pub(crate) struct Acceptor {
     listeners: Vec<Listening>,
@@ -108,7 +109,7 @@ impl Acceptor {
                         let shared = &self.loops[0].shared;
                         shared.enter_opening();
                         shared.arrivals.count();
-                        if let Placed::Here(stream, remote) = self.deal(stream, remote) {
+                        if let Placed::Here(stream, remote) = self.deal(n, stream, remote) {
                             place(stream, remote);
                         }
                     }
@@ -131,7 +132,10 @@ impl Acceptor {
         shared.arrivals.wait().map(|wait| now + wait)
     }
 
-    fn deal(&mut self, stream: Stream, remote: RemoteAddr) -> Placed {
+    fn deal(&mut self, n: usize, stream: Stream, remote: RemoteAddr) -> Placed {
+        if self.listeners[n].listener.is_shared() {
+            return Placed::Here(stream, remote);
+        }
         let turn = self.next;
         self.next = (turn + 1) % self.loops.len();
         // The listeners are the first loop's.

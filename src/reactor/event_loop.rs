@@ -90,7 +90,8 @@ impl Prepared {
     }
 }
 
-/// Starts the thread of a loop. The listeners go to the first loop, which deals out to `loops`.
+/// Starts the thread of a loop. What its listeners bring is dealt out to `loops`, unless each loop has
+/// its own.
 pub(crate) fn spawn<U: Upstream>(
     prepared: Prepared,
     upstream: U,

@@ -370,7 +370,8 @@ impl Server {
             handle,
         } = self;
         check(&config)?;
-        for listener in &listeners {
+        let listeners = spread(listeners, config.loops)?;
+        for listener in listeners.iter().flatten() {
             listener.set_nodelay(config.nodelay)?;
         }
         let engine = Arc::new(Engine::new(handler, &config));
@@ -395,9 +396,7 @@ impl Server {
         });
         engine.start(&handle);
         let mut threads = Vec::with_capacity(loops);
-        let mut listeners = Some(listeners);
-        for prepared in prepared {
-            let listeners = listeners.take().unwrap_or_default();
+        for (prepared, listeners) in prepared.into_iter().zip(listeners) {
             let loops = handles.clone();
             threads.push(match &run_queue {
                 Some(queue) => {
@@ -431,6 +430,17 @@ impl Server {
         let handle = self.start(ToChannel(sender))?;
         Ok((handle, receiver))
     }
+}
+
+/// The listeners of each loop: all to the first, and to the others one more of those that are shared.
+fn spread(listeners: Vec<Listener>, loops: usize) -> Result<Vec<Vec<Listener>>> {
+    let mut of_loops = Vec::with_capacity(loops);
+    for _ in 1..loops {
+        let more = listeners.iter().filter_map(Listener::another);
+        of_loops.push(more.collect::<std::io::Result<_>>()?);
+    }
+    of_loops.insert(0, listeners);
+    Ok(of_loops)
 }
 
 /// Settings that make no sense, said before anything starts.
