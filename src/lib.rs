@@ -15,6 +15,8 @@
 //! - [`Handler`] is what you implement when a closure is too little: per-connection sessions,
 //!   authentication, subprotocols, plain HTTP on the same port.
 //! - [`Peer`] is a connection that any thread may send to.
+//! - [`Room`] is state that several connections share, with a clock if it wants one: matches, documents,
+//!   chats. [`Rooms`] finds them by name.
 //! - [`connect`] and [`Client`] are the other side: WebSockets to other servers, on the same kind of
 //!   threads. [`Clients`] holds thousands of them.
 //!
@@ -30,7 +32,8 @@
 //! | thread | number | does |
 //! |---|---|---|
 //! | `framemill-loop-N` | [`Server::loops`] | reads, parses, queues, writes; never runs your code unless `workers(0)` |
-//! | `framemill-worker-N` | [`Server::workers`] | calls your [`Handler`]; for one connection one call at a time, in order |
+//! | `framemill-worker-N` | [`Server::workers`] | calls your [`Handler`]; for one connection one call at a time, in order; runs your [`Room`]s and timers likewise |
+//! | `framemill-ticker` | 1, once a room has a clock or a timer is set | wakes rooms and timers |
 //! | `framemill-dialer-N` | up to 4, while a [`Client`] needs them | resolve names, wait out the pauses before another attempt |
 //! | `framemill-feeder` | 1, while a receiver of [`ClientEvent`]s does not receive | waits for it |
 
@@ -41,6 +44,7 @@ mod client;
 mod config;
 mod error;
 mod http;
+mod hub;
 mod id;
 mod link;
 mod message;
@@ -62,6 +66,9 @@ pub use self::config::{Compress, MessageRate, Origin, OverRate, Overflow};
 
 pub use self::error::{Error, Result, SendError, Sent};
 pub use self::http::{Request, Response};
+pub use self::hub::{
+    Members, Membership, Refused, Room, RoomHandle, RoomStats, Rooms, Tick, Timer,
+};
 pub use self::id::PeerId;
 pub use self::link::LatestKey;
 pub use self::message::{

@@ -15,8 +15,9 @@ use crate::proto::may_travel;
 /// One connection, seen from anywhere: cheap to clone, to be sent to and used by any thread, for as
 /// long as you like. After the connection has ended, sending to it gives [`SendError::Closed`].
 ///
-/// **Order.** What one thread sends to one peer, by [`send`](Self::send) or by
-/// [`ServerHandle::broadcast`](crate::ServerHandle::broadcast), arrives in the order of its calls.
+/// **Order.** What one thread sends to one peer, by [`send`](Self::send), by
+/// [`publish`](Self::publish) or by [`ServerHandle::broadcast`](crate::ServerHandle::broadcast), arrives
+/// in the order of its calls.
 /// Between threads there is no order but that of your own locks.
 ///
 /// **Never blocks.** Sending queues; the loop writes. What a slow peer leaves in the queue is limited,
@@ -75,6 +76,51 @@ impl Peer {
         compress: Compress,
     ) -> Result<Sent, SendError> {
         self.link.send(message.into(), None, compress)
+    }
+
+    /// Subscribes this connection to a topic: it gets what is [published](Self::publish) there, from
+    /// any thread, for as long as it lives or until it [unsubscribes](Self::unsubscribe). A topic is any
+    /// name; it exists while somebody subscribes to it.
+    ///
+    /// Holds from this call on: what this thread publishes next arrives. `true`: it subscribes now,
+    /// and perhaps did before. `false`: the connection is closed or closing, or it belongs to a client,
+    /// which has no topics.
+    pub fn subscribe(&self, topic: &str) -> bool {
+        self.link.subscribe(topic)
+    }
+
+    /// Ends a subscription: what this thread publishes from now on does not arrive. `true`: there was
+    /// one.
+    pub fn unsubscribe(&self, topic: &str) -> bool {
+        self.link.unsubscribe(topic)
+    }
+
+    /// Sends a text or binary message to all who subscribe to `topic`, except this connection itself,
+    /// whether or not it subscribes. The message is encoded once (and compressed once for each size of
+    /// window that was agreed on); each subscriber's own queue limit and
+    /// [`Overflow`](crate::Overflow) apply, so a slow one delays nobody.
+    ///
+    /// This connection may be closed already: others can be told so. Waits while many messages to many
+    /// are still on their way, unless it is called on a loop (a handler with `workers(0)`). `false`: it
+    /// is not a text or binary message, or the connection is not a server's.
+    pub fn publish(&self, topic: &str, message: impl Into<Message>) -> bool {
+        let link = &self.link;
+        let shared = &link.handle.shared;
+        shared.publish(topic, &message.into(), Some(link.id), None)
+    }
+
+    /// Publishes a message of which only the latest matters: a subscriber that does not keep up gets
+    /// only the newest for each key of the topic, as with [`send_latest`](Self::send_latest). One that
+    /// keeps up gets all of them.
+    pub fn publish_latest(
+        &self,
+        topic: &str,
+        key: impl Into<LatestKey>,
+        message: impl Into<Message>,
+    ) -> bool {
+        let (link, key) = (&self.link, key.into());
+        let shared = &link.handle.shared;
+        shared.publish(topic, &message.into(), Some(link.id), Some(key))
     }
 
     /// Begins the closing handshake (RFC 6455 §7.1.2), behind everything that was sent. The

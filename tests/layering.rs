@@ -13,7 +13,8 @@ const RANKS: &[(u32, &[&str])] = &[
     (3, &["link"]),
     (4, &["peer"]),
     (5, &["reactor"]),
-    (6, &["client", "server"]),
+    (6, &["client", "hub"]),
+    (7, &["server"]),
 ];
 
 /// Every source file under `dir`, by its path below `src`, without comments.

@@ -14,7 +14,6 @@
 //! No wake-up is lost: the putter puts in and then reads the state; the loop sets the state and then
 //! looks at the channel; all of it sequentially consistent, so one of them sees the other.
 
-use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
@@ -22,7 +21,8 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::queue::LatestKey;
-use super::{Dial, Link, Shared, SharedFrame};
+use super::thread::{self, THREAD, wake_deferred};
+use super::{Dial, Link, Publication, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
@@ -60,22 +60,42 @@ pub(crate) enum Command {
     /// A socket that another loop accepted.
     Adopt(Stream, RemoteAddr),
     /// See [`LoopHandle::ordered`].
-    Send { link: Arc<Link>, message: Message },
+    Send {
+        link: Arc<Link>,
+        message: Message,
+    },
     /// The same for what waits in the outbox under this key.
-    SendLatest { link: Arc<Link>, key: LatestKey },
+    SendLatest {
+        link: Arc<Link>,
+        key: LatestKey,
+    },
     /// The same for the close frame.
     Close(Arc<Link>),
     /// One message for every open connection of the loop.
     Broadcast(Arc<SharedFrame>, Permit),
+    /// The same for the subscribers of a topic.
+    Publish(Arc<Publication>, Permit),
+    /// A connection subscribes to the topic of this number, or does so no longer. Always through the
+    /// channel, as what is published is.
+    Subscribe(Key, u64),
+    Unsubscribe(Key, u64),
+    /// One message for these connections but one, as far as they are open.
+    Multicast {
+        frame: Arc<SharedFrame>,
+        to: Arc<Vec<Key>>,
+        except: Option<Key>,
+    },
+    /// All that one call of a room asked for; see [`Cork`].
+    Batch(Vec<Command>, Permit),
     /// Close all connections and end the loop, by this time at the latest.
     Shutdown(Instant),
 }
 
-/// Broadcasts that may be on their way to a loop. Whoever broadcasts faster than the loop writes
-/// waits for it, so that the channel holds no more than this many frames.
+/// Messages to many that may be on their way to a loop. Whoever broadcasts or publishes faster than the
+/// loop writes waits for it, so that the channel holds no more than this many frames.
 const BROADCASTS: usize = 256;
 
-/// The place of one broadcast among [`BROADCASTS`], given back when it has been carried out.
+/// The place of one such message among [`BROADCASTS`], given back when it has been carried out.
 #[derive(Debug)]
 pub(crate) struct Permit(bool);
 
@@ -115,61 +135,6 @@ const AWAKE: u8 = 0;
 const NAPPING: u8 = 1;
 const ASLEEP: u8 = 2;
 
-/// What a thread is to the loops: nothing, a loop itself, or a worker in a batch.
-struct Thread {
-    /// Address of the `LoopHandle` of the loop that this thread is; 0 for others.
-    own_loop: Cell<usize>,
-    /// Commands of the loop to itself.
-    own_commands: RefCell<Vec<Command>>,
-    /// The connection whose handler runs inline right now; it is flushed afterwards anyway.
-    inline: Cell<Option<PeerId>>,
-    /// This thread is a worker: it holds back wake-ups of napping loops.
-    defers: Cell<bool>,
-    deferred: RefCell<Vec<Arc<LoopHandle>>>,
-}
-
-thread_local! {
-    static THREAD: Thread = const {
-        Thread {
-            own_loop: Cell::new(0),
-            own_commands: RefCell::new(Vec::new()),
-            inline: Cell::new(None),
-            defers: Cell::new(false),
-            deferred: RefCell::new(Vec::new()),
-        }
-    };
-}
-
-/// From now on this thread holds back wake-ups of napping loops, until [`wake_deferred`].
-pub(crate) fn defer_wakes() {
-    THREAD.with(|thread| thread.defers.set(true));
-}
-
-/// Sends off the wake-ups that were held back.
-pub(crate) fn wake_deferred() {
-    THREAD.with(|thread| {
-        for handle in thread.deferred.borrow_mut().drain(..) {
-            handle.wake_now();
-        }
-    });
-}
-
-/// Marks the connection whose handler this loop runs inline, for as long as it lives.
-pub(crate) struct Inline(());
-
-impl Inline {
-    pub(crate) fn run(id: PeerId) -> Self {
-        THREAD.with(|thread| thread.inline.set(Some(id)));
-        Self(())
-    }
-}
-
-impl Drop for Inline {
-    fn drop(&mut self) {
-        THREAD.with(|thread| thread.inline.set(None));
-    }
-}
-
 impl LoopHandle {
     pub(crate) fn new(index: usize, shared: Arc<Shared>, waker: mio::Waker) -> (Arc<Self>, Inlet) {
         let (commands, receiver) = unbounded();
@@ -202,7 +167,7 @@ impl LoopHandle {
     /// Asks the loop. What one thread asks is carried out in the order of its calls.
     pub(crate) fn command(self: &Arc<Self>, command: Command) {
         let command = THREAD.with(|thread| {
-            if thread.own_loop.get() == self.address() {
+            if thread.own_loop.get() == self.address() && !thread.corked.get() {
                 thread.own_commands.borrow_mut().push(command);
                 return None;
             }
@@ -213,10 +178,33 @@ impl LoopHandle {
         }
     }
 
-    fn put_in(self: &Arc<Self>, command: Command) {
+    /// Asks the loop, behind all that was put into its channel; even if this thread is the loop.
+    pub(super) fn put_in(self: &Arc<Self>, command: Command) {
+        if THREAD.with(|thread| thread.corked.get()) {
+            return thread::hold(self, command);
+        }
         // Fails only when the loop has ended, and all its connections with it.
         let _ = self.commands.send(command);
         self.wake();
+    }
+
+    /// Asks for all of it in one turn. However many broadcasts are among it, they have one permit.
+    pub(super) fn put_in_all(self: &Arc<Self>, mut commands: Vec<Command>) {
+        let is_broadcast = |command: &Command| {
+            use Command::{Broadcast, Multicast, Publish};
+            matches!(command, Broadcast(..) | Publish(..) | Multicast { .. })
+        };
+        let command = if commands.iter().any(is_broadcast) {
+            Command::Batch(commands, self.permit())
+        } else if commands.len() > 1 {
+            Command::Batch(commands, Permit(false))
+        } else {
+            let Some(command) = commands.pop() else {
+                return;
+            };
+            command
+        };
+        self.put_in(command);
     }
 
     /// Asks the loop to look at an outbox.
@@ -243,7 +231,7 @@ impl LoopHandle {
         }
     }
 
-    fn wake_now(&self) {
+    pub(super) fn wake_now(&self) {
         if self.state.swap(AWAKE, Ordering::SeqCst) == AWAKE {
             return;
         }
@@ -274,14 +262,43 @@ impl LoopHandle {
     /// sent before. Waits while too many broadcasts are on their way, unless this thread is a loop
     /// itself: two loops that wait for each other would wait for ever.
     pub(crate) fn broadcast(self: &Arc<Self>, frame: Arc<SharedFrame>) {
-        let permit = if THREAD.with(|thread| thread.own_loop.get() != 0) {
-            self.permits.try_send(()).is_ok()
-        } else {
-            // Held-back wake-ups may be what the loop needs to make room.
-            wake_deferred();
-            self.permits.send(()).is_ok()
-        };
-        self.ordered(Command::Broadcast(frame, Permit(permit)));
+        let permit = self.permit();
+        self.ordered(Command::Broadcast(frame, permit));
+    }
+
+    /// The same for the subscribers of a topic.
+    pub(crate) fn publish(self: &Arc<Self>, publication: Arc<Publication>) {
+        let permit = self.permit();
+        self.ordered(Command::Publish(publication, permit));
+    }
+
+    /// The same for some connections; in a call of a room only, which holds it back.
+    pub(crate) fn multicast(
+        self: &Arc<Self>,
+        frame: Arc<SharedFrame>,
+        to: Arc<Vec<Key>>,
+        except: Option<Key>,
+    ) {
+        self.ordered(Command::Multicast { frame, to, except });
+    }
+
+    /// A place for a message to many, which [`broadcast`](Self::broadcast) waits for.
+    fn permit(&self) -> Permit {
+        let (corked, is_loop) =
+            THREAD.with(|thread| (thread.corked.get(), thread.own_loop.get() != 0));
+        if corked {
+            // All of the call will have one.
+            return Permit(false);
+        }
+        if self.permits.try_send(()).is_ok() {
+            return Permit(true);
+        }
+        if is_loop {
+            return Permit(false);
+        }
+        // Held-back wake-ups may be what the loop needs to make room.
+        wake_deferred();
+        Permit(self.permits.send(()).is_ok())
     }
 
     /// The loop has carried out one.

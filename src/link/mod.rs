@@ -9,7 +9,9 @@
 //! code runs. The session's lock is the third: whoever runs the mailbox holds it while running, and
 //! takes the other two inside it. Where compression keeps its window, the compressor has a fourth,
 //! inside the session's: whoever sends holds it while compressing, and takes the outbox's inside it;
-//! the inflater's is of the runner alone. These are all locks of a connection.
+//! the inflater's is of the runner alone. The last one is around what the connection subscribes to;
+//! inside it come the outbox's and that of the server's topics, one at a time. These are all locks of a
+//! connection.
 //!
 //! A connection that is silent holds no buffers here at all.
 
@@ -24,6 +26,9 @@ mod queue;
 mod shared;
 mod shared_frame;
 mod spare;
+mod subscriptions;
+mod thread;
+mod topics;
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -41,19 +46,22 @@ use crate::message::{CloseCause, CloseCode, Message, Utf8Bytes};
 use crate::proto::compressed_parts;
 use crate::proto::may_travel;
 use crate::worker::Mailbox;
+use subscriptions::Subscriptions;
 
 #[cfg(feature = "deflate")]
 pub(crate) use deflate::Compression;
 pub(crate) use dial::{Connected, Dial, Target};
 pub(crate) use event::{Event, Opening};
 pub(crate) use inflow::{Inflow, Load};
-pub(crate) use loop_handle::{Command, Inlet, Inline, LoopHandle, defer_wakes, wake_deferred};
+pub(crate) use loop_handle::{Command, Inlet, LoopHandle};
 pub(crate) use outbox::Outbox;
 pub use queue::LatestKey;
-pub(crate) use queue::Segment;
+pub(crate) use queue::{QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;
 pub(crate) use spare::{give_batch, give_buffer, release as release_spare, take_batch};
+pub(crate) use thread::{Cork, Inline, defer_wakes, wake_deferred};
+pub(crate) use topics::{Publication, Topics};
 
 /// The state of one connection that more than one thread sees.
 pub(crate) struct Link {
@@ -71,6 +79,7 @@ pub(crate) struct Link {
     /// touches it, this tells whether there is anything in it.
     parked: AtomicBool,
     latency_us: AtomicU32,
+    subscriptions: Mutex<Subscriptions>,
     /// The user's session, type-erased so that a `Peer` needs no type parameter.
     pub(crate) session: Mutex<Option<Box<dyn Any + Send>>>,
     /// Set once, when the connection opens.
@@ -112,6 +121,7 @@ impl Link {
             congested: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             latency_us: AtomicU32::new(u32::MAX),
+            subscriptions: Mutex::default(),
             session: Mutex::new(None),
             agreement: OnceLock::new(),
             remote: remote.into(),
@@ -269,10 +279,11 @@ impl Link {
         status
     }
 
-    /// Queues a frame that was encoded for many; the loop, which calls this, flushes.
-    pub(crate) fn send_shared(&self, frame: &SharedFrame) {
+    /// Queues a frame that was encoded for many, perhaps in place of one with the same key; the loop,
+    /// which calls this, flushes.
+    pub(crate) fn send_shared(&self, frame: &SharedFrame, latest: Option<&QueueKey>) {
         let mut outbox = self.outbox();
-        outbox.push_shared(frame.for_link(self), &self.config);
+        outbox.push_shared(frame.for_link(self), latest, &self.config);
         let _ = self.note_level(&mut outbox);
     }
 
@@ -421,5 +432,16 @@ impl Link {
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Link({})", self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the two counters of its `Arc` and a word of the allocator's, 256 bytes.
+    #[test]
+    fn a_link_is_small() {
+        assert!(size_of::<Link>() <= 232, "{}", size_of::<Link>());
     }
 }

@@ -11,15 +11,18 @@ use std::collections::VecDeque;
 
 use crate::config::{Config, Overflow};
 use crate::error::SendError;
-use crate::message::{Bytes, CloseCause, CloseCode, Message, Utf8Bytes};
+use crate::message::{CloseCause, CloseCode, Message, Utf8Bytes};
 use crate::proto::{MAX_HEADER, Opcode, data_frame, encode, new_mask, truncate_reason};
 
-use super::queue::{BY_REFERENCE, Early, LatestKey, Queue, Segment};
+use super::queue::{BY_REFERENCE, Early, LatestKey, Queue, QueueKey, Segment};
 use super::spare;
 
 /// The bytes that a loop takes at a time from the messages that are kept one by one. What is taken
 /// can be neither dropped nor replaced any more.
 const TAKE: usize = 256 << 10;
+
+/// More than so many bytes of small messages that wait are a sign that the peer does not keep up.
+const FRESH: usize = 16 << 10;
 
 /// The largest frame that is accepted: with the limit at most 1 GiB too, sums fit 32 bits.
 const MAX_FRAME: usize = 1 << 30;
@@ -113,6 +116,7 @@ impl Outbox {
             return self.push_control(message);
         };
         let size = self.frame_len(payload.len());
+        let key = key.map(QueueKey::from);
         let replaced = key.as_ref().map_or(0, |key| self.waiting(key));
         // A message that takes the place of a larger one needs no room.
         if size > replaced {
@@ -184,37 +188,43 @@ impl Outbox {
     pub(crate) fn push_latest(&mut self, key: LatestKey, config: &Config) {
         let early = self.queue.as_mut().and_then(|q| q.early.remove(&key));
         if let Some(early) = early {
-            self.append(early.message, Some(key), config.overflow);
+            self.append(early.message, Some(key.into()), config.overflow);
         }
     }
 
-    /// Queues a frame that was encoded for many. `false`: it was refused.
-    pub(crate) fn push_shared(&mut self, frame: &Segment, config: &Config) -> bool {
+    /// Queues a frame that was encoded for many; if the peer does not keep up, in place of an unsent
+    /// one of the same key. `false`: it was refused.
+    pub(crate) fn push_shared(
+        &mut self,
+        frame: &Segment,
+        latest: Option<&QueueKey>,
+        config: &Config,
+    ) -> bool {
+        let latest = latest.filter(|_| !self.keeps_up());
+        let replaced = latest.map_or(0, |key| self.waiting(key));
+        let more = frame.len().saturating_sub(replaced);
         // What was sent before the close frame still goes out before it.
-        if self.is_finished() || !matches!(self.make_room(frame.len(), config), Room::Made) {
+        if self.is_finished() || (more > 0 && !matches!(self.make_room(more, config), Room::Made)) {
             return false;
         }
         self.queued += frame.len() as u32;
         // Compressed or not: to start afresh once too often costs little.
         self.compressed = self.compressed.wrapping_add(1);
-        match frame {
-            Segment::Small(bytes) if config.overflow != Overflow::DropOldest => {
-                self.small().extend_from_slice(bytes);
-            }
-            Segment::Small(bytes) => {
-                // Kept as one that may be dropped: all of its bytes as payload.
-                let frame = Segment::Whole {
-                    header: [0; MAX_HEADER],
-                    header_len: 0,
-                    payload: Bytes::copy_from_slice(bytes),
-                };
-                self.queue().push(frame, None);
-            }
-            Segment::Whole { .. } => {
-                self.queue().push(frame.clone(), None);
-            }
+        let (header, rest) = frame.parts();
+        let small = header.is_empty();
+        if small && latest.is_none() && config.overflow != Overflow::DropOldest {
+            self.small().extend_from_slice(rest);
+        } else {
+            let replaced = self.queue().push(frame.clone(), latest.cloned());
+            self.queued -= replaced as u32;
         }
         true
+    }
+
+    /// What waits goes out in this turn of the loop, as far as can be foreseen. Then it is not worth
+    /// keeping by key, and costs no more than any message.
+    fn keeps_up(&self) -> bool {
+        !self.stalled && self.queue.is_none() && self.buf.len() < FRESH
     }
 
     fn push_control(&mut self, message: Message) -> Result<(), SendError> {
@@ -436,7 +446,7 @@ impl Outbox {
         }
     }
 
-    fn append(&mut self, message: Message, key: Option<LatestKey>, overflow: Overflow) {
+    fn append(&mut self, message: Message, key: Option<QueueKey>, overflow: Overflow) {
         if key.is_some() {
             // Whether compressed or not: one that is may take its place, in front of what is queued
             // by then.
@@ -498,7 +508,7 @@ impl Outbox {
     }
 
     /// Size of the unsent message of this key.
-    fn waiting(&self, key: &LatestKey) -> usize {
+    fn waiting(&self, key: &QueueKey) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.waiting(key))
     }
 

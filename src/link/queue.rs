@@ -11,7 +11,7 @@ use crate::proto::{FirstByte, MAX_HEADER, data_frame, encode, encode_header};
 /// than one more element in a vectored write.
 pub(super) const BY_REFERENCE: usize = 4096;
 
-/// What `send_latest` tells messages apart by: a number or a name.
+/// What `send_latest` and `publish_latest` tell messages apart by: a number or a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LatestKey {
@@ -41,6 +41,29 @@ impl From<&str> for LatestKey {
 impl From<String> for LatestKey {
     fn from(name: String) -> Self {
         Self::Name(name.into())
+    }
+}
+
+/// What messages in a queue are told apart by: what is published to one topic does not replace what
+/// was published to another, or sent to this peer alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct QueueKey {
+    /// The number of the topic.
+    topic: Option<u64>,
+    key: LatestKey,
+}
+
+impl QueueKey {
+    pub(super) fn published(topic: u64, key: LatestKey) -> Self {
+        let topic = Some(topic);
+        Self { topic, key }
+    }
+}
+
+impl From<LatestKey> for QueueKey {
+    /// Of what is sent to one peer.
+    fn from(key: LatestKey) -> Self {
+        Self { topic: None, key }
     }
 }
 
@@ -78,7 +101,8 @@ impl Segment {
         }
     }
 
-    /// Encodes a data message once, for many connections. `None` if it isn't one.
+    /// Encodes a data message once, for many connections: a small one whole, a large one's payload
+    /// stays where it is. `None` if it isn't one.
     pub(crate) fn encode(message: &Message) -> Option<Self> {
         let (first, payload) = data_frame(message)?;
         if payload.len() >= BY_REFERENCE {
@@ -86,7 +110,11 @@ impl Segment {
         }
         let mut frame = Vec::with_capacity(payload.len() + MAX_HEADER);
         encode(first, payload, None, &mut frame);
-        Some(Self::Small(frame))
+        Some(Self::Whole {
+            header: [0; MAX_HEADER],
+            header_len: 0,
+            payload: frame.into(),
+        })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -118,11 +146,11 @@ pub(super) struct Early {
 /// The messages that are kept one by one, behind those in `Outbox::buf`.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    segments: VecDeque<(Segment, Option<LatestKey>)>,
+    segments: VecDeque<(Segment, Option<QueueKey>)>,
     /// Sequence number of the first segment; it grows by one with each that leaves in front.
     base: u64,
     /// Sequence number of the unsent message of each key: `base <= n < base + segments.len()`.
-    latest: HashMap<LatestKey, u64>,
+    latest: HashMap<QueueKey, u64>,
     /// The latest message of keys that wait for what was sent before them to arrive here.
     pub(super) early: HashMap<LatestKey, Early>,
 }
@@ -130,7 +158,7 @@ pub(super) struct Queue {
 impl Queue {
     /// Adds a message at the end, or where the unsent one of the same key is; gives the size of
     /// that one.
-    pub(super) fn push(&mut self, segment: Segment, key: Option<LatestKey>) -> usize {
+    pub(super) fn push(&mut self, segment: Segment, key: Option<QueueKey>) -> usize {
         if let Some(key) = &key {
             if let Some(place) = self.place(key) {
                 let old = std::mem::replace(&mut self.segments[place].0, segment);
@@ -143,11 +171,11 @@ impl Queue {
         0
     }
 
-    pub(super) fn place(&self, key: &LatestKey) -> Option<usize> {
+    pub(super) fn place(&self, key: &QueueKey) -> Option<usize> {
         self.latest.get(key).map(|&n| (n - self.base) as usize)
     }
 
-    pub(super) fn waiting(&self, key: &LatestKey) -> usize {
+    pub(super) fn waiting(&self, key: &QueueKey) -> usize {
         self.place(key).map_or(0, |n| self.segments[n].0.len())
     }
 

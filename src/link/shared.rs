@@ -1,11 +1,12 @@
-//! What all loops of a server share: the settings, and who is connected from where.
+//! What all loops of a server share: the settings, the topics, and who is connected from where.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
-use super::lock;
+use super::{Topics, lock};
 use crate::config::Config;
 #[cfg(feature = "tls")]
 use crate::net::{Stream, Tls, TlsStream};
@@ -14,6 +15,7 @@ use crate::net::{Stream, Tls, TlsStream};
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    pub(crate) topics: Topics,
     /// Connections that are accepted and not yet closed, on all loops.
     pub(crate) connections: AtomicUsize,
     /// Connections over a limit that are still being told so; not among `connections`.
@@ -31,6 +33,8 @@ pub(crate) struct Shared {
     classes: [AtomicUsize; 16],
     /// Connections per address; empty unless there is a limit.
     per_ip: Mutex<HashMap<IpAddr, usize>>,
+    /// What rooms and timers need of a server, type-erased as they are above; a client has none.
+    pub(crate) home: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Shared {
@@ -41,12 +45,14 @@ impl Shared {
             #[cfg(feature = "tls")]
             handshakes: AtomicUsize::new(0),
             config,
+            topics: Topics::default(),
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
             cut_off: AtomicBool::new(false),
             #[cfg(feature = "deflate")]
             classes: Default::default(),
             per_ip: Mutex::default(),
+            home: OnceLock::new(),
         }
     }
 

@@ -250,6 +250,8 @@ impl Conn {
             return;
         }
         self.told = true;
+        // So that whoever is told finds it so.
+        self.peer.link.end_subscriptions();
         let reason = self.reason(cause);
         log::debug!("{}: closed, {reason}", self.peer.link.id);
         cx.batch.push_back(Event::Closed(Box::new(reason)));

@@ -18,12 +18,15 @@ use super::opening::Opening;
 use super::outbound::Outbound;
 use super::slab::Slab;
 use super::timer::Wheel;
+use super::topics::Audience;
 use super::upstream::Upstream;
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::error::Error;
 use crate::id::{Key, PeerId};
-use crate::link::{self, Command, Dial, Event, Inlet, Link, LoopHandle, Shared, SharedFrame};
+use crate::link::{
+    self, Command, Dial, Event, Inlet, Link, LoopHandle, Publication, Shared, SharedFrame,
+};
 use crate::message::{CloseCause, CloseCode};
 use crate::net::{Listener, Stream};
 use crate::peer::Peer;
@@ -114,6 +117,8 @@ pub(crate) struct EventLoop<U> {
     upstream: U,
     acceptor: Acceptor,
     conns: Slab<Conn>,
+    /// Who of them subscribes to what.
+    audience: Audience,
     wheel: Wheel,
     /// The clock: milliseconds since `start`, read once per turn.
     start: Instant,
@@ -165,6 +170,7 @@ impl<U: Upstream> EventLoop<U> {
             upstream,
             acceptor,
             conns: Slab::default(),
+            audience: Audience::default(),
             wheel: Wheel::new(0),
             start: Instant::now(),
             now: 0,
@@ -424,6 +430,7 @@ impl<U: Upstream> EventLoop<U> {
                 self.handle.shared.leave_handshake();
             }
             conn.peer.link.outbox().abandon();
+            conn.peer.link.end_subscriptions();
             acceptor::discharge(
                 &self.handle.shared,
                 conn.peer.link.remote(),
@@ -528,6 +535,24 @@ impl<U: Upstream> EventLoop<U> {
                 self.inlet.give_back(permit);
                 self.handle.ordered_applied();
             }
+            Command::Multicast { frame, to, except } => {
+                self.multicast(&frame, &to, except);
+                self.handle.ordered_applied();
+            }
+            Command::Batch(commands, permit) => {
+                for command in commands {
+                    self.carry_out(command);
+                }
+                self.inlet.give_back(permit);
+            }
+            Command::Publish(publication, permit) => {
+                self.publish(&publication);
+                self.inlet.give_back(permit);
+                self.handle.ordered_applied();
+            }
+            // If the connection is gone, it is struck off by a command behind this one.
+            Command::Subscribe(key, topic) => self.audience.subscribe(topic, key),
+            Command::Unsubscribe(key, topic) => self.audience.unsubscribe(topic, key),
             Command::Shutdown(deadline) => {
                 self.acceptor.close(self.poll.registry());
                 let untold = self.conns.keys().collect();
@@ -555,7 +580,38 @@ impl<U: Upstream> EventLoop<U> {
             if !conn.hears_broadcasts() {
                 continue;
             }
-            conn.peer.link.send_shared(frame);
+            conn.peer.link.send_shared(frame, None);
+            if !std::mem::replace(&mut conn.touched, true) {
+                self.touched.push(key);
+            }
+        }
+    }
+
+    fn publish(&mut self, publication: &Publication) {
+        let here = |id: &PeerId| id.loop_index() == self.handle.index;
+        let except = publication.except.filter(here).map(PeerId::key);
+        for &key in self.audience.of(publication.topic) {
+            if Some(key) == except {
+                continue;
+            }
+            let Some(conn) = self.conns.get_mut(key).filter(|c| c.hears_broadcasts()) else {
+                continue;
+            };
+            let link = &conn.peer.link;
+            link.send_shared(&publication.frame, publication.latest.as_ref());
+            if !std::mem::replace(&mut conn.touched, true) {
+                self.touched.push(key);
+            }
+        }
+    }
+
+    fn multicast(&mut self, frame: &SharedFrame, to: &[Key], except: Option<Key>) {
+        for &key in to {
+            let conn = self.conns.get_mut(key).filter(|c| c.hears_broadcasts());
+            let Some(conn) = conn.filter(|_| Some(key) != except) else {
+                continue;
+            };
+            conn.peer.link.send_shared(frame, None);
             if !std::mem::replace(&mut conn.touched, true) {
                 self.touched.push(key);
             }

@@ -19,6 +19,7 @@ mod reading;
 mod securing;
 mod slab;
 mod timer;
+mod topics;
 mod upstream;
 mod writing;
 

@@ -289,11 +289,14 @@ impl Server {
             0 => (None, None),
             _ => Some(Pool::start(workers, &engine)?).unzip(),
         };
-        // Before any handler can run: it may broadcast.
+        // Before any handler can run: it may broadcast, or join a room.
+        handle.home().settle(&shared, run_queue.as_ref());
+        shared.topics.span(&handles);
         handle.reachable(Running {
             shared,
             loops: handles.clone(),
         });
+        engine.start(&handle);
         let mut threads = Vec::with_capacity(loops);
         let mut listeners = Some(listeners);
         for prepared in prepared {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tls")]
 use crate::error::{Error, Result};
-use crate::link::{Command, LoopHandle, Shared, SharedFrame, lock};
+use crate::hub::{Home, Timer};
+use crate::link::{Command, LatestKey, LoopHandle, Shared, SharedFrame, lock};
 use crate::message::Message;
 use crate::net::LocalAddr;
 #[cfg(feature = "tls")]
@@ -25,6 +26,8 @@ pub struct ServerHandle {
 #[derive(Debug)]
 struct Inner {
     addrs: Vec<LocalAddr>,
+    /// For rooms and timers.
+    home: Arc<Home>,
     running: OnceLock<Running>,
     /// Held by whoever waits for the end first; others wait for the lock.
     state: Mutex<State>,
@@ -64,11 +67,16 @@ impl ServerHandle {
         Self {
             inner: Arc::new(Inner {
                 addrs,
+                home: Home::new(),
                 running: OnceLock::new(),
                 state: Mutex::new(State::NotStarted),
                 deadline: Mutex::new(None),
             }),
         }
+    }
+
+    pub(super) fn home(&self) -> &Arc<Home> {
+        &self.inner.home
     }
 
     /// The loops can be reached, though they may not run yet.
@@ -119,11 +127,64 @@ impl ServerHandle {
         let Some(frame) = SharedFrame::encode(&message.into(), &running.shared) else {
             return false;
         };
-        let frame = Arc::new(frame);
-        for handle in &running.loops {
-            handle.broadcast(frame.clone());
+        // Before the loops run, nobody would take what is put in.
+        if running.shared.connections.load(Ordering::Relaxed) > 0 {
+            let frame = Arc::new(frame);
+            for handle in &running.loops {
+                handle.broadcast(frame.clone());
+            }
         }
         true
+    }
+
+    /// Calls `f` once in every `period` (of at least 100 µs), from one period from now until the server
+    /// ends or the timer is [cancelled](Timer::cancel). The times are fixed: a late call does not delay
+    /// the next. `f` runs on a worker, so it may block; it never runs twice at once, and a call that is
+    /// due while an earlier one waits or runs is left out. If it panics, that was the last call.
+    ///
+    /// With `workers(0)` it runs on the timers' own thread, where others wait for it. Timers of a server
+    /// that has not been started go off once it has.
+    pub fn every(&self, period: Duration, f: impl FnMut() + Send + 'static) -> Timer {
+        self.inner.home.every(period, f)
+    }
+
+    /// Calls `f` once, after `delay`, unless the server ends before. Everything else is as with
+    /// [`every`](Self::every).
+    pub fn after(&self, delay: Duration, f: impl FnOnce() + Send + 'static) -> Timer {
+        self.inner.home.after(delay, f)
+    }
+
+    /// Sends a text or binary message to every connection that
+    /// [subscribes](crate::Peer::subscribe) to `topic`: [`broadcast`](Self::broadcast) to some. A topic
+    /// that nobody subscribes to is as good as any.
+    ///
+    /// Waits, and is `false`, as `broadcast`. [`Peer::publish`](crate::Peer::publish) leaves out the
+    /// sender.
+    pub fn publish(&self, topic: &str, message: impl Into<Message>) -> bool {
+        self.publish_to(topic, &message.into(), None)
+    }
+
+    /// Publishes a message of which only the latest matters: a subscriber that does not keep up gets
+    /// only the newest for each key of the topic, as with [`Peer::send_latest`](crate::Peer::send_latest).
+    /// One that keeps up gets all of them.
+    pub fn publish_latest(
+        &self,
+        topic: &str,
+        key: impl Into<LatestKey>,
+        message: impl Into<Message>,
+    ) -> bool {
+        self.publish_to(topic, &message.into(), Some(key.into()))
+    }
+
+    fn publish_to(&self, topic: &str, message: &Message, latest: Option<LatestKey>) -> bool {
+        let running = self.inner.running.get();
+        running.is_some_and(|r| r.shared.publish(topic, message, None, latest))
+    }
+
+    /// Connections that subscribe to `topic` now.
+    pub fn subscribers(&self, topic: &str) -> usize {
+        let running = self.inner.running.get();
+        running.map_or(0, |r| r.shared.topics.subscribers(topic))
     }
 
     /// Another certificate and key for new connections: after a renewal, say. Those that are open
@@ -190,11 +251,13 @@ impl ServerHandle {
             .running
             .get()
             .is_some_and(|r| r.shared.has_cut_off());
+        let home = &self.inner.home;
+        home.stop_ticker();
+        let deadline = (*lock(&self.inner.deadline)).unwrap_or_else(Instant::now);
+        let deadline = deadline.max(Instant::now()) + GRACE;
         // The loops held the run queue open; the workers end once it is empty.
-        let idle = pool.is_none_or(|pool| {
-            let deadline = (*lock(&self.inner.deadline)).unwrap_or_else(Instant::now);
-            pool.join(deadline.max(Instant::now()) + GRACE)
-        });
+        let idle = pool.is_none_or(|pool| pool.join(deadline)) & home.join_ticker(deadline);
+        home.end();
         *state = State::Ended(idle && !cut_off);
         idle && !cut_off
     }

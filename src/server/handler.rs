@@ -2,14 +2,15 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::handle::ServerHandle;
 use crate::http::{Request, Response};
 use crate::message::{CloseReason, Message};
 use crate::peer::Peer;
 
 /// Your server's logic.
 ///
-/// All methods are called on worker threads, so they may block: ask a database, wait for a lock,
-/// sleep. For one connection they are called one at a time and in order: [`open`](Self::open) first,
+/// All methods but [`start`](Self::start) are called on worker threads, so they may block: ask a
+/// database, wait for a lock, sleep. For one connection they are called one at a time and in order: [`open`](Self::open) first,
 /// [`close`](Self::close) last; connections don't wait for each other as long as a worker is idle.
 /// With `workers(0)` they run on the loop, and must not block.
 ///
@@ -18,6 +19,15 @@ use crate::peer::Peer;
 pub trait Handler: Send + Sync + 'static {
     /// The state of one connection. One worker at a time touches it, so it needs no lock.
     type Session: Send + 'static;
+
+    /// The server is about to run: called once, before the first connection, by the thread that calls
+    /// [`Server::start`](crate::Server::start). So a handler can keep a handle of its server. (Or have
+    /// one from [`Server::handle`](crate::Server::handle) when it is made.)
+    ///
+    /// A panic in here is a panic of `Server::start`.
+    fn start(&self, server: &ServerHandle) {
+        let _ = server;
+    }
 
     /// Someone asks for a WebSocket. The request is a correct opening handshake, and its origin
     /// passed [`Server::origin`](crate::Server::origin).

@@ -4,6 +4,7 @@ mod builder;
 mod events;
 mod handle;
 mod handler;
+mod room_handler;
 mod session;
 
 pub use builder::Server;

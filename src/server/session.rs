@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 
+use super::handle::ServerHandle;
 use super::handler::{Accept, Handler};
 use crate::config::Config;
 use crate::http::{Request, Response};
+use crate::hub::Task;
 #[cfg(feature = "deflate")]
 use crate::link::Compression;
 use crate::link::{
@@ -47,6 +49,10 @@ impl<H: Handler> Engine<H> {
             bytes: config.inbound_bytes,
         };
         Self { handler, limit }
+    }
+
+    pub(super) fn start(&self, server: &ServerHandle) {
+        self.handler.start(server);
     }
 
     fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Run {
@@ -282,12 +288,8 @@ fn agree_on_compression(link: &Link, opening: &Opening) -> Option<(Compression, 
     Some((Compression::new(agreed, link.handle.shared.clone()), answer))
 }
 
-impl<H: Handler> Work<Peer> for Engine<H> {
-    fn begin(&self) {
-        defer_wakes();
-    }
-
-    fn run(&self, peer: &Peer) -> bool {
+impl<H: Handler> Engine<H> {
+    fn run_mailbox(&self, peer: &Peer) -> bool {
         let mut events = peer.link.take_inbox();
         match self.run_events(peer, &mut events) {
             Run::Done => {
@@ -297,6 +299,19 @@ impl<H: Handler> Work<Peer> for Engine<H> {
             Run::Congested => peer.link.park(events),
         }
     }
+}
+
+impl<H: Handler> Work<Task> for Engine<H> {
+    fn begin(&self) {
+        defer_wakes();
+    }
+
+    fn run(&self, task: &Task) -> bool {
+        match task {
+            Task::Conn(peer) => self.run_mailbox(peer),
+            Task::Run(runnable) => runnable.run(),
+        }
+    }
 
     fn pause(&self) {
         wake_deferred();
@@ -304,7 +319,7 @@ impl<H: Handler> Work<Peer> for Engine<H> {
 }
 
 /// Hands events to the workers.
-pub(crate) struct ToWorkers(pub(crate) RunQueue<Peer>);
+pub(crate) struct ToWorkers(pub(crate) RunQueue<Task>);
 
 impl Upstream for ToWorkers {
     fn is_inline(&self) -> bool {
@@ -316,7 +331,7 @@ impl Upstream for ToWorkers {
     }
 
     fn schedule(&self, peer: Peer) {
-        self.0.push(peer);
+        self.0.push(Task::Conn(peer));
     }
 }
 
@@ -349,6 +364,6 @@ impl<H: Handler> Upstream for OnTheLoop<H> {
 
     fn schedule(&self, peer: Peer) {
         // Not marked as inline: what is sent here asks for a flush like anything else.
-        while Work::run(&*self.0, &peer) {}
+        while self.0.run_mailbox(&peer) {}
     }
 }

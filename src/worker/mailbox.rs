@@ -52,6 +52,13 @@ impl<T> Mailbox<T> {
         self.schedule_if(State::Idle)
     }
 
+    /// The same for one item.
+    #[must_use]
+    pub(crate) fn push_one(&mut self, item: T) -> bool {
+        self.queue.push(item);
+        self.schedule_if(State::Idle)
+    }
+
     /// Everything that waits, for the worker that runs this mailbox.
     pub(crate) fn take(&mut self) -> VecDeque<T> {
         debug_assert_eq!(self.state, State::Scheduled);
@@ -102,13 +109,13 @@ mod tests {
     fn scheduled_exactly_once() {
         let mut mailbox = Mailbox::default();
         assert!(mailbox.push(&mut VecDeque::from([1])));
-        assert!(!mailbox.push(&mut VecDeque::from([2])));
+        assert!(!mailbox.push_one(2));
         assert_eq!(mailbox.take(), [1, 2]);
         assert!(!mailbox.push(&mut VecDeque::from([3])));
         assert!(mailbox.finish());
         assert_eq!(mailbox.take(), [3]);
         assert!(!mailbox.finish());
-        assert!(mailbox.push(&mut VecDeque::from([4])));
+        assert!(mailbox.push_one(4));
     }
 
     #[test]

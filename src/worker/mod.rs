@@ -1,7 +1,7 @@
 //! Ordered execution on a pool of threads. Nothing here knows of WebSocket.
 //!
 //! Work is not hashed to workers: a handler may block, and must not hold up strangers. Every
-//! connection has a [`Mailbox`]; one that becomes non-empty goes on the run queue, any idle worker
+//! connection, and every room, has a [`Mailbox`]; one that becomes non-empty goes on the run queue, any idle worker
 //! takes it, runs a bounded batch, and puts it back if more came. The rule that makes this keep
 //! order is in `mailbox`.
 
@@ -9,4 +9,4 @@ mod mailbox;
 mod pool;
 
 pub(crate) use mailbox::Mailbox;
-pub(crate) use pool::{Pool, RunQueue, Work};
+pub(crate) use pool::{Pool, RunQueue, WeakRunQueue, Work};

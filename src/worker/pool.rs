@@ -21,6 +21,25 @@ impl<T> RunQueue<T> {
         // The receivers are gone only when no worker could be started at all.
         let _ = self.0.send(item);
     }
+
+    /// The same queue, for those who must not keep the workers alive.
+    pub(crate) fn downgrade(&self) -> WeakRunQueue<T> {
+        WeakRunQueue(Arc::downgrade(&self.0))
+    }
+}
+
+/// A run queue that is gone once everybody else has let go of it.
+#[derive(Debug)]
+pub(crate) struct WeakRunQueue<T>(Weak<Sender<T>>);
+
+impl<T> WeakRunQueue<T> {
+    /// Puts `item` in, or gives it back: nobody takes anything out any more.
+    pub(crate) fn push(&self, item: T) -> Result<(), T> {
+        match self.0.upgrade() {
+            Some(queue) => queue.send(item).map_err(|error| error.0),
+            None => Err(item),
+        }
+    }
 }
 
 impl<T> Clone for RunQueue<T> {

@@ -1,0 +1,177 @@
+//! Who is in a room, and what the room sends to them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::id::{Key, PeerId};
+use crate::link::{LoopHandle, SharedFrame};
+use crate::message::Message;
+use crate::peer::Peer;
+
+/// A room as it is seen by its own code while it is called: who is in it, and the way to all of them.
+pub struct Members {
+    name: Arc<str>,
+    list: Vec<Member>,
+    /// Where in `list` they are.
+    places: HashMap<PeerId, usize>,
+    groups: Vec<Group>,
+    closing: bool,
+}
+
+pub(super) struct Member {
+    pub(super) peer: Peer,
+    /// Which joining of this peer it was.
+    pub(super) ticket: u64,
+}
+
+/// The members on one loop.
+struct Group {
+    handle: Arc<LoopHandle>,
+    /// Shared with what is on its way to the loop; copied only if membership changes meanwhile.
+    keys: Arc<Vec<Key>>,
+}
+
+impl Members {
+    pub(super) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            list: Vec::new(),
+            places: HashMap::new(),
+            groups: Vec::new(),
+            closing: false,
+        }
+    }
+
+    /// The name of the room.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many are in the room.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether nobody is in the room.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// All who are in the room, in no particular order.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.list.iter().map(|member| &member.peer)
+    }
+
+    /// One of them.
+    pub fn get(&self, id: PeerId) -> Option<&Peer> {
+        Some(&self.list[*self.places.get(&id)?].peer)
+    }
+
+    /// Whether this connection is in the room.
+    pub fn contains(&self, id: PeerId) -> bool {
+        self.places.contains_key(&id)
+    }
+
+    /// Sends a text or binary message to all members, encoding it once (and compressing it once for
+    /// each size of window that was agreed on). Each member's own queue limit and
+    /// [`Overflow`](crate::Overflow) apply. Other kinds of messages are not sent.
+    pub fn broadcast(&mut self, message: impl Into<Message>) {
+        self.send_all(&message.into(), None);
+    }
+
+    /// The same, to all but one.
+    pub fn broadcast_except(&mut self, id: PeerId, message: impl Into<Message>) {
+        self.send_all(&message.into(), Some(id));
+    }
+
+    /// Puts a member out: what its handler still passes on is dropped, and [`leave`](super::Room::leave)
+    /// is not called for it. Its connection stays as it is. `false`: it was not in the room.
+    pub fn remove(&mut self, id: PeerId) -> bool {
+        self.take(id, None).is_some()
+    }
+
+    /// Closes the room once this call is over: all members are out, as with [`remove`](Self::remove),
+    /// and the room is dropped. The next to join that name finds a new room.
+    pub fn close(&mut self) {
+        self.closing = true;
+    }
+
+    // ---- for whoever runs the room ----
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// The member whose joining had this ticket.
+    pub(super) fn find(&self, id: PeerId, ticket: u64) -> Option<&Peer> {
+        let member = &self.list[*self.places.get(&id)?];
+        (member.ticket == ticket).then_some(&member.peer)
+    }
+
+    /// Not in the room yet.
+    pub(super) fn insert(&mut self, peer: Peer, ticket: u64) {
+        let (id, handle) = (peer.id(), &peer.link.handle);
+        self.places.insert(id, self.list.len());
+        let mut groups = self.groups.iter_mut();
+        match groups.find(|group| Arc::ptr_eq(&group.handle, handle)) {
+            Some(group) => Arc::make_mut(&mut group.keys).push(id.key()),
+            None => self.groups.push(Group {
+                handle: handle.clone(),
+                keys: Arc::new(vec![id.key()]),
+            }),
+        }
+        self.list.push(Member { peer, ticket });
+    }
+
+    /// Takes a member out; with a ticket, only if it is the one of its joining.
+    pub(super) fn take(&mut self, id: PeerId, ticket: Option<u64>) -> Option<Member> {
+        let place = *self.places.get(&id)?;
+        if ticket.is_some_and(|ticket| ticket != self.list[place].ticket) {
+            return None;
+        }
+        self.places.remove(&id);
+        let member = self.list.swap_remove(place);
+        if let Some(moved) = self.list.get(place) {
+            self.places.insert(moved.peer.id(), place);
+        }
+        let handle = &member.peer.link.handle;
+        let mut groups = self.groups.iter_mut();
+        if let Some(group) = groups.find(|group| Arc::ptr_eq(&group.handle, handle)) {
+            if let Some(at) = group.keys.iter().position(|key| *key == id.key()) {
+                Arc::make_mut(&mut group.keys).swap_remove(at);
+            }
+        }
+        Some(member)
+    }
+
+    /// Everybody is out.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.name.clone());
+    }
+
+    fn send_all(&self, message: &Message, except: Option<PeerId>) {
+        let except = except.and_then(|id| self.get(id));
+        // Encoded for one server; only members of several need more.
+        let mut encoded: Option<(Arc<SharedFrame>, &Group)> = None;
+        for group in self.groups.iter().filter(|group| !group.keys.is_empty()) {
+            let shared = &group.handle.shared;
+            let frame = match &encoded {
+                Some((frame, other)) if Arc::ptr_eq(&other.handle.shared, shared) => frame.clone(),
+                _ => match SharedFrame::encode(message, shared) {
+                    Some(frame) => Arc::new(frame),
+                    None => return,
+                },
+            };
+            encoded = Some((frame.clone(), group));
+            let except = except.filter(|peer| Arc::ptr_eq(&peer.link.handle, &group.handle));
+            let except = except.map(|peer| peer.id().key());
+            group.handle.multicast(frame, group.keys.clone(), except);
+        }
+    }
+}
+
+impl std::fmt::Debug for Members {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Members({} of {:?})", self.len(), self.name)
+    }
+}

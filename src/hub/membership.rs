@@ -1,0 +1,121 @@
+//! What handlers hold: one connection's way into a room, and a room seen from outside.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::members::Members;
+use super::place::{Call, Place};
+use super::room::Room;
+use crate::id::PeerId;
+use crate::message::Message;
+
+/// One connection's way into a room, from [`Rooms::join`](super::Rooms::join). Keep it in the
+/// session: dropping it leaves the room, after what was passed on before.
+#[must_use = "dropping it leaves the room"]
+pub struct Membership<R: Room> {
+    room: RoomHandle<R>,
+    id: PeerId,
+    ticket: u64,
+}
+
+impl<R: Room> Membership<R> {
+    pub(super) fn new(room: RoomHandle<R>, id: PeerId, ticket: u64) -> Self {
+        Self { room, id, ticket }
+    }
+
+    /// Passes a message on to the room. If the room has refused the peer, has put it out or is
+    /// closed, the message is dropped.
+    pub fn message(&self, message: Message) {
+        self.room.place.call(Call::Message {
+            id: self.id,
+            ticket: self.ticket,
+            message,
+        });
+    }
+
+    /// The room.
+    pub fn room(&self) -> &RoomHandle<R> {
+        &self.room
+    }
+
+    /// Leaves the room: the same as dropping it.
+    pub fn leave(self) {}
+}
+
+impl<R: Room> Drop for Membership<R> {
+    fn drop(&mut self) {
+        self.room.place.call(Call::Leave {
+            id: self.id,
+            ticket: self.ticket,
+        });
+    }
+}
+
+impl<R: Room> fmt::Debug for Membership<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Membership({} in {:?})", self.id, self.room.name())
+    }
+}
+
+/// A room, from any thread: cheap to clone. It does not keep the room open.
+pub struct RoomHandle<R: Room> {
+    pub(super) place: Arc<Place<R>>,
+}
+
+/// What a room has been through. See [`RoomHandle::stats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RoomStats {
+    /// Calls of [`Room::tick`].
+    pub ticks: u64,
+    /// Ticks that were merged with a later one: they had no call of their own.
+    pub merged: u64,
+    /// Ticks that were due while an earlier one still waited or ran, merged or not: if there are many,
+    /// the room, or the machine, does not keep up.
+    pub overruns: u64,
+    /// The latest that a tick has begun after it was due.
+    pub worst_late: Duration,
+}
+
+impl<R: Room> RoomHandle<R> {
+    /// The name of the room.
+    pub fn name(&self) -> &str {
+        &self.place.name
+    }
+
+    /// How many are in the room, as of its last call.
+    pub fn len(&self) -> usize {
+        self.place.len()
+    }
+
+    /// Whether nobody is in the room.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What the room has been through.
+    pub fn stats(&self) -> RoomStats {
+        self.place.stats()
+    }
+
+    /// Calls `f` with the room, in its turn, where the room runs; returns at once. `false`: the room is
+    /// closed. If it closes before `f` has its turn, `f` is dropped.
+    pub fn with(&self, f: impl FnOnce(&mut R, &mut Members) + Send + 'static) -> bool {
+        self.place.call(Call::With(Box::new(f)))
+    }
+}
+
+impl<R: Room> Clone for RoomHandle<R> {
+    fn clone(&self) -> Self {
+        Self {
+            place: self.place.clone(),
+        }
+    }
+}
+
+impl<R: Room> fmt::Debug for RoomHandle<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RoomHandle({:?}, {} members)", self.name(), self.len())
+    }
+}

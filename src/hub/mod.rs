@@ -1,0 +1,43 @@
+//! Rooms and timers: state of many connections, and time, on the same workers as the handlers.
+//!
+//! A room is for state that several connections share: a match, a document, a chat with its history.
+//! It has a mailbox like a connection, so exactly one thread runs it at a time and its code needs no
+//! lock. A topic (`Peer::publish`) has no state and no code: it only carries messages, straight from
+//! the publisher to the loops of the subscribers. If nobody has to decide anything, a topic is the
+//! shorter way; as soon as somebody has to remember who said what, it is a room.
+//!
+//! | file | what |
+//! |---|---|
+//! | `room` | what users write: [`Room`] |
+//! | `rooms` | the rooms of one kind, by name |
+//! | `place` | where one name's room is: its mailbox, and how its calls are made |
+//! | `members` | who is in a room, and what it sends to them |
+//! | `membership` | what handlers hold: one connection's way into a room, and a room seen from outside |
+//! | `schedule` | when a tick is due, as pure data |
+//! | `ticker` | the one thread that knows the time |
+//! | `timer` | timers for handlers |
+//! | `home` | what all of these need of their server |
+//! | `task` | what workers run |
+//!
+//! The locks of a room, in the order in which they may be held inside one another: its stage (held by
+//! whoever runs it, while user code runs), the registry of its kind, its inbox. Nothing of a user is
+//! dropped under the last two.
+
+mod home;
+mod members;
+mod membership;
+mod place;
+mod room;
+mod rooms;
+mod schedule;
+mod task;
+mod ticker;
+mod timer;
+
+pub(crate) use home::Home;
+pub use members::Members;
+pub use membership::{Membership, RoomHandle, RoomStats};
+pub use room::{Refused, Room, Tick};
+pub use rooms::Rooms;
+pub(crate) use task::Task;
+pub use timer::Timer;

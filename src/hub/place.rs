@@ -1,0 +1,329 @@
+//! Where the room of one name is: its mailbox, and how its calls are made.
+//!
+//! The room itself comes and goes in its place: it is made when somebody joins, and dropped when it
+//! closes. The place goes with it, unless somebody has joined meanwhile; then the next room is made in
+//! the same place. Whether that is so is decided with the registry and the inbox locked, and joining
+//! takes both too, so nobody joins a place that is no more.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use super::home::Home;
+use super::members::Members;
+use super::membership::RoomStats;
+use super::room::{Refused, Room};
+use super::rooms::Registry;
+use super::schedule::{Pace, Schedule};
+use super::task::{Runnable, guarded};
+use crate::id::PeerId;
+use crate::link::{Cork, lock};
+use crate::message::{CloseCause, CloseCode, Message};
+use crate::peer::Peer;
+use crate::worker::Mailbox;
+
+/// See the module's documentation.
+pub(super) struct Place<R: Room> {
+    pub(super) name: Arc<str>,
+    pub(super) home: Arc<Home>,
+    registry: Arc<Registry<R>>,
+    inbox: Mutex<Inbox<R>>,
+    stage: Mutex<Stage<R>>,
+    len: AtomicUsize,
+    counts: Counts,
+    me: Weak<Self>,
+}
+
+struct Inbox<R: Room> {
+    calls: Mailbox<Call<R>>,
+    /// The place is no more: nothing is accepted.
+    retired: bool,
+}
+
+/// The room, and what it is played on.
+struct Stage<R> {
+    room: Option<R>,
+    members: Members,
+    pace: Option<Arc<Pace>>,
+}
+
+/// A call to be made.
+pub(super) enum Call<R: Room> {
+    Join {
+        peer: Peer,
+        ticket: u64,
+        join: R::Join,
+    },
+    Message {
+        id: PeerId,
+        ticket: u64,
+        message: Message,
+    },
+    Leave {
+        id: PeerId,
+        ticket: u64,
+    },
+    Tick,
+    With(Visit<R>),
+    /// The server has ended.
+    End,
+}
+
+/// What [`RoomHandle::with`](super::RoomHandle::with) is given.
+pub(super) type Visit<R> = Box<dyn FnOnce(&mut R, &mut Members) + Send>;
+
+#[derive(Default)]
+struct Counts {
+    ticks: AtomicU64,
+    merged: AtomicU64,
+    overruns: AtomicU64,
+    worst_late: AtomicU64,
+}
+
+impl<R: Room> Place<R> {
+    pub(super) fn new(name: &str, home: Arc<Home>, registry: Arc<Registry<R>>) -> Arc<Self> {
+        Arc::new_cyclic(|me| {
+            let name: Arc<str> = name.into();
+            Self {
+                name: name.clone(),
+                home,
+                registry,
+                inbox: Mutex::new(Inbox {
+                    calls: Mailbox::default(),
+                    retired: false,
+                }),
+                stage: Mutex::new(Stage {
+                    room: None,
+                    members: Members::new(name),
+                    pace: None,
+                }),
+                len: AtomicUsize::new(0),
+                counts: Counts::default(),
+                me: me.clone(),
+            }
+        })
+    }
+
+    /// One that nobody is or ever will be in.
+    pub(super) fn nowhere(name: &str, registry: Arc<Registry<R>>) -> Arc<Self> {
+        let place = Self::new(name, Home::new(), registry);
+        lock(&place.inbox).retired = true;
+        place
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn stats(&self) -> RoomStats {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        RoomStats {
+            ticks: count(&self.counts.ticks),
+            merged: count(&self.counts.merged),
+            overruns: count(&self.counts.overruns),
+            worst_late: Duration::from_nanos(count(&self.counts.worst_late)),
+        }
+    }
+
+    /// Puts a call into the inbox. `Ok(true)`: the caller makes the place run, once it holds no lock.
+    pub(super) fn put_in(&self, call: Call<R>) -> Result<bool, Call<R>> {
+        let mut inbox = lock(&self.inbox);
+        if inbox.retired {
+            return Err(call);
+        }
+        Ok(inbox.calls.push_one(call))
+    }
+
+    /// Makes a call, in its turn. `false`: there is no such room any more.
+    pub(super) fn call(&self, call: Call<R>) -> bool {
+        match self.put_in(call) {
+            Ok(true) => self.make_run(),
+            Ok(false) => {}
+            Err(call) => {
+                drop_call(call);
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(super) fn make_run(&self) {
+        if let Some(me) = self.me.upgrade() {
+            self.home.run(me);
+        }
+    }
+
+    /// With the registry locked: ends the place, unless more calls have come. `false`: they have, and
+    /// it must be run again.
+    pub(super) fn retire(&self) -> bool {
+        let mut inbox = lock(&self.inbox);
+        let more = inbox.calls.finish();
+        inbox.retired = !more;
+        !more
+    }
+
+    // ---- the calls ----
+
+    fn perform(&self, stage: &mut Stage<R>, call: Call<R>) {
+        match call {
+            Call::Join { peer, ticket, join } => self.join(stage, &peer, ticket, join),
+            Call::Leave { id, ticket } => self.leave(stage, id, Some(ticket)),
+            Call::Message {
+                id,
+                ticket,
+                message,
+            } => {
+                if let Some(peer) = stage.members.find(id, ticket).cloned() {
+                    self.play(stage, |room, members| {
+                        room.message(members, &peer, message);
+                    });
+                }
+            }
+            Call::Tick => self.tick(stage),
+            Call::With(f) if stage.room.is_some() => {
+                self.play(stage, |room, members| f(room, members));
+            }
+            Call::End => self.close(stage),
+            Call::With(_) => drop_call(call),
+        }
+    }
+
+    fn join(&self, stage: &mut Stage<R>, peer: &Peer, ticket: u64, join: R::Join) {
+        // A second time: out first.
+        self.leave(stage, peer.id(), None);
+        let made = stage.room.is_some() || self.open(stage);
+        let mut verdict = Err(Refused);
+        let outcome = match &mut stage.room {
+            Some(room) if made => guarded(|| room.join(&mut stage.members, peer, join)),
+            _ => None,
+        };
+        match outcome {
+            Some(outcome) => verdict = outcome,
+            None => self.panicked(stage, Some(peer)),
+        }
+        if verdict.is_ok() {
+            stage.members.insert(peer.clone(), ticket);
+        }
+        self.settle(stage);
+    }
+
+    fn leave(&self, stage: &mut Stage<R>, id: PeerId, ticket: Option<u64>) {
+        if let Some(member) = stage.members.take(id, ticket) {
+            self.play(stage, |room, members| room.leave(members, &member.peer));
+        }
+    }
+
+    fn tick(&self, stage: &mut Stage<R>) {
+        let Some(pace) = stage.pace.clone() else {
+            return;
+        };
+        let Some(tick) = pace.begin(Instant::now()) else {
+            return;
+        };
+        let counts = &self.counts;
+        let late = u64::try_from(tick.late.as_nanos()).unwrap_or(u64::MAX);
+        counts.ticks.fetch_add(1, Ordering::Relaxed);
+        counts
+            .merged
+            .fetch_add(tick.merged.into(), Ordering::Relaxed);
+        counts.worst_late.fetch_max(late, Ordering::Relaxed);
+        self.play(stage, |room, members| room.tick(members, tick));
+        pace.end(tick);
+    }
+
+    /// Calls the room, if there is one.
+    fn play(&self, stage: &mut Stage<R>, call: impl FnOnce(&mut R, &mut Members)) {
+        let Some(room) = &mut stage.room else { return };
+        if guarded(|| call(room, &mut stage.members)).is_none() {
+            self.panicked(stage, None);
+        }
+        self.settle(stage);
+    }
+
+    // ---- the room's life ----
+
+    /// Makes the room. `false`: that panicked.
+    fn open(&self, stage: &mut Stage<R>) -> bool {
+        stage.room = guarded(|| self.registry.make(&self.name));
+        if let (Some(_), Some(period)) = (&stage.room, self.registry.period()) {
+            stage.pace = Some(self.begin_ticks(period));
+        }
+        stage.room.is_some()
+    }
+
+    fn begin_ticks(&self, period: Duration) -> Arc<Pace> {
+        let start = Instant::now() + self.home.phase(period);
+        let schedule = Schedule::new(start, period);
+        let pace = Arc::new(Pace::new(schedule));
+        if let Some(first) = schedule.at(1) {
+            let (pace, place) = (pace.clone(), self.me.clone());
+            let look = move |now| {
+                let due = pace.look(now);
+                let place = place.upgrade().filter(|_| due.next.is_some())?;
+                let overruns = &place.counts.overruns;
+                overruns.fetch_add(due.overruns, Ordering::Relaxed);
+                if due.pass_on {
+                    place.call(Call::Tick);
+                }
+                due.next
+            };
+            self.home.at(first, Box::new(look));
+        }
+        pace
+    }
+
+    /// After a call: closes the room if that is what is to be.
+    fn settle(&self, stage: &mut Stage<R>) {
+        let empty = stage.members.is_empty() && !self.registry.keeps_empty();
+        if stage.members.is_closing() || empty {
+            self.close(stage);
+        }
+        self.len.store(stage.members.len(), Ordering::Relaxed);
+    }
+
+    fn panicked(&self, stage: &mut Stage<R>, joining: Option<&Peer>) {
+        let name = &self.name;
+        log::error!("room {name:?} panicked; closing it, and with 1011 its members");
+        for peer in stage.members.peers().chain(joining) {
+            peer.link.close(CloseCode::Error, "", CloseCause::Panic);
+        }
+        self.close(stage);
+    }
+
+    fn close(&self, stage: &mut Stage<R>) {
+        if let Some(pace) = stage.pace.take() {
+            pace.stop();
+        }
+        stage.members.clear();
+        self.len.store(0, Ordering::Relaxed);
+        let room = stage.room.take();
+        if guarded(|| drop(room)).is_none() {
+            log::error!("room {:?} panicked when it was dropped", self.name);
+        }
+    }
+}
+
+impl<R: Room> Runnable for Place<R> {
+    fn run(&self) -> bool {
+        let calls = lock(&self.inbox).calls.take();
+        let mut stage = lock(&self.stage);
+        for call in calls {
+            let _cork = Cork::put_in();
+            self.perform(&mut stage, call);
+        }
+        let closed = stage.room.is_none();
+        drop(stage);
+        if closed {
+            !self.registry.retire(self)
+        } else {
+            lock(&self.inbox).calls.finish()
+        }
+    }
+}
+
+/// Drops what is not called: there is user code in its `Drop`.
+fn drop_call<R: Room>(call: Call<R>) {
+    if guarded(|| drop(call)).is_none() {
+        log::error!("what was passed to a room that is closed panicked when it was dropped");
+    }
+}

@@ -1,0 +1,72 @@
+//! What users write: a [`Room`].
+
+use std::time::Duration;
+
+use super::members::Members;
+use crate::message::Message;
+use crate::peer::Peer;
+
+/// State that several connections share, with its code: a match, a document, a chat.
+///
+/// All methods have the room to themselves: they are called one at a time, on worker threads, so
+/// nothing in a room needs a lock. What the handler of one connection passes on (joining, messages,
+/// leaving) arrives in its order; between connections there is no order but that in which it was
+/// passed on. Like handlers, rooms may block, but then their members wait.
+///
+/// **Sending.** To one: [`Peer::send`], as ever. To the members: [`Members::broadcast`], which
+/// encodes once. All that is sent in one call goes out together when the call is over: one write for
+/// each connection. Order is kept between all of these.
+///
+/// **Panics.** A room that panics is closed, its members (and whoever is just joining) with 1011.
+/// Nothing else is disturbed, and the next to join that name finds a new room.
+///
+/// With `workers(0)` a room runs on the thread that brings it work: the loop's, or the ticker's; one
+/// that is running already is only given more.
+pub trait Room: Send + 'static {
+    /// What comes along when somebody joins: a name, a token. `()` if there is nothing to say.
+    type Join: Send + 'static;
+
+    /// Somebody wants in. They are not among the members yet: what is broadcast here goes to those
+    /// who were there before.
+    ///
+    /// # Errors
+    /// [`Refused`]: no. The connection is left as it is, so tell the peer why, or
+    /// [close](Peer::close) it; its [`Membership`](super::Membership) is without effect.
+    fn join(&mut self, room: &mut Members, peer: &Peer, join: Self::Join) -> Result<(), Refused>;
+
+    /// A member's handler has passed on a message.
+    fn message(&mut self, room: &mut Members, peer: &Peer, message: Message);
+
+    /// Somebody has left, or has joined again (`join` follows), or is gone. They are no longer among the
+    /// members.
+    fn leave(&mut self, room: &mut Members, peer: &Peer) {
+        let _ = (room, peer);
+    }
+
+    /// Time has passed; see [`Rooms::tick_rate`](super::Rooms::tick_rate).
+    fn tick(&mut self, room: &mut Members, tick: Tick) {
+        let _ = (room, tick);
+    }
+}
+
+/// No to somebody who wants to join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// One step of a room's clock.
+///
+/// Ticks are due at fixed times, a period apart, counted from when the room was made: one that comes
+/// late does not delay the next. A tick that is due while the one before is still running waits
+/// for it; one that is due while another waits is merged with it. So `dt` adds up to the time that has
+/// passed, whatever happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tick {
+    /// Periods since the room was made, this tick's included. Merged ticks count, so this may skip.
+    pub number: u64,
+    /// The time that this tick stands for: the period, times one more than `merged`.
+    pub dt: Duration,
+    /// Ticks that were due before this one and had no call of their own.
+    pub merged: u32,
+    /// How long after it was due this tick begins.
+    pub late: Duration,
+}

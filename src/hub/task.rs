@@ -1,0 +1,63 @@
+//! What workers run: connections, and whatever else has work of its own.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::peer::Peer;
+
+/// An entry of the run queue.
+pub(crate) enum Task {
+    /// The mailbox of a connection.
+    Conn(Peer),
+    /// A room, a timer.
+    Run(Arc<dyn Runnable>),
+}
+
+/// Something that is run by one thread at a time.
+pub(crate) trait Runnable: Send + Sync {
+    /// Does what there is to do. `true`: more has come meanwhile. Doesn't panic.
+    fn run(&self) -> bool;
+}
+
+thread_local! {
+    /// Whether this thread is running something on the spot, and what it is to run next.
+    static HERE: (Cell<bool>, RefCell<VecDeque<Arc<dyn Runnable>>>) =
+        const { (Cell::new(false), RefCell::new(VecDeque::new())) };
+}
+
+/// Runs something on this thread: at once, or after what it is running so already. So rooms that
+/// bring each other work don't pile up on the stack.
+pub(super) fn run_here(runnable: Arc<dyn Runnable>) {
+    HERE.with(|(busy, next)| {
+        next.borrow_mut().push_back(runnable);
+        if busy.replace(true) {
+            return;
+        }
+        loop {
+            let Some(runnable) = next.borrow_mut().pop_front() else {
+                break;
+            };
+            if runnable.run() {
+                next.borrow_mut().push_back(runnable);
+            }
+        }
+        busy.set(false);
+    });
+}
+
+/// Runs user code. `None`: it panicked.
+pub(super) fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    outcome.map_err(discard).ok()
+}
+
+/// Drops what user code panicked with, whose `Drop` is user code again.
+fn discard(payload: Box<dyn Any + Send>) {
+    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // Enough of that.
+        std::mem::forget(another);
+    }
+}

@@ -1,0 +1,201 @@
+//! The one thread that knows the time: it looks at each schedule when it is due, and passes on what
+//! it finds. It does no work of others itself, unless there are no workers.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::link::lock;
+
+/// Looks at something that is due; gives the time at which to look again.
+pub(super) type Look = Box<dyn FnMut(Instant) -> Option<Instant> + Send>;
+
+/// Due ones that are looked at before the lock is taken again.
+const BATCH: usize = 64;
+
+/// See the module's documentation.
+pub(super) struct Ticker {
+    state: Mutex<State>,
+    news: Condvar,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
+}
+
+struct State {
+    entries: BinaryHeap<Entry>,
+    /// Entries so far: those that are due at the same time keep their order.
+    count: u64,
+    stage: Stage,
+}
+
+enum Stage {
+    /// The server has not been started: entries are only kept. The thread will hold this.
+    Waiting(Sender<()>),
+    /// Nothing has been due yet.
+    Idle(Sender<()>),
+    Running,
+    Stopped,
+}
+
+struct Entry {
+    at: Instant,
+    number: u64,
+    look: Look,
+}
+
+impl Ticker {
+    pub(super) fn new() -> Self {
+        let (alive, ended) = bounded(0);
+        Self {
+            state: Mutex::new(State {
+                entries: BinaryHeap::new(),
+                count: 0,
+                stage: Stage::Waiting(alive),
+            }),
+            news: Condvar::new(),
+            ended,
+        }
+    }
+
+    /// `look` is called at `at`, and then whenever it says; until it says `None`.
+    pub(super) fn add(self: &Arc<Self>, at: Instant, look: Look) {
+        let mut state = lock(&self.state);
+        if let Stage::Stopped = state.stage {
+            drop(state);
+            return drop(look);
+        }
+        let number = state.count;
+        state.count += 1;
+        let first = state.entries.peek().is_none_or(|first| at < first.at);
+        state.entries.push(Entry { at, number, look });
+        self.run_if_needed(&mut state);
+        drop(state);
+        if first {
+            self.news.notify_one();
+        }
+    }
+
+    /// The server runs: from now on there may be a thread.
+    pub(super) fn start(self: &Arc<Self>) {
+        let mut state = lock(&self.state);
+        if let Stage::Waiting(alive) = &state.stage {
+            state.stage = Stage::Idle(alive.clone());
+            self.run_if_needed(&mut state);
+        }
+    }
+
+    fn run_if_needed(self: &Arc<Self>, state: &mut State) {
+        let Stage::Idle(alive) = &state.stage else {
+            return;
+        };
+        if state.entries.is_empty() {
+            return;
+        }
+        let alive = alive.clone();
+        state.stage = Stage::Running;
+        if let Err(error) = self.spawn(alive) {
+            log::error!("no thread for ticks and timers: {error}");
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, alive: Sender<()>) -> io::Result<()> {
+        let ticker = self.clone();
+        let body = move || {
+            ticker.run();
+            drop(alive);
+        };
+        let name = "framemill-ticker".into();
+        thread::Builder::new().name(name).spawn(body).map(drop)
+    }
+
+    /// Nothing is looked at any more.
+    pub(super) fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.stage = Stage::Stopped;
+        let entries = std::mem::take(&mut state.entries);
+        drop(state);
+        self.news.notify_one();
+        drop(entries);
+    }
+
+    /// After [`stop`](Self::stop): waits until the thread has ended, but not past `deadline`. `false`:
+    /// it still runs a room or a timer.
+    pub(super) fn join(&self, deadline: Instant) -> bool {
+        self.ended.recv_deadline(deadline) != Err(RecvTimeoutError::Timeout)
+    }
+
+    // ---- its thread ----
+
+    fn run(&self) {
+        let mut due: Vec<Entry> = Vec::with_capacity(BATCH);
+        loop {
+            let mut state = lock(&self.state);
+            if let Stage::Stopped = state.stage {
+                drop(state);
+                return drop(due);
+            }
+            state.entries.extend(due.drain(..));
+            let now = Instant::now();
+            while due.len() < BATCH {
+                match state.entries.peek() {
+                    Some(first) if first.at <= now => due.extend(state.entries.pop()),
+                    _ => break,
+                }
+            }
+            if due.is_empty() {
+                let wait = state.entries.peek().map(|first| first.at - now);
+                self.wait(state, wait);
+                continue;
+            }
+            drop(state);
+            due.retain_mut(|entry| match (entry.look)(now) {
+                Some(at) => {
+                    entry.at = at;
+                    true
+                }
+                None => false,
+            });
+        }
+    }
+
+    fn wait(&self, state: std::sync::MutexGuard<'_, State>, wait: Option<Duration>) {
+        match wait {
+            Some(wait) => drop(
+                self.news
+                    .wait_timeout(state, wait)
+                    .unwrap_or_else(PoisonError::into_inner),
+            ),
+            None => drop(
+                self.news
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+            ),
+        }
+    }
+}
+
+// The first to be due is the greatest.
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.number).cmp(&(self.at, self.number))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Entry {}

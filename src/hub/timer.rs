@@ -1,0 +1,165 @@
+//! Timers for handlers.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::home::Home;
+use super::schedule::Schedule;
+use super::task::{Runnable, guarded};
+use crate::link::lock;
+
+/// A timer that was set with [`ServerHandle::every`](crate::ServerHandle::every) or
+/// [`after`](crate::ServerHandle::after). Dropping it changes nothing.
+#[derive(Clone)]
+pub struct Timer {
+    alarm: Arc<Alarm>,
+}
+
+impl Timer {
+    /// No further call begins. One that is under way on another thread goes on.
+    pub fn cancel(&self) {
+        self.alarm.cancel();
+    }
+
+    /// Whether nothing more will come of it: it was cancelled, has gone off for the last time, has
+    /// panicked, or the server has ended.
+    pub fn is_over(&self) -> bool {
+        self.alarm.over.load(Ordering::SeqCst)
+    }
+}
+
+impl fmt::Debug for Timer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Timer(over: {})", self.is_over())
+    }
+}
+
+type Call = Box<dyn FnMut() + Send>;
+
+struct Alarm {
+    /// The call waits for a worker, or runs. What is due meanwhile is merged with it.
+    pending: AtomicBool,
+    over: AtomicBool,
+    once: bool,
+    call: Mutex<Option<Call>>,
+}
+
+impl Home {
+    /// Calls `f` once in every period.
+    pub(crate) fn every(
+        self: &Arc<Self>,
+        period: Duration,
+        f: impl FnMut() + Send + 'static,
+    ) -> Timer {
+        let schedule = Schedule::new(Instant::now(), period);
+        let mut seen = 0;
+        let next = move |now| {
+            seen = schedule.due(now).max(seen);
+            schedule.at(seen + 1)
+        };
+        self.alarm(schedule.at(1), false, Box::new(f), Box::new(next))
+    }
+
+    /// Calls `f` once.
+    pub(crate) fn after(
+        self: &Arc<Self>,
+        delay: Duration,
+        f: impl FnOnce() + Send + 'static,
+    ) -> Timer {
+        let mut f = Some(f);
+        let call = move || {
+            if let Some(f) = f.take() {
+                f();
+            }
+        };
+        let at = Instant::now().checked_add(delay);
+        self.alarm(at, true, Box::new(call), Box::new(|_| None))
+    }
+
+    fn alarm(
+        self: &Arc<Self>,
+        at: Option<Instant>,
+        once: bool,
+        call: Call,
+        mut next: Box<dyn FnMut(Instant) -> Option<Instant> + Send>,
+    ) -> Timer {
+        let alarm = Arc::new(Alarm {
+            pending: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            once,
+            call: Mutex::new(Some(call)),
+        });
+        let timer = Timer {
+            alarm: alarm.clone(),
+        };
+        // Beyond all time, it never goes off.
+        if let Some(at) = at {
+            let home = Arc::downgrade(self);
+            let set = Set(alarm);
+            let look = move |now| {
+                let home = home.upgrade()?;
+                if set.0.over.load(Ordering::SeqCst) {
+                    return None;
+                }
+                if !set.0.pending.swap(true, Ordering::SeqCst) {
+                    home.run(set.0.clone());
+                }
+                next(now)
+            };
+            self.at(at, Box::new(look));
+        }
+        timer
+    }
+}
+
+/// An alarm that the ticker has. When the ticker lets go of it, that was all.
+struct Set(Arc<Alarm>);
+
+impl Drop for Set {
+    fn drop(&mut self) {
+        // The last call may still wait for a worker.
+        if !self.0.once || !self.0.pending.load(Ordering::SeqCst) {
+            self.0.cancel();
+        }
+    }
+}
+
+impl Alarm {
+    fn cancel(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        // Not while it runs; then it goes when it is done.
+        let call = self.call.try_lock().ok().and_then(|mut call| call.take());
+        drop_call(call);
+    }
+}
+
+fn drop_call(call: Option<Call>) {
+    if guarded(|| drop(call)).is_none() {
+        log::error!("what a timer was to call panicked when it was dropped");
+    }
+}
+
+impl Runnable for Alarm {
+    fn run(&self) -> bool {
+        let mut slot = lock(&self.call);
+        if !self.over.load(Ordering::SeqCst) {
+            if let Some(call) = &mut *slot {
+                if guarded(call).is_none() {
+                    log::error!("a timer panicked; it is cancelled");
+                    self.over.store(true, Ordering::SeqCst);
+                }
+            }
+        }
+        if self.once {
+            self.over.store(true, Ordering::SeqCst);
+        }
+        let over = self.over.load(Ordering::SeqCst);
+        let call = if over { slot.take() } else { None };
+        drop(slot);
+        drop_call(call);
+        self.pending.store(false, Ordering::SeqCst);
+        false
+    }
+}

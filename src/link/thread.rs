@@ -1,0 +1,119 @@
+//! What a thread is to the loops, and what it holds back from them.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use super::loop_handle::{Command, LoopHandle};
+use crate::id::PeerId;
+
+/// What a thread is to the loops: nothing, a loop itself, or a worker in a batch.
+pub(super) struct Thread {
+    /// Address of the `LoopHandle` of the loop that this thread is; 0 for others.
+    pub(super) own_loop: Cell<usize>,
+    /// Commands of the loop to itself.
+    pub(super) own_commands: RefCell<Vec<Command>>,
+    /// The connection whose handler runs inline right now; it is flushed afterwards anyway.
+    pub(super) inline: Cell<Option<PeerId>>,
+    /// This thread is a worker: it holds back wake-ups of napping loops.
+    pub(super) defers: Cell<bool>,
+    pub(super) deferred: RefCell<Vec<Arc<LoopHandle>>>,
+    /// A room is being called: what it asks of the loops waits in `held`.
+    pub(super) corked: Cell<bool>,
+    held: RefCell<Vec<Held>>,
+}
+
+/// What one loop is to be asked when the call is over.
+struct Held {
+    handle: Arc<LoopHandle>,
+    commands: Vec<Command>,
+}
+
+thread_local! {
+    pub(super) static THREAD: Thread = const {
+        Thread {
+            own_loop: Cell::new(0),
+            own_commands: RefCell::new(Vec::new()),
+            inline: Cell::new(None),
+            defers: Cell::new(false),
+            deferred: RefCell::new(Vec::new()),
+            corked: Cell::new(false),
+            held: RefCell::new(Vec::new()),
+        }
+    };
+}
+
+/// From now on this thread holds back wake-ups of napping loops, until [`wake_deferred`].
+pub(crate) fn defer_wakes() {
+    THREAD.with(|thread| thread.defers.set(true));
+}
+
+/// Sends off the wake-ups that were held back.
+pub(crate) fn wake_deferred() {
+    THREAD.with(|thread| {
+        for handle in thread.deferred.borrow_mut().drain(..) {
+            handle.wake_now();
+        }
+    });
+}
+
+/// Marks the connection whose handler this loop runs inline, for as long as it lives.
+pub(crate) struct Inline(());
+
+impl Inline {
+    pub(crate) fn run(id: PeerId) -> Self {
+        THREAD.with(|thread| thread.inline.set(Some(id)));
+        Self(())
+    }
+}
+
+impl Drop for Inline {
+    fn drop(&mut self) {
+        THREAD.with(|thread| thread.inline.set(None));
+    }
+}
+
+/// Holds back what this thread asks of the loops for as long as it lives; then each loop gets all of
+/// it as one command, so it writes once to each connection. One inside another changes nothing.
+///
+/// Messages are queued at once all the same: what counts towards the limits, and what
+/// [`Peer::send`](crate::Peer::send) tells, is as ever.
+pub(crate) struct Cork {
+    outermost: bool,
+}
+
+impl Cork {
+    pub(crate) fn put_in() -> Self {
+        let outermost = THREAD.with(|thread| !thread.corked.replace(true));
+        Self { outermost }
+    }
+}
+
+impl Drop for Cork {
+    fn drop(&mut self) {
+        if !self.outermost {
+            return;
+        }
+        let held = THREAD.with(|thread| {
+            thread.corked.set(false);
+            std::mem::take(&mut *thread.held.borrow_mut())
+        });
+        for Held { handle, commands } in held {
+            handle.put_in_all(commands);
+        }
+    }
+}
+
+/// Holds a command back.
+#[cold]
+pub(super) fn hold(handle: &Arc<LoopHandle>, command: Command) {
+    THREAD.with(|thread| {
+        let mut held = thread.held.borrow_mut();
+        match held.iter_mut().find(|h| Arc::ptr_eq(&h.handle, handle)) {
+            Some(held) => held.commands.push(command),
+            None => held.push(Held {
+                handle: handle.clone(),
+                commands: vec![command],
+            }),
+        }
+    });
+}

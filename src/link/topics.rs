@@ -1,0 +1,191 @@
+//! The topics of a server by name, how many subscribe to each on which loop, and how a message gets to
+//! all of them.
+//!
+//! A name is looked up once per publish; the loops know topics by number only. Each loop has the list
+//! of its own subscribers (`reactor`), and commands to change it go through the same channel as what
+//! is published: so that a thread which subscribes and then publishes, or tells another to, finds
+//! the subscriber there. The counts here change at the call, and serve to leave out loops on which
+//! nobody listens.
+//!
+//! A topic is here only while it has subscribers, so names may come and go. One that comes back has
+//! another number.
+
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+
+use super::queue::{LatestKey, QueueKey};
+use super::{LoopHandle, Shared, SharedFrame};
+use crate::id::PeerId;
+use crate::message::Message;
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Topics {
+    /// The loops of the server; not set for clients, who have no topics.
+    loops: OnceLock<Box<[Weak<LoopHandle>]>>,
+    /// Those that have subscribers.
+    by_name: RwLock<HashSet<Named>>,
+    /// The number of the next topic that is new.
+    next: AtomicU64,
+}
+
+/// A name that somebody subscribes to, or did a moment ago.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    /// Never used for another.
+    pub(crate) number: u64,
+    name: Box<str>,
+    /// Of all loops. Grows only while the topic is in `Topics::by_name`, under its lock.
+    subscribers: AtomicUsize,
+    /// Of each loop.
+    on_loop: Box<[AtomicUsize]>,
+}
+
+/// A topic, to be found by its name.
+#[derive(Clone, Debug)]
+pub(super) struct Named(pub(super) Arc<Topic>);
+
+impl Borrow<str> for Named {
+    fn borrow(&self) -> &str {
+        &self.0.name
+    }
+}
+
+impl Hash for Named {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name.hash(state);
+    }
+}
+
+impl PartialEq for Named {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for Named {}
+
+/// A message on its way to the subscribers of a topic.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    /// The number of the topic.
+    pub(crate) topic: u64,
+    pub(crate) frame: SharedFrame,
+    /// Whoever sent it.
+    pub(crate) except: Option<PeerId>,
+    /// Set if only the latest matters to those who don't keep up.
+    pub(crate) latest: Option<QueueKey>,
+}
+
+impl Topics {
+    /// These are the loops of the server.
+    pub(crate) fn span(&self, loops: &[Arc<LoopHandle>]) {
+        // Set once: a server starts once.
+        let _ = self.loops.set(loops.iter().map(Arc::downgrade).collect());
+    }
+
+    /// Counts a subscriber on this loop in. `None`: there are no topics here.
+    pub(super) fn enter(&self, name: &str, loop_index: usize) -> Option<Arc<Topic>> {
+        let loops = self.loops.get()?.len();
+        if let Some(Named(topic)) = self.read().get(name) {
+            topic.enter(loop_index);
+            return Some(topic.clone());
+        }
+        let mut by_name = self.write();
+        if !by_name.contains(name) {
+            by_name.insert(Named(Arc::new(Topic {
+                number: self.next.fetch_add(1, Ordering::Relaxed),
+                name: name.into(),
+                subscribers: AtomicUsize::new(0),
+                on_loop: (0..loops).map(|_| AtomicUsize::new(0)).collect(),
+            })));
+        }
+        let topic = by_name.get(name)?.0.clone();
+        topic.enter(loop_index);
+        Some(topic)
+    }
+
+    /// Counts one out.
+    pub(super) fn leave(&self, topic: &Topic, loop_index: usize) {
+        topic.on_loop[loop_index].fetch_sub(1, Ordering::Relaxed);
+        if topic.subscribers.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let mut by_name = self.write();
+        // Somebody may have entered meanwhile, or this one have been replaced by one of the same name.
+        let here = by_name.get(&*topic.name);
+        if here.is_some_and(|here| here.0.number == topic.number && here.0.subscribers() == 0) {
+            by_name.remove(&*topic.name);
+        }
+    }
+
+    /// How many subscribe to this.
+    pub(crate) fn subscribers(&self, name: &str) -> usize {
+        self.read()
+            .get(name)
+            .map_or(0, |topic| topic.0.subscribers())
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashSet<Named>> {
+        self.by_name.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashSet<Named>> {
+        self.by_name.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Topic {
+    fn enter(&self, loop_index: usize) {
+        self.subscribers.fetch_add(1, Ordering::Relaxed);
+        self.on_loop[loop_index].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn subscribers(&self) -> usize {
+        self.subscribers.load(Ordering::Acquire)
+    }
+}
+
+impl Shared {
+    /// Sends a message to all who subscribe to `name`: one command to each loop that has any. `false`:
+    /// it is no data message, or there are no topics here.
+    pub(crate) fn publish(
+        &self,
+        name: &str,
+        message: &Message,
+        except: Option<PeerId>,
+        latest: Option<LatestKey>,
+    ) -> bool {
+        let topics = &self.topics;
+        let Some(loops) = topics.loops.get() else {
+            return false;
+        };
+        if !(message.is_text() || message.is_binary()) {
+            return false;
+        }
+        let Some(Named(topic)) = topics.read().get(name).cloned() else {
+            return true;
+        };
+        let Some(frame) = SharedFrame::encode(message, self) else {
+            return false;
+        };
+        let publication = Arc::new(Publication {
+            topic: topic.number,
+            frame,
+            except,
+            latest: latest.map(|key| QueueKey::published(topic.number, key)),
+        });
+        for (handle, subscribers) in loops.iter().zip(&topic.on_loop) {
+            if subscribers.load(Ordering::Relaxed) > 0 {
+                // A loop that is gone has no subscribers.
+                if let Some(handle) = handle.upgrade() {
+                    handle.publish(publication.clone());
+                }
+            }
+        }
+        true
+    }
+}
