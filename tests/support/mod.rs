@@ -10,7 +10,9 @@
     reason = "each test file uses its part"
 )]
 
+pub mod browser;
 pub mod deflate;
+pub mod example;
 pub mod inflate;
 pub mod remote;
 pub mod spy;

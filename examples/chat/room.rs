@@ -1,0 +1,182 @@
+//! One room: who is in it, and what was said last. Nothing here needs a lock, as one thread at a
+//! time runs a room.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use framemill::{Members, Message, Peer, PeerId, Refused, Room};
+use serde_json::json;
+
+use crate::limits::{self, Allowance};
+use crate::protocol::{self, Ask, REPLACED, Said};
+
+/// What a guest may say: so much at once, and then one each time this has passed.
+const SAY: (u32, Duration) = (6, Duration::from_millis(1200));
+/// Pages tell every two seconds that somebody is still typing.
+const TYPING: (u32, Duration) = (2, Duration::from_secs(1));
+
+/// Somebody who comes in.
+pub struct Guest {
+    name: String,
+    /// Known to the guest's page only.
+    key: String,
+    say: Allowance,
+    typing: Allowance,
+}
+
+impl Guest {
+    pub fn new(name: String, key: String) -> Self {
+        let now = Instant::now();
+        Self {
+            name,
+            key,
+            say: Allowance::new(SAY.0, SAY.1, now),
+            typing: Allowance::new(TYPING.0, TYPING.1, now),
+        }
+    }
+
+    /// Names that differ in nothing but case are the same.
+    fn is_called(&self, name: &str) -> bool {
+        self.name.to_lowercase() == name.to_lowercase()
+    }
+}
+
+pub struct ChatRoom {
+    /// Tells this room from another that had the same name.
+    born: u64,
+    /// In the order of their coming.
+    guests: Vec<(PeerId, Guest)>,
+    history: VecDeque<Said>,
+    last_id: u64,
+}
+
+impl Default for ChatRoom {
+    fn default() -> Self {
+        Self {
+            born: now(),
+            guests: Vec::new(),
+            history: VecDeque::new(),
+            last_id: 0,
+        }
+    }
+}
+
+impl Room for ChatRoom {
+    type Join = Guest;
+
+    fn join(&mut self, room: &mut Members, peer: &Peer, guest: Guest) -> Result<(), Refused> {
+        let guest = self.admit(room, guest).map_err(|why| {
+            protocol::refuse(peer, &why);
+            Refused
+        })?;
+        let name = guest.name.clone();
+        let before = self.put_out(room, &name);
+        self.guests.push((peer.id(), guest));
+        let here: Vec<_> = self.guests.iter().map(|(_, guest)| &*guest.name).collect();
+        let history: Vec<_> = self.history.iter().map(Said::to_json).collect();
+        let _ = peer.send(
+            json!({
+                "type": "joined", "room": room.name(), "name": name,
+                "born": self.born, "here": here, "history": history,
+            })
+            .to_string(),
+        );
+        if before.as_ref() != Some(&name) {
+            if let Some(before) = before {
+                room.broadcast_except(peer.id(), protocol::about("left", &before));
+            }
+            room.broadcast_except(peer.id(), protocol::about("came", &name));
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, room: &mut Members, peer: &Peer, message: Message) {
+        let Some((_, guest)) = self.guests.iter_mut().find(|(id, _)| *id == peer.id()) else {
+            return;
+        };
+        let now = Instant::now();
+        match protocol::ask(&message) {
+            Some(Ask::Typing) => {
+                if guest.typing.take(now) {
+                    room.broadcast_except(peer.id(), protocol::about("typing", &guest.name));
+                }
+            }
+            Some(Ask::Say(text)) => match limits::text(&text) {
+                Some(_) if !guest.say.take(now) => {
+                    let slower = protocol::notice("Not so fast: that was not sent.", Some(&text));
+                    let _ = peer.send(slower);
+                }
+                Some(text) => {
+                    let name = guest.name.clone();
+                    self.say(room, name, text);
+                }
+                None => {
+                    let long = format!("That was not sent: 1 to {} characters.", limits::TEXT);
+                    let _ = peer.send(protocol::notice(&long, Some(&text)));
+                }
+            },
+            None => {
+                let _ = peer.send(protocol::notice("That was not understood.", None));
+            }
+        }
+    }
+
+    fn leave(&mut self, room: &mut Members, peer: &Peer) {
+        if let Some(at) = self.guests.iter().position(|(id, _)| *id == peer.id()) {
+            let (_, guest) = self.guests.remove(at);
+            room.broadcast(protocol::about("left", &guest.name));
+        }
+    }
+}
+
+impl ChatRoom {
+    /// The guest under a proper name.
+    ///
+    /// # Errors
+    /// Why not.
+    fn admit(&self, room: &Members, mut guest: Guest) -> Result<Guest, String> {
+        let name = limits::line(&guest.name, limits::NAME);
+        guest.name = name.ok_or_else(|| format!("Names have 1 to {} characters.", limits::NAME))?;
+        let mut others = self.guests.iter().map(|(_, guest)| guest);
+        match others.find(|other| other.is_called(&guest.name)) {
+            Some(other) if other.key != guest.key => {
+                Err(format!("Somebody called {} is already here.", other.name))
+            }
+            None if self.guests.len() >= limits::GUESTS => Err(format!("{} is full.", room.name())),
+            _ => Ok(guest),
+        }
+    }
+
+    /// Closes the connection that this guest has come back from, if it is still there: the name there.
+    fn put_out(&mut self, room: &mut Members, name: &str) -> Option<String> {
+        let mut guests = self.guests.iter();
+        let at = guests.position(|(_, guest)| guest.is_called(name))?;
+        let (id, guest) = self.guests.remove(at);
+        if let Some(old) = room.peers().find(|peer| peer.id() == id) {
+            old.close(REPLACED, "here on another connection");
+        }
+        room.remove(id);
+        Some(guest.name)
+    }
+
+    fn say(&mut self, room: &mut Members, name: String, text: String) {
+        self.last_id += 1;
+        let said = Said {
+            id: self.last_id,
+            name,
+            text,
+            time: now(),
+        };
+        room.broadcast(said.to_json().to_string());
+        if self.history.len() == limits::HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(said);
+    }
+}
+
+/// Milliseconds since 1970.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
