@@ -107,7 +107,10 @@ fn main() -> framemill::Result<()> {
         .start(Chat {
             rooms: Rooms::new(|_| ChatRoom::default()),
         })?;
-    println!("listening on http://{}", handle.local_addrs().join(" http://"));
+    println!(
+        "listening on http://{}",
+        handle.local_addrs().join(" http://")
+    );
     signals.forever().next();
     handle.shutdown(Duration::from_secs(5));
     Ok(())

@@ -46,7 +46,12 @@ pub struct Said {
 
 impl Said {
     pub fn to_json(&self) -> Value {
-        let Self { id, name, text, time } = self;
+        let Self {
+            id,
+            name,
+            text,
+            time,
+        } = self;
         json!({"type": "said", "id": id, "name": name, "text": text, "time": time})
     }
 }
@@ -96,7 +101,9 @@ pub fn refuse(peer: &Peer, why: &str) {
 }
 
 pub fn rooms(rooms: &[(usize, String)]) -> Response {
-    let rooms = rooms.iter().map(|(here, name)| json!({"name": name, "here": here}));
+    let rooms = rooms
+        .iter()
+        .map(|(here, name)| json!({"name": name, "here": here}));
     let json = HeaderValue::from_static("application/json");
     Response::new(StatusCode::OK)
         .header(header::CONTENT_TYPE, json)

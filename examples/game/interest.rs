@@ -39,6 +39,7 @@ impl Cell {
         }
     }
 
+    #[cfg(test)]
     /// Whether `other` is this cell or one of the eight around it.
     pub(crate) fn is_near(self, other: Self) -> bool {
         (self.column - other.column).abs() <= 1 && (self.row - other.row).abs() <= 1

@@ -116,7 +116,7 @@ function inputs(first, list) {
   return out;
 }
 
-function ping(time) {
+function pingMessage(time) {
   const out = new DataView(new ArrayBuffer(9));
   out.setUint8(0, 3);
   out.setFloat64(1, time, true);
@@ -197,5 +197,5 @@ class Picture {
 }
 
 if (typeof module !== "undefined") {
-  module.exports = { step, toInput, hello, inputs, ping, decode, Picture, Reader };
+  module.exports = { step, toInput, hello, inputs, pingMessage, decode, Picture, Reader };
 }

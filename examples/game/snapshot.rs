@@ -31,7 +31,7 @@ use crate::wire::{put_name, put_number, zigzag};
 use crate::world::{Ship, Spark, World};
 
 /// The server's side: the baseline of one client.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct View {
     centre: Option<Cell>,
     picture: Picture,
@@ -153,7 +153,9 @@ impl View {
                 }
             }
         });
-        [left, came, changed].map(|list| list.finish(out));
+        for list in [left, came, changed] {
+            list.finish(out);
+        }
         self.picture.ships = after;
     }
 
@@ -175,7 +177,9 @@ impl View {
             }
             _ => {}
         });
-        [left, came].map(|list| list.finish(out));
+        for list in [left, came] {
+            list.finish(out);
+        }
         let seen = now.into_iter().map(|(id, mine)| SeenMine { id, mine });
         self.picture.mines = seen.collect();
     }
@@ -199,7 +203,9 @@ impl View {
             }
             _ => {}
         });
-        [left, came].map(|list| list.finish(out));
+        for list in [left, came] {
+            list.finish(out);
+        }
         self.picture.sparks = now.into_iter().map(|(_, spark)| spark).collect();
     }
 }

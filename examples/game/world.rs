@@ -217,11 +217,17 @@ impl World {
         }
     }
 
-    /// Its player is back, and counts inputs from one again.
-    pub(crate) fn find(&mut self, id: u16) -> bool {
+    /// Its player is back, perhaps by another name, and counts inputs from one again.
+    pub(crate) fn find(&mut self, id: u16, name: &str) -> bool {
+        self.lives += 1;
+        let life = self.lives;
         let Some(ship) = self.ship_mut(id) else {
             return false;
         };
+        if *ship.name != *name {
+            ship.name = name.into();
+            ship.life = life; // so that the others are told
+        }
         ship.lost = None;
         ship.shield = SHIELD;
         ship.done = 0;

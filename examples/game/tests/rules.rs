@@ -144,9 +144,9 @@ fn a_lost_ship_waits_twenty_seconds() {
     world.lose(a);
     world.lose(b);
     (0..LOST_TICKS - 1).for_each(|_| assert!(world.step().is_empty()));
-    assert!(world.find(b), "it is still there");
+    assert!(world.find(b, "b"), "it is still there");
     assert_eq!(world.step(), [a]);
-    assert!(!world.find(a));
+    assert!(!world.find(a, "a"));
     assert!(world.ship(a).is_none() && world.ship(b).is_some());
     assert_eq!(
         world.input(b, 1, &[thrust(1, 1)]),
