@@ -15,6 +15,8 @@ const NAMES: &[&str] = &[
     "Atria", "Nashira", "Electra", "Maia", "Alcor", "Mizar", "Polaris", "Adhara", "Sabik",
     "Tarazed", "Enif", "Kochab", "Naos", "Izar",
 ];
+/// Of the arena.
+const MIDDLE: (f32, f32) = (2048.0, 2048.0);
 /// A mine that is closer than this is one to get away from.
 const FEAR: f32 = 130.0;
 /// At this distance a bot robs others.
@@ -95,7 +97,10 @@ impl Bot {
 
     /// An input for each tick since the last snapshot.
     fn answer(&mut self, peer: &Peer, own: &Own) {
-        let passed = own.tick - self.tick.replace(own.tick).unwrap_or(own.tick - 3);
+        let passed = self
+            .tick
+            .replace(own.tick)
+            .map_or(3, |last| own.tick - last);
         // What the server has not carried out yet, it need not be told again.
         let count = passed.min(16).saturating_sub(u32::from(own.waiting > 6));
         let mut input = self.steer(own);
@@ -120,7 +125,7 @@ impl Bot {
         self.resolve -= 1;
         let (mut x, mut y) = match self.goal {
             Some(goal) => (goal.0 - at.0, goal.1 - at.1),
-            None => (2048.0 - at.0, 2048.0 - at.1),
+            None => (MIDDLE.0 - at.0, MIDDLE.1 - at.1),
         };
         let length = x.hypot(y).max(1.0);
         // It brakes before it is there.
@@ -151,9 +156,15 @@ impl Bot {
     /// The spark that is worth most for its way.
     fn look_around(&mut self, at: (f32, f32)) -> Option<(f32, f32)> {
         let blur = self.random() % 80;
+        // Then it goes where it will meet somebody.
+        let lonely = self.picture.ships.len() < 6;
         let sparks = self.picture.sparks.iter().map(|spark| {
             let place = (f32::from(spark.x) / 16.0, f32::from(spark.y) / 16.0);
-            let way = distance(at, place) + (u32::from(spark.id).wrapping_mul(blur) % 60) as f32;
+            let mut way =
+                distance(at, place) + (u32::from(spark.id).wrapping_mul(blur) % 60) as f32;
+            if lonely {
+                way += distance(place, MIDDLE);
+            }
             (place, if spark.gold { way / 4.0 } else { way })
         });
         let best = sparks.min_by(|a, b| a.1.total_cmp(&b.1));

@@ -33,6 +33,7 @@ function glow(radius, ...stops) {
 const SPARK = glow(32, [0, "#f2fffb"], [0.12, "#b5f5e6"], [0.2, "#6fd8c480"], [1, "#6fd8c400"]);
 const GOLD = glow(48, [0, "#fffaf0"], [0.16, "#ffe3a3"], [0.26, "#f4b85e80"], [1, "#f4b85e00"]);
 const MINE = glow(96, [0, "#d95d5566"], [0.4, "#d95d5522"], [1, "#d95d5500"]);
+const MISTS = [glow(64, [0, "#2f8f8a"], [1, "#2f8f8a00"]), glow(64, [0, "#5a4aa0"], [1, "#5a4aa000"])];
 const STAR = glow(8, [0, "#ffffff"], [1, "#ffffff00"]);
 
 // Ships keep a colour each; neighbours in number are far apart in hue.
@@ -45,10 +46,29 @@ const hash = (x, y) => {
   return (n ^ (n >>> 16)) >>> 0;
 };
 
-// Three layers of stars that move by less than the arena does, and a faint grid that moves with it.
+// Mist, far away, so that one place does not look like the other. It has no edges, so it is painted small
+// and stretched.
+const MIST = document.createElement("canvas");
+const mist = MIST.getContext("2d", { alpha: false });
+
+function mists(camera) {
+  const [small, depth] = [12, 0.16];
+  [MIST.width, MIST.height] = [Math.ceil(width / small), Math.ceil(height / small)];
+  mist.fillStyle = INK;
+  mist.fillRect(0, 0, MIST.width, MIST.height);
+  mist.globalAlpha = 0.16;
+  for (let n = 0; n < 10; n++) {
+    const place = (seed, at, middle) => ((hash(n, seed) % ARENA) - at) * depth * scale + middle;
+    const [x, y] = [place(7, camera.x, width / 2) / small, place(8, camera.y, height / 2) / small];
+    const size = (260 + (hash(n, 9) % 220)) / small;
+    mist.drawImage(MISTS[n % 2], x - size, y - size, size * 2, size * 2);
+  }
+  pen.drawImage(MIST, 0, 0, width, height);
+}
+
+// Three layers of stars that move by less than the arena does.
 function sky(camera) {
-  pen.fillStyle = INK;
-  pen.fillRect(0, 0, width, height);
+  mists(camera);
   for (const [depth, cell, size, alpha] of [[0.25, 90, 1.6, 0.3], [0.45, 130, 2.2, 0.4], [0.7, 210, 3, 0.5]]) {
     const [left, top] = [camera.x * depth * scale - width / 2, camera.y * depth * scale - height / 2];
     for (let row = Math.floor(top / cell); row * cell < top + height; row++) {
@@ -64,6 +84,7 @@ function sky(camera) {
   pen.globalAlpha = 1;
 }
 
+// A faint grid that moves with the arena, and the edge of it.
 function ground(camera) {
   const step = 128;
   const [halfX, halfY] = [width / 2 / scale, height / 2 / scale];
@@ -120,7 +141,7 @@ function mine({ x, y, id }, now) {
 // The way that a ship came, thinner and fainter the longer ago.
 function wake({ wake, id, mine: own, flags }) {
   if (wake.length < 2) return;
-  pen.lineCap = "round";
+  pen.lineCap = "butt"; // round ends would show where they overlap
   const strong = flags & DASHING ? 0.8 : 0.4;
   for (let n = 1; n < wake.length; n++) {
     const part = n / wake.length;

@@ -96,7 +96,7 @@ let pending, unsent, count; // inputs: not confirmed, not sent, how many so far
 let picture, tracks;        // what the server has told; where the others were lately
 let clock, tick;            // server time less page time, in ms; tick of the last snapshot
 let pace;                   // of this page's ticks: a little slower if too many inputs wait, or faster
-let best = [], players = 0, particles = [], confirmed = 0;
+let best = [], players = 0, particles = [], confirmed = 0, hits = 0;
 
 function begin() {
   me = null;
@@ -143,7 +143,7 @@ function snapshot(told) {
   tick = told.tick;
 
   const seen = me && { x: me.x + error.x * UNIT, y: me.y + error.y * UNIT };
-  const stunned = me && told.motion.stun > me.stun;
+  const stun = me ? me.stun : 0;
   while (pending.length && pending[0].number <= told.done) pending.shift();
   me = told.motion;
   before = { ...me };
@@ -158,7 +158,10 @@ function snapshot(told) {
   // Three to six inputs wait at the server if all is well: enough for the next ticks, and not stale.
   pace = told.waiting > 6 ? 0.97 : told.waiting < 2 ? 1.02 : 1;
 
-  if (stunned) burst(me.x / UNIT, me.y / UNIT, 22, "#f0938a");
+  if (me.stun > stun + 5) {
+    hits++;
+    burst(me.x / UNIT, me.y / UNIT, 22, "#f0938a");
+  }
   for (const gone of picture.gone) {
     const [x, y] = [gone.x / 16, gone.y / 16];
     if (Math.hypot(x - me.x / UNIT, y - me.y / UNIT) < 160) burst(x, y, gone.gold ? 9 : 5, gone.gold ? "#ffd98f" : "#a8efe0");
@@ -307,9 +310,10 @@ let last = performance.now(), debt = 0, lead = 0;
 // Turns an angle towards another, the short way.
 const turn = (from, to, part) => from + Math.atan2(Math.sin(to - from), Math.cos(to - from)) * part;
 
-function trail(wake, at, long) {
-  wake.push(at);
-  while (wake.length > long) wake.shift();
+// Adds to the way that a ship came, of which the last part is seen.
+function trail(wake, x, y, now) {
+  wake.push({ x, y, at: now });
+  while (wake[0].at < now - 420) wake.shift();
 }
 
 function frame(now) {
@@ -339,9 +343,9 @@ function scene(now, passed) {
   if (!shown || Math.hypot(x - camera.x, y - camera.y) > 400) own.wake = [];
   shown ||= now;
   [camera.x, camera.y] = [x, y];
-  trail(own.wake, { x, y }, 26);
+  trail(own.wake, x, y, now);
   const moving = Math.hypot(me.vx, me.vy) > 200;
-  own.angle = turn(own.angle, moving ? Math.atan2(me.vy, me.vx) * 1 : heading, 1 - Math.exp(-passed / 60));
+  own.angle = turn(own.angle, moving ? Math.atan2(me.vy, me.vx) : heading, 1 - Math.exp(-passed / 60));
 
   const past = (now + clock) / TICK - BEHIND;
   const ships = [...tracks.values()].map(track => {
@@ -350,7 +354,7 @@ function scene(now, passed) {
     if (back && Math.hypot(at.x - back.x, at.y - back.y) > 0.4) {
       track.angle = turn(track.angle, Math.atan2(at.y - back.y, at.x - back.x), 1 - Math.exp(-passed / 60));
     }
-    trail(track.wake, at, 20);
+    trail(track.wake, at.x, at.y, now);
     return { ...track.ship, ...at, wake: track.wake, angle: track.angle };
   });
   const mask = me.stun ? flags | STUNNED : flags & ~STUNNED;
@@ -396,11 +400,12 @@ setInterval(() => {
 
 // For the console, and for tests: what this page knows, in units.
 window.game = {
-  get me() { return me && { id, x: me.x / UNIT, y: me.y / UNIT, score, pending: pending.length }; },
+  get me() { return me ? { id, x: me.x / UNIT, y: me.y / UNIT, score, pending: pending.length } : null; },
   get ships() { return picture ? [...picture.ships.values()].map(s => ({ id: s.id, name: s.name, flags: s.flags, x: s.x / 16, y: s.y / 16 })) : []; },
   get sparks() { return picture ? picture.sparks.size : 0; },
   get error() { return error ? Math.hypot(error.x, error.y) : 0; },
   get ping() { return ping; },
+  get hits() { return hits; },
   drop() { socket?.close(); },
 };
 requestAnimationFrame(frame);

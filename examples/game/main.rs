@@ -33,7 +33,7 @@ usage: game [OPTIONS]
 
   --addr HOST:PORT   where to listen [127.0.0.1:9001]
   --rate N           snapshots a second, up to 60 [20]
-  --bots N           players that are none [12]
+  --bots N           players that are none [30]
   --stats            a line of figures each second
   --connect URL      no server, only bots, which play there
 ";
@@ -51,7 +51,7 @@ impl Args {
         let mut args = Self {
             addr: "127.0.0.1:9001".into(),
             rate: 20,
-            bots: 12,
+            bots: 30,
             stats: false,
             connect: None,
         };

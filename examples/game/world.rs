@@ -19,7 +19,7 @@ pub(crate) const MINE_RADIUS: i32 = 22 * UNIT;
 const SPARK_REACH: i32 = 30 * UNIT;
 const MINES: u16 = 96;
 /// Sparks in an empty arena, and more for each ship.
-const SPARKS: usize = 360;
+const SPARKS: usize = 700;
 const SPARKS_PER_SHIP: usize = 3;
 const MAX_SPARKS: usize = 4000;
 /// Sparks that a mine knocks out of a ship, and a dash, at most.
@@ -166,7 +166,7 @@ impl World {
             None => return None,
         };
         // The more there are, the more of the arena they need.
-        let spread = (300 + 40 * self.ships.len() as i32).min(1900) * UNIT;
+        let spread = (160 + 24 * self.ships.len() as i32).min(1900) * UNIT;
         let x = SIZE / 2 + self.random.within(spread);
         let y = SIZE / 2 + self.random.within(spread);
         self.lives += 1;

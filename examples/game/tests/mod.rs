@@ -1,6 +1,7 @@
-//! Proof of the parts that need no sockets. What goes over them is in `served.rs`.
+//! Proof, part by part; `served.rs` is about all of it together.
 
 mod page;
 mod rules;
+mod served;
 mod snapshots;
 mod words;
