@@ -1,22 +1,24 @@
 //! The server with every knob, for benchmarks and conformance checks.
 //!
 //! `bench_server echo --addr 127.0.0.1:9001 --workers 0` sends every message back to its sender,
-//! `broadcast` to every connection, the sender included, and `sink` to nobody. Prints one line,
-//! `listening on ADDR`, when it is ready; ends on SIGINT or SIGTERM with a close frame (1001) to
+//! `broadcast` and `publish` to every connection, the sender included (`publish` by way of a topic; with
+//! `--topics N`, to those of its own topic), and `sink` to nobody. Prints one line, `listening on ADDR`, when it is ready; ends on SIGINT or SIGTERM with a close frame (1001) to
 //! everybody.
 #![allow(clippy::print_stdout)]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use framemill::{Message, Origin, Peer, Server};
+use framemill::{Accept, Handler, Message, Origin, Peer, Request, Response, Server, ServerHandle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 const USAGE: &str = "\
-usage: bench_server <echo|broadcast|sink> [OPTIONS]
+usage: bench_server <echo|broadcast|publish|sink> [OPTIONS]
 
   echo       every message back to its sender
   broadcast  every message to every connection, its sender included
+  publish    every message to the topic that its sender subscribes to, the sender included
   sink       every message to nobody
 
   --addr HOST:PORT|unix:PATH   where to listen [127.0.0.1:9001]
@@ -24,6 +26,7 @@ usage: bench_server <echo|broadcast|sink> [OPTIONS]
   --workers N                  worker threads; 0 runs the handler on the loops [one per core]
   --max-message BYTES          longest message [1048576]
   --handshake-timeout SECS     for the opening handshake [10]
+  --topics N                   for publish: the n-th connection has topic n modulo N [1]
   --queue-limit BYTES          what may wait to be written to one peer [1048576]
   --ping SECS                  silence before a ping, 0 for no pings [25]
   --deflate                    permessage-deflate, each message for itself
@@ -37,6 +40,7 @@ usage: bench_server <echo|broadcast|sink> [OPTIONS]
 enum Mode {
     Echo,
     Broadcast,
+    Publish,
     Sink,
 }
 
@@ -45,8 +49,9 @@ impl Mode {
         match word {
             Some("echo") => Ok(Self::Echo),
             Some("broadcast") => Ok(Self::Broadcast),
+            Some("publish") => Ok(Self::Publish),
             Some("sink") => Ok(Self::Sink),
-            _ => Err("the first argument is echo, broadcast or sink".into()),
+            _ => Err("the first argument is echo, broadcast, publish or sink".into()),
         }
     }
 }
@@ -57,6 +62,7 @@ struct Args {
     addr: String,
     loops: usize,
     workers: Option<usize>,
+    topics: usize,
     max_message: usize,
     handshake_timeout: f64,
     queue_limit: usize,
@@ -79,6 +85,7 @@ impl Args {
             addr: "127.0.0.1:9001".into(),
             loops: 1,
             workers: None,
+            topics: 1,
             max_message: 1 << 20,
             handshake_timeout: 10.0,
             queue_limit: 1 << 20,
@@ -115,6 +122,7 @@ impl Args {
             "--addr" => self.addr = value,
             "--loops" => self.loops = number(&name, &value)?,
             "--workers" => self.workers = Some(number(&name, &value)?),
+            "--topics" => self.topics = number::<usize>(&name, &value)?.max(1),
             "--max-message" => self.max_message = number(&name, &value)?,
             "--handshake-timeout" => self.handshake_timeout = seconds(&name, &value)?,
             "--queue-limit" => self.queue_limit = number(&name, &value)?,
@@ -195,6 +203,29 @@ fn seconds(name: &str, value: &str) -> Result<f64, String> {
         .ok_or(format!("{name}: {value} is not a number of seconds"))
 }
 
+/// Every message to the topic of its sender.
+struct Publisher {
+    server: ServerHandle,
+    topics: usize,
+    opened: AtomicUsize,
+}
+
+impl Handler for Publisher {
+    /// The name of the topic.
+    type Session = String;
+
+    fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<String>, Response> {
+        let n = self.opened.fetch_add(1, Ordering::Relaxed) % self.topics;
+        let topic = format!("topic {n}");
+        peer.subscribe(&topic);
+        Ok(Accept::new(topic))
+    }
+
+    fn message(&self, topic: &mut String, _: &Peer, message: Message) {
+        self.server.publish(topic, message);
+    }
+}
+
 fn main() -> framemill::Result<()> {
     env_logger::init();
     let args = Args::parse().unwrap_or_else(|wrong| {
@@ -220,14 +251,18 @@ fn main() -> framemill::Result<()> {
         seconds => server.ping(Duration::from_secs_f64(seconds), Duration::from_secs(20)),
     };
     let everybody = server.handle();
-    let mode = args.mode;
-    let handle = server.start(move |peer: &Peer, message: Message| match mode {
-        Mode::Echo => drop(peer.send(message)),
-        Mode::Broadcast => {
+    let handle = match args.mode {
+        Mode::Echo => server.start(|peer: &Peer, message: Message| peer.send(message)),
+        Mode::Broadcast => server.start(move |_: &Peer, message: Message| {
             everybody.broadcast(message);
-        }
-        Mode::Sink => {}
-    })?;
+        }),
+        Mode::Publish => server.start(Publisher {
+            server: everybody,
+            topics: args.topics,
+            opened: AtomicUsize::new(0),
+        }),
+        Mode::Sink => server.start(|_: &Peer, _: Message| ()),
+    }?;
     println!("listening on {}", handle.local_addrs().join(" "));
 
     signals.forever().next();

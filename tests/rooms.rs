@@ -2,12 +2,19 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use framemill::{Members, Message, Peer, Refused, Room, Rooms, Server, Tick};
-use support::{Raw, Running, frame, request, serve, until};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
+use framemill::{
+    Accept, Client, Clients, Handler, Members, Membership, Message, Peer, Refused, Request,
+    Response, Room, Rooms, Server, Tick,
+};
+use support::spy::spy;
+use support::{Raw, Running, WAIT, frame, request, serve, until};
 
 /// Threads to try everything with: loops and workers.
 const THREADS: [(usize, usize); 4] = [(1, 0), (1, 1), (2, 0), (2, 4)];
@@ -29,6 +36,7 @@ impl Room for Talk {
     type Join = String;
 
     fn join(&mut self, room: &mut Members, peer: &Peer, name: String) -> Result<(), Refused> {
+        assert_ne!(name, "panic", "on purpose");
         if name == "nobody" {
             let _ = peer.send("no");
             return Err(Refused);
@@ -57,15 +65,14 @@ impl Room for Talk {
         assert!(!room.contains(peer.id()));
         room.broadcast("somebody goes");
     }
-
-    fn tick(&mut self, _: &mut Members, _: Tick) {}
 }
 
 /// Rooms of talk, and how many there are.
 fn talk() -> (Rooms<Talk>, Arc<AtomicUsize>) {
     let made = Arc::new(AtomicUsize::new(0));
     let count = made.clone();
-    let rooms = Rooms::new(move |_| {
+    let rooms = Rooms::new(move |name| {
+        assert_ne!(name, "panic", "on purpose");
         count.fetch_add(1, Ordering::SeqCst);
         Talk {
             said: 0,
@@ -146,6 +153,327 @@ fn joins_talks_and_leaves() {
     }
 }
 
+#[test]
+fn who_is_refused_is_left_alone() {
+    for threads in THREADS {
+        let (rooms, made) = talk();
+        let server = serve_talk(threads, &rooms);
+        let mut refused = enter(&server, "/a/nobody");
+        hears(&mut refused, "no");
+        until("the room has closed", || rooms.is_empty());
+        say(&mut refused, "is anybody there?");
+        let mut ann = enter(&server, "/a/ann");
+        hears(&mut ann, "hello ann, 0 are here");
+        say(&mut refused, "panic");
+        say(&mut ann, "one");
+        hears(&mut ann, "you said one");
+        hears(&mut ann, "all one");
+        drop(refused);
+        say(&mut ann, "two");
+        hears(&mut ann, "you said two");
+        assert_eq!(made.load(Ordering::SeqCst), 1);
+    }
+}
+
+#[test]
+fn who_is_put_out_stays_connected() {
+    for threads in THREADS {
+        let (rooms, _) = talk();
+        let server = serve_talk(threads, &rooms);
+        let (mut ann, mut bob) = (enter(&server, "/a/ann"), enter(&server, "/a/bob"));
+        // Whoever was first.
+        for raw in [&mut ann, &mut bob] {
+            while raw.frame().unwrap().1.len() != "hello ann, 0 are here".len() {}
+        }
+        until("both are there", || {
+            rooms.find("a").is_some_and(|a| a.len() == 2)
+        });
+        say(&mut bob, "out");
+        until("one is out", || rooms.find("a").unwrap().len() == 1);
+        say(&mut bob, "panic");
+        say(&mut ann, "close");
+        until("it is closed", || rooms.is_empty());
+        say(&mut ann, "panic");
+        let mut cat = enter(&server, "/a/cat");
+        hears(&mut cat, "hello cat, 0 are here");
+        // All of these are still served.
+        for raw in [&mut ann, &mut bob, &mut cat] {
+            raw.write(&frame(0x89, b"?"));
+            while raw.frame().unwrap().0 != 0x8A {}
+        }
+        assert_eq!(server.handle.connections(), 3);
+    }
+}
+
+#[test]
+fn a_panic_closes_the_room_and_nothing_else() {
+    for threads in THREADS {
+        let (rooms, made) = talk();
+        let server = serve_talk(threads, &rooms);
+        let mut other = enter(&server, "/b/cat");
+        hears(&mut other, "hello cat, 0 are here");
+        let mut ann = enter(&server, "/a/ann");
+        hears(&mut ann, "hello ann, 0 are here");
+        let mut bob = enter(&server, "/a/bob");
+        hears(&mut bob, "hello bob, 1 are here");
+        say(&mut bob, "panic");
+        assert_eq!(ann.close_code(), Some(1011));
+        assert_eq!(bob.close_code(), Some(1011));
+        until("the room is gone", || rooms.find("a").is_none());
+        let mut ann = enter(&server, "/a/ann");
+        hears(&mut ann, "hello ann, 0 are here");
+        // While somebody joins: those who are in, and that one.
+        let mut bob = enter(&server, "/a/panic");
+        assert_eq!(ann.close_code(), Some(1011));
+        assert_eq!(bob.close_code(), Some(1011));
+        // While the room is made.
+        let mut bob = enter(&server, "/panic/bob");
+        assert_eq!(bob.close_code(), Some(1011));
+        until("only one room is left", || rooms.names() == ["b"]);
+        say(&mut other, "still");
+        hears(&mut other, "you said still");
+        assert_eq!(made.load(Ordering::SeqCst), 1);
+    }
+}
+
+/// Goes into whatever room the last message named, and passes on all others.
+struct Wanderer(Rooms<Talk>);
+
+impl Handler for Wanderer {
+    type Session = Option<Membership<Talk>>;
+
+    fn open(&self, _: &Request, _: &Peer) -> Result<Accept<Self::Session>, Response> {
+        Ok(Accept::new(None))
+    }
+
+    fn message(&self, session: &mut Self::Session, peer: &Peer, message: Message) {
+        match message.to_text().unwrap().split_once('/') {
+            Some((room, name)) => *session = Some(self.0.join(room, peer, name.into())),
+            None => session.as_ref().unwrap().message(message),
+        }
+    }
+}
+
+#[test]
+fn joining_again_is_leaving_first() {
+    for (loops, workers) in THREADS {
+        let (rooms, made) = talk();
+        let handler = Wanderer(rooms.clone());
+        let server = serve(|s| s.loops(loops).workers(workers), handler);
+        let mut bob = Raw::open(server.addr);
+        say(&mut bob, "a/bob");
+        hears(&mut bob, "hello bob, 0 are here");
+        let mut ann = Raw::open(server.addr);
+        for room in ["a", "b", "a", "a", "a"] {
+            say(&mut ann, &format!("{room}/ann"));
+            say(&mut ann, "I");
+            let others = usize::from(room == "a");
+            hears(&mut ann, &format!("hello ann, {others} are here"));
+            hears(&mut ann, "you said I");
+            hears(&mut ann, "all I");
+        }
+        let comes = ["ann comes", "1 I", "all I", "somebody goes"];
+        let comes_again = ["ann comes", "2 I", "all I", "somebody goes"];
+        let third = ["ann comes", "3 I", "all I", "somebody goes"];
+        let fourth = ["ann comes", "4 I", "all I"];
+        for text in [&comes[..], &comes_again, &third, &fourth].concat() {
+            hears(&mut bob, text);
+        }
+        until("the other room has closed", || {
+            made.load(Ordering::SeqCst) == 1
+        });
+    }
+}
+
+/// Many come and go at the same time, so that rooms close while others join them.
+#[test]
+fn joining_a_room_that_closes_is_never_lost() {
+    const VISITS: usize = 150;
+    for (loops, workers) in THREADS {
+        let (rooms, made) = talk();
+        let handler = Wanderer(rooms.clone());
+        let server = serve(|s| s.loops(loops).workers(workers), handler);
+        thread::scope(|scope| {
+            for who in 0..6 {
+                let addr = server.addr;
+                scope.spawn(move || {
+                    let mut raw = Raw::open(addr);
+                    for n in 0..VISITS {
+                        // To and fro, so that each room is often left by the last.
+                        say(&mut raw, &format!("{}/{who}.{n}", n % 2));
+                        let hello = format!("hello {who}.{n}, ");
+                        while !raw.frame().unwrap().1.starts_with(hello.as_bytes()) {}
+                    }
+                });
+            }
+        });
+        until("all rooms are closed", || rooms.is_empty());
+        assert_eq!(made.load(Ordering::SeqCst), 0);
+    }
+}
+
+#[test]
+fn rooms_that_are_kept_end_with_the_server() {
+    for threads in THREADS {
+        let (rooms, made) = talk();
+        let rooms = rooms.keep_empty(true);
+        let server = serve_talk(threads, &rooms);
+        let mut ann = enter(&server, "/a/ann");
+        hears(&mut ann, "hello ann, 0 are here");
+        say(&mut ann, "one");
+        hears(&mut ann, "you said one");
+        drop(ann);
+        until("she has left", || rooms.find("a").unwrap().is_empty());
+        let mut bob = enter(&server, "/a/bob");
+        let mut cat = enter(&server, "/a/cat");
+        hears(&mut bob, "hello bob, 0 are here");
+        hears(&mut cat, "hello cat, 1 are here");
+        say(&mut bob, "two");
+        hears(&mut cat, "2 two");
+        let room = rooms.find("a").unwrap();
+        assert!(room.with(|talk, members| assert_eq!((talk.said, members.len()), (2, 2))));
+        let done =
+            thread::spawn(move || while cat.frame().is_some_and(|(first, _)| first != 0x88) {});
+        drop(bob);
+        server.handle.shutdown(Duration::ZERO);
+        done.join().unwrap();
+        assert!(rooms.is_empty());
+        assert_eq!(made.load(Ordering::SeqCst), 0);
+        assert!(!room.with(|_, _| unreachable!()));
+        assert_eq!(room.len(), 0);
+    }
+}
+
+#[test]
+fn a_membership_may_outlive_its_server() {
+    for (loops, workers) in THREADS {
+        let (rooms, made) = talk();
+        let (handler, seen) = spy(|_, _| ());
+        let server = serve(|s| s.loops(loops).workers(workers), handler);
+        let mut raw = Raw::open(server.addr);
+        let peer = seen.peer();
+        let membership = rooms.join("a", &peer, "ann".into());
+        hears(&mut raw, "hello ann, 0 are here");
+        server.handle.shutdown(Duration::ZERO);
+        assert_eq!((rooms.len(), made.load(Ordering::SeqCst)), (0, 0));
+        membership.message("anybody?".into());
+        assert!(!membership.room().with(|_, _| unreachable!()));
+        // Nobody is sent anything, but the room does what it always does.
+        let late = rooms.join("a", &peer, "bob".into());
+        drop(membership);
+        until("it has joined", || late.room().len() == 1);
+        drop(late);
+        until("it has left", || rooms.is_empty());
+        assert_eq!(made.load(Ordering::SeqCst), 0);
+    }
+}
+
+#[test]
+fn a_client_joins_nothing() {
+    let server = support::echo();
+    let (rooms, made) = talk();
+    let clients = Clients::start(1, 1).unwrap();
+    let (told, outcome) = bounded(1);
+    let inside = rooms.clone();
+    let handler = move |peer: &Peer, _: Message| {
+        let membership = inside.join("a", peer, "ann".into());
+        membership.message("?".into());
+        let _ = told.send(membership.room().with(|_, _| ()));
+    };
+    let client = Client::new(&format!("ws://{}", server.addr)).unwrap();
+    let handle = clients.open(client, handler).unwrap();
+    until("it is open", || handle.send("?").is_ok());
+    assert_eq!(outcome.recv_timeout(WAIT), Ok(false));
+    assert_eq!((rooms.len(), made.load(Ordering::SeqCst)), (0, 0));
+}
+
+/// Whoever floods a room that is busy is not read from for ever.
+#[test]
+fn a_room_that_is_behind_slows_its_members_down() {
+    const LIMIT: usize = 20;
+    for (loops, workers) in [(1, 0), (1, 2)] {
+        let rooms = Rooms::new(|_| Sums(0));
+        let passed = Arc::new(AtomicUsize::new(0));
+        let handler = Counting(rooms.clone(), passed.clone());
+        let settings = |s: Server| {
+            s.loops(loops)
+                .workers(workers)
+                .inbound_limit(LIMIT, 1 << 20)
+        };
+        let server = serve(settings, handler);
+        let mut raw = Raw::open(server.addr);
+        until("it is in", || {
+            rooms.find("a").is_some_and(|room| room.len() == 1)
+        });
+        let room = rooms.find("a").unwrap();
+        let (busy, is_busy) = bounded(1);
+        let (gate, open) = bounded::<()>(0);
+        // On a thread of the server, whichever that is.
+        server.handle.after(Duration::ZERO, move || {
+            room.with(move |_, _| {
+                busy.send(()).unwrap();
+                let _ = open.recv_timeout(WAIT);
+            });
+        });
+        is_busy.recv_timeout(WAIT).unwrap();
+        let one = frame(0x81, b"1");
+        let many = one.repeat(10_000);
+        let mut sent = 0;
+        raw.stream
+            .set_write_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        while let Ok(n) = raw.stream.write(&many[sent % one.len()..]) {
+            sent += n;
+        }
+        let most = passed.load(Ordering::SeqCst);
+        assert!((1..=LIMIT).contains(&most), "{most} passed on");
+        drop(gate);
+        raw.stream.set_write_timeout(Some(WAIT)).unwrap();
+        // The rest of a frame that was cut.
+        let rest = (one.len() - sent % one.len()) % one.len();
+        raw.write(&one[one.len() - rest..]);
+        let all = (sent + rest) / one.len();
+        until("all is summed up", || passed.load(Ordering::SeqCst) == all);
+        say(&mut raw, "?");
+        hears(&mut raw, &all.to_string());
+    }
+}
+
+struct Sums(usize);
+
+impl Room for Sums {
+    type Join = ();
+
+    fn join(&mut self, _: &mut Members, _: &Peer, (): ()) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn message(&mut self, _: &mut Members, peer: &Peer, message: Message) {
+        match message.to_text().unwrap().parse::<usize>() {
+            Ok(n) => self.0 += n,
+            Err(_) => drop(peer.send(self.0.to_string())),
+        }
+    }
+}
+
+/// Counts what it passes on.
+struct Counting(Rooms<Sums>, Arc<AtomicUsize>);
+
+impl Handler for Counting {
+    type Session = Membership<Sums>;
+
+    fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<Self::Session>, Response> {
+        Ok(Accept::new(self.0.join("a", peer, ())))
+    }
+
+    fn message(&self, session: &mut Self::Session, _: &Peer, message: Message) {
+        session.message(message);
+        self.1.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+// ---- the clock ----
+
 /// Counts its ticks, and tells each to all.
 struct Clock;
 
@@ -168,31 +496,176 @@ impl Room for Clock {
     }
 }
 
+fn serve_clock((loops, workers): (usize, usize), rooms: &Rooms<Clock>) -> Running {
+    let handler = rooms.clone().handler(|_| Ok(("clock".into(), ())));
+    serve(|s| s.loops(loops).workers(workers), handler)
+}
+
 #[test]
-fn ticks() {
-    for (loops, workers) in THREADS {
+fn ticks_are_numbered_and_add_up() {
+    for threads in THREADS {
         let rooms = Rooms::new(|_| Clock).tick_rate(100.0);
-        let handler = rooms.clone().handler(|_| Ok(("clock".into(), ())));
-        let server = serve(|s| s.loops(loops).workers(workers), handler);
+        let server = serve_clock(threads, &rooms);
         let mut raw = Raw::open(server.addr);
         let mut time = Duration::ZERO;
         for _ in 0..10 {
-            let mut number = String::new();
-            for part in 0..3 {
-                let (_, payload) = raw.frame().unwrap();
-                let text = String::from_utf8(payload).unwrap();
-                let (n, which) = text.split_once(' ').unwrap();
-                number = n.to_owned();
-                assert_eq!(which, part.to_string());
+            let texts: Vec<_> = (0..4).map(|_| text(&mut raw)).collect();
+            let (number, micros) = texts[3].split_once(' ').unwrap();
+            for (part, text) in texts[..3].iter().enumerate() {
+                assert_eq!(*text, format!("{number} {part}"));
             }
-            let (_, payload) = raw.frame().unwrap();
-            let text = String::from_utf8(payload).unwrap();
-            let (n, micros) = text.split_once(' ').unwrap();
-            assert_eq!(n, number);
-            time += Duration::from_micros(micros.parse().unwrap());
             let number: u32 = number.parse().unwrap();
+            time += Duration::from_micros(micros.parse().unwrap());
             assert!(time <= Duration::from_millis(10) * number);
         }
-        assert!(rooms.find("clock").unwrap().stats().ticks >= 10);
+        let stats = rooms.find("clock").unwrap().stats();
+        assert!(stats.ticks >= 10, "{stats:?}");
     }
+}
+
+fn text(raw: &mut Raw) -> String {
+    let (first, payload) = raw.frame().unwrap();
+    assert_eq!(first, 0x81);
+    String::from_utf8(payload).unwrap()
+}
+
+/// What each read brings ends with the end of a tick: nothing of it was written before the rest was
+/// there. Three peers, of which the last is sent to last.
+#[test]
+fn what_is_sent_in_a_tick_is_written_at_once() {
+    for threads in THREADS {
+        let rooms = Rooms::new(|_| Clock).tick_rate(200.0);
+        let server = serve_clock(threads, &rooms);
+        let mut raws: Vec<_> = (0..3).map(|_| Raw::open(server.addr)).collect();
+        for raw in &mut raws {
+            for _ in 0..20 {
+                let mut chunk = [0; 4096];
+                let len = raw.stream.read(&mut chunk).unwrap();
+                let parts = chunk[..len].iter().filter(|&&b| b == b' ').count();
+                assert_eq!(parts % 4, 0, "{}", String::from_utf8_lossy(&chunk[..len]));
+            }
+        }
+    }
+}
+
+/// Sleeps on its first tick, and says what became of the next.
+struct Sleeper(Sender<Tick>);
+
+impl Room for Sleeper {
+    type Join = ();
+
+    fn join(&mut self, _: &mut Members, _: &Peer, (): ()) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn message(&mut self, _: &mut Members, _: &Peer, _: Message) {}
+
+    fn tick(&mut self, _: &mut Members, tick: Tick) {
+        if tick.number == 1 {
+            thread::sleep(Duration::from_millis(110));
+        }
+        let _ = self.0.send(tick);
+    }
+}
+
+#[test]
+fn late_ticks_are_merged_and_counted() {
+    const PERIOD: Duration = Duration::from_millis(20);
+    for (loops, workers) in THREADS {
+        let (tell, ticks) = unbounded();
+        let rooms = Rooms::new(move |_| Sleeper(tell.clone())).tick_rate(50.0);
+        let handler = rooms.clone().handler(|_| Ok(("it".into(), ())));
+        let server = serve(|s| s.loops(loops).workers(workers), handler);
+        let _raw = Raw::open(server.addr);
+        let mut periods = 0;
+        let mut merged = 0;
+        while periods < 20 {
+            let tick = ticks.recv_timeout(WAIT).unwrap();
+            periods += u64::from(tick.merged) + 1;
+            merged += u64::from(tick.merged);
+            assert_eq!(tick.number, periods);
+            assert_eq!(tick.dt, PERIOD * (tick.merged + 1));
+        }
+        let stats = rooms.find("it").unwrap().stats();
+        // Of the five that were due while it slept, one waited.
+        assert!(merged >= 4 && stats.merged >= merged, "{merged} {stats:?}");
+        assert!(stats.overruns >= 4, "{stats:?}");
+        assert!(stats.ticks + stats.merged >= 20, "{stats:?}");
+    }
+}
+
+#[test]
+fn timers_go_off() {
+    for workers in [0, 1, 4] {
+        let (tell, told) = unbounded();
+        let early = tell.clone();
+        let server = serve(
+            |s| {
+                // Before the server runs.
+                let handle = s.handle();
+                handle.after(Duration::ZERO, move || early.send("early").unwrap());
+                s.workers(workers)
+            },
+            |_: &Peer, _: Message| (),
+        );
+        assert_eq!(told.recv_timeout(WAIT), Ok("early"));
+        let handle = &server.handle;
+        let start = Instant::now();
+        let (first, second) = (tell.clone(), tell.clone());
+        handle.after(Duration::from_millis(40), move || {
+            second.send("second").unwrap()
+        });
+        let once = handle.after(Duration::from_millis(20), move || {
+            first.send("first").unwrap()
+        });
+        assert_eq!(told.recv_timeout(WAIT), Ok("first"));
+        assert_eq!(told.recv_timeout(WAIT), Ok("second"));
+        assert!(start.elapsed() >= Duration::from_millis(40));
+        until("it is over", || once.is_over());
+        // One that is cancelled has let go of what it had.
+        let never = handle.after(Duration::from_secs(3600), {
+            let tell = tell.clone();
+            move || tell.send("never").unwrap()
+        });
+        never.cancel();
+        assert!(never.is_over());
+        let (mut n, every) = (0, tell.clone());
+        let timer = handle.every(Duration::from_millis(2), move || {
+            n += 1;
+            if n <= 5 {
+                every.send("every").unwrap();
+            } else {
+                panic!("on purpose");
+            }
+        });
+        until("it has panicked", || timer.is_over());
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), ["every"; 5]);
+        drop(tell);
+        // Nobody has a sender any more.
+        assert_eq!(told.recv_timeout(WAIT), Err(RecvTimeoutError::Disconnected));
+        let late = handle.every(Duration::from_millis(1), || ());
+        assert!(!late.is_over());
+        handle.shutdown(Duration::ZERO);
+        assert!(late.is_over());
+        assert!(handle.after(Duration::ZERO, || unreachable!()).is_over());
+    }
+}
+
+/// A timer does not run twice at once, and what is due meanwhile is left out.
+#[test]
+fn a_timer_that_is_late_is_merged() {
+    let server = serve(|s| s.workers(4), |_: &Peer, _: Message| ());
+    let running = Arc::new(AtomicUsize::new(0));
+    let (tell, told) = unbounded();
+    let start = Instant::now();
+    server.handle.every(Duration::from_millis(1), move || {
+        assert_eq!(running.fetch_add(1, Ordering::SeqCst), 0);
+        thread::sleep(Duration::from_millis(10));
+        running.fetch_sub(1, Ordering::SeqCst);
+        let _ = tell.send(());
+    });
+    for _ in 0..10 {
+        told.recv_timeout(WAIT).unwrap();
+    }
+    assert!(start.elapsed() >= Duration::from_millis(100));
 }

@@ -6,7 +6,7 @@
 //!
 //! A room is a [`ChatRoom`] of its own on the worker pool: see `room.rs`. What travels is JSON, see
 //! `protocol.rs`; what may be said, and how often, is in `limits.rs`; the page is `page.html`.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, unreachable_pub)]
 
 mod limits;
 mod protocol;

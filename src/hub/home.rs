@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::task::{Runnable, Task, run_here};
 use super::ticker::{Look, Ticker};
-use crate::link::{Shared, lock};
+use crate::link::{Command, Shared, lock};
 use crate::peer::Peer;
 use crate::worker::{RunQueue, WeakRunQueue};
 
@@ -94,6 +94,24 @@ impl Home {
         };
         if let Some(Task::Run(runnable)) = left {
             run_here(runnable);
+        }
+    }
+
+    /// A room that held this connection has caught up.
+    pub(super) fn release(&self, peer: &Peer) {
+        let parked = peer.link.release();
+        let handle = &peer.link.handle;
+        match self.workers.get() {
+            // When the workers are gone, so are the loops, and no connection is held.
+            Some(workers) if parked => drop(workers.push(Task::Conn(peer.clone()))),
+            Some(_) => {}
+            None => {
+                if parked {
+                    handle.command(Command::Run(peer.link.clone()));
+                }
+                // Without workers, a connection that is held is not read from.
+                handle.command(Command::Resume(peer.id().key()));
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::seat::Seat;
 use crate::id::{Key, PeerId};
 use crate::link::{LoopHandle, SharedFrame};
 use crate::message::Message;
@@ -11,17 +12,11 @@ use crate::peer::Peer;
 /// A room as it is seen by its own code while it is called: who is in it, and the way to all of them.
 pub struct Members {
     name: Arc<str>,
-    list: Vec<Member>,
+    list: Vec<Arc<Seat>>,
     /// Where in `list` they are.
     places: HashMap<PeerId, usize>,
     groups: Vec<Group>,
     closing: bool,
-}
-
-pub(super) struct Member {
-    pub(super) peer: Peer,
-    /// Which joining of this peer it was.
-    pub(super) ticket: u64,
 }
 
 /// The members on one loop.
@@ -59,7 +54,7 @@ impl Members {
 
     /// All who are in the room, in no particular order.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
-        self.list.iter().map(|member| &member.peer)
+        self.list.iter().map(|seat| &seat.peer)
     }
 
     /// One of them.
@@ -87,7 +82,7 @@ impl Members {
     /// Puts a member out: what its handler still passes on is dropped, and [`leave`](super::Room::leave)
     /// is not called for it. Its connection stays as it is. `false`: it was not in the room.
     pub fn remove(&mut self, id: PeerId) -> bool {
-        self.take(id, None).is_some()
+        self.take(id).is_some()
     }
 
     /// Closes the room once this call is over: all members are out, as with [`remove`](Self::remove),
@@ -102,15 +97,15 @@ impl Members {
         self.closing
     }
 
-    /// The member whose joining had this ticket.
-    pub(super) fn find(&self, id: PeerId, ticket: u64) -> Option<&Peer> {
-        let member = &self.list[*self.places.get(&id)?];
-        (member.ticket == ticket).then_some(&member.peer)
+    /// Whether this joining is the one that got its peer into the room.
+    pub(super) fn has(&self, seat: &Arc<Seat>) -> bool {
+        let place = self.places.get(&seat.peer.id());
+        place.is_some_and(|&place| Arc::ptr_eq(&self.list[place], seat))
     }
 
     /// Not in the room yet.
-    pub(super) fn insert(&mut self, peer: Peer, ticket: u64) {
-        let (id, handle) = (peer.id(), &peer.link.handle);
+    pub(super) fn insert(&mut self, seat: Arc<Seat>) {
+        let (id, handle) = (seat.peer.id(), &seat.peer.link.handle);
         self.places.insert(id, self.list.len());
         let mut groups = self.groups.iter_mut();
         match groups.find(|group| Arc::ptr_eq(&group.handle, handle)) {
@@ -120,28 +115,25 @@ impl Members {
                 keys: Arc::new(vec![id.key()]),
             }),
         }
-        self.list.push(Member { peer, ticket });
+        self.list.push(seat);
     }
 
-    /// Takes a member out; with a ticket, only if it is the one of its joining.
-    pub(super) fn take(&mut self, id: PeerId, ticket: Option<u64>) -> Option<Member> {
+    /// Takes a member out.
+    pub(super) fn take(&mut self, id: PeerId) -> Option<Arc<Seat>> {
         let place = *self.places.get(&id)?;
-        if ticket.is_some_and(|ticket| ticket != self.list[place].ticket) {
-            return None;
-        }
         self.places.remove(&id);
-        let member = self.list.swap_remove(place);
+        let seat = self.list.swap_remove(place);
         if let Some(moved) = self.list.get(place) {
             self.places.insert(moved.peer.id(), place);
         }
-        let handle = &member.peer.link.handle;
+        let handle = &seat.peer.link.handle;
         let mut groups = self.groups.iter_mut();
         if let Some(group) = groups.find(|group| Arc::ptr_eq(&group.handle, handle)) {
             if let Some(at) = group.keys.iter().position(|key| *key == id.key()) {
                 Arc::make_mut(&mut group.keys).swap_remove(at);
             }
         }
-        Some(member)
+        Some(seat)
     }
 
     /// Everybody is out.

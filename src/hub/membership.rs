@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::members::Members;
 use super::place::{Call, Place};
 use super::room::Room;
-use crate::id::PeerId;
+use super::seat::Seat;
 use crate::message::Message;
 
 /// One connection's way into a room, from [`Rooms::join`](super::Rooms::join). Keep it in the
@@ -15,23 +15,24 @@ use crate::message::Message;
 #[must_use = "dropping it leaves the room"]
 pub struct Membership<R: Room> {
     room: RoomHandle<R>,
-    id: PeerId,
-    ticket: u64,
+    seat: Arc<Seat>,
 }
 
 impl<R: Room> Membership<R> {
-    pub(super) fn new(room: RoomHandle<R>, id: PeerId, ticket: u64) -> Self {
-        Self { room, id, ticket }
+    pub(super) fn new(room: RoomHandle<R>, seat: Arc<Seat>) -> Self {
+        Self { room, seat }
     }
 
     /// Passes a message on to the room. If the room has refused the peer, has put it out or is
     /// closed, the message is dropped.
+    ///
+    /// Returns at once. While as many messages (or bytes) of this membership wait in the room as may wait
+    /// for the handler ([`inbound_limit`](crate::Server::inbound_limit)), the handler is given no
+    /// more of the connection's messages: a peer that says more than the room can deal with is slowed
+    /// down.
     pub fn message(&self, message: Message) {
-        self.room.place.call(Call::Message {
-            id: self.id,
-            ticket: self.ticket,
-            message,
-        });
+        let waiting = self.seat.wait(message.len());
+        self.room.place.call(Call::Message(waiting, message));
     }
 
     /// The room.
@@ -45,16 +46,18 @@ impl<R: Room> Membership<R> {
 
 impl<R: Room> Drop for Membership<R> {
     fn drop(&mut self) {
-        self.room.place.call(Call::Leave {
-            id: self.id,
-            ticket: self.ticket,
-        });
+        self.room.place.call(Call::Leave(self.seat.clone()));
     }
 }
 
 impl<R: Room> fmt::Debug for Membership<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Membership({} in {:?})", self.id, self.room.name())
+        write!(
+            f,
+            "Membership({} in {:?})",
+            self.seat.peer.id(),
+            self.room.name()
+        )
     }
 }
 

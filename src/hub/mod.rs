@@ -13,6 +13,7 @@
 //! | `place` | where one name's room is: its mailbox, and how its calls are made |
 //! | `members` | who is in a room, and what it sends to them |
 //! | `membership` | what handlers hold: one connection's way into a room, and a room seen from outside |
+//! | `seat` | one joining, and how much of its messages waits |
 //! | `schedule` | when a tick is due, as pure data |
 //! | `ticker` | the one thread that knows the time |
 //! | `timer` | timers for handlers |
@@ -30,6 +31,7 @@ mod place;
 mod room;
 mod rooms;
 mod schedule;
+mod seat;
 mod task;
 mod ticker;
 mod timer;

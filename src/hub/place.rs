@@ -15,6 +15,7 @@ use super::membership::RoomStats;
 use super::room::{Refused, Room};
 use super::rooms::Registry;
 use super::schedule::{Pace, Schedule};
+use super::seat::{Seat, Waiting};
 use super::task::{Runnable, guarded};
 use crate::id::PeerId;
 use crate::link::{Cork, lock};
@@ -49,20 +50,9 @@ struct Stage<R> {
 
 /// A call to be made.
 pub(super) enum Call<R: Room> {
-    Join {
-        peer: Peer,
-        ticket: u64,
-        join: R::Join,
-    },
-    Message {
-        id: PeerId,
-        ticket: u64,
-        message: Message,
-    },
-    Leave {
-        id: PeerId,
-        ticket: u64,
-    },
+    Join(Arc<Seat>, R::Join),
+    Message(Waiting, Message),
+    Leave(Arc<Seat>),
     Tick,
     With(Visit<R>),
     /// The server has ended.
@@ -166,19 +156,14 @@ impl<R: Room> Place<R> {
 
     fn perform(&self, stage: &mut Stage<R>, call: Call<R>) {
         match call {
-            Call::Join { peer, ticket, join } => self.join(stage, &peer, ticket, join),
-            Call::Leave { id, ticket } => self.leave(stage, id, Some(ticket)),
-            Call::Message {
-                id,
-                ticket,
-                message,
-            } => {
-                if let Some(peer) = stage.members.find(id, ticket).cloned() {
-                    self.play(stage, |room, members| {
-                        room.message(members, &peer, message);
-                    });
-                }
+            Call::Join(seat, join) => self.join(stage, seat, join),
+            Call::Leave(seat) if stage.members.has(&seat) => self.leave(stage, seat.peer.id()),
+            Call::Leave(_) => {}
+            Call::Message(waiting, message) if stage.members.has(waiting.seat()) => {
+                let peer = &waiting.seat().peer;
+                self.play(stage, |room, members| room.message(members, peer, message));
             }
+            Call::Message(..) => drop_call(call),
             Call::Tick => self.tick(stage),
             Call::With(f) if stage.room.is_some() => {
                 self.play(stage, |room, members| f(room, members));
@@ -188,28 +173,25 @@ impl<R: Room> Place<R> {
         }
     }
 
-    fn join(&self, stage: &mut Stage<R>, peer: &Peer, ticket: u64, join: R::Join) {
+    fn join(&self, stage: &mut Stage<R>, seat: Arc<Seat>, join: R::Join) {
         // A second time: out first.
-        self.leave(stage, peer.id(), None);
+        self.leave(stage, seat.peer.id());
         let made = stage.room.is_some() || self.open(stage);
-        let mut verdict = Err(Refused);
-        let outcome = match &mut stage.room {
-            Some(room) if made => guarded(|| room.join(&mut stage.members, peer, join)),
+        let verdict = match &mut stage.room {
+            Some(room) if made => guarded(|| room.join(&mut stage.members, &seat.peer, join)),
             _ => None,
         };
-        match outcome {
-            Some(outcome) => verdict = outcome,
-            None => self.panicked(stage, Some(peer)),
-        }
-        if verdict.is_ok() {
-            stage.members.insert(peer.clone(), ticket);
+        match verdict {
+            Some(Ok(())) => stage.members.insert(seat),
+            Some(Err(Refused)) => {}
+            None => self.panicked(stage, Some(&seat.peer)),
         }
         self.settle(stage);
     }
 
-    fn leave(&self, stage: &mut Stage<R>, id: PeerId, ticket: Option<u64>) {
-        if let Some(member) = stage.members.take(id, ticket) {
-            self.play(stage, |room, members| room.leave(members, &member.peer));
+    fn leave(&self, stage: &mut Stage<R>, id: PeerId) {
+        if let Some(seat) = stage.members.take(id) {
+            self.play(stage, |room, members| room.leave(members, &seat.peer));
         }
     }
 

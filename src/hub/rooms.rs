@@ -10,6 +10,7 @@ use super::membership::{Membership, RoomHandle};
 use super::place::{Call, Place};
 use super::room::Room;
 use super::schedule::Schedule;
+use super::seat::Seat;
 use crate::link::lock;
 use crate::peer::Peer;
 
@@ -30,8 +31,6 @@ pub(super) struct Registry<R: Room> {
     /// Nanoseconds; 0: no ticks.
     period: AtomicU64,
     keep_empty: AtomicBool,
-    /// The next to join.
-    ticket: AtomicU64,
     places: Mutex<HashMap<Arc<str>, Arc<Place<R>>>>,
 }
 
@@ -43,7 +42,6 @@ impl<R: Room> Rooms<R> {
             make: Box::new(make),
             period: AtomicU64::new(0),
             keep_empty: AtomicBool::new(false),
-            ticket: AtomicU64::new(0),
             places: Mutex::default(),
         };
         Self {
@@ -84,19 +82,15 @@ impl<R: Room> Rooms<R> {
         let Some(home) = Home::of(peer) else {
             log::error!("a client's connection can't join room {name:?}");
             let place = Place::nowhere(name, registry.clone());
-            return Membership::new(RoomHandle { place }, peer.id(), 0);
+            let seat = Seat::new(peer.clone(), place.home.clone());
+            return Membership::new(RoomHandle { place }, Arc::new(seat));
         };
-        let ticket = registry.ticket.fetch_add(1, Ordering::Relaxed);
-        let call = Call::Join {
-            peer: peer.clone(),
-            ticket,
-            join,
-        };
-        let (place, run) = registry.enter(name, home, call);
+        let seat = Arc::new(Seat::new(peer.clone(), home.clone()));
+        let (place, run) = registry.enter(name, home, Call::Join(seat.clone(), join));
         if run {
             place.make_run();
         }
-        Membership::new(RoomHandle { place }, peer.id(), ticket)
+        Membership::new(RoomHandle { place }, seat)
     }
 
     /// The room of this name, if there is one.

@@ -34,7 +34,7 @@ impl Load {
     }
 
     /// Reading resumes at a quarter: late enough that a resumed connection has work for a while.
-    fn quarter(self) -> Self {
+    pub(crate) fn quarter(self) -> Self {
         Self {
             messages: self.messages / 4 + 1,
             bytes: self.bytes / 4 + 1,

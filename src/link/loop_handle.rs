@@ -179,10 +179,22 @@ impl LoopHandle {
     }
 
     /// Asks the loop, behind all that was put into its channel; even if this thread is the loop.
-    pub(super) fn put_in(self: &Arc<Self>, command: Command) {
+    fn put_in(self: &Arc<Self>, command: Command) {
         if THREAD.with(|thread| thread.corked.get()) {
             return thread::hold(self, command);
         }
+        self.send(command);
+    }
+
+    /// The same, with all that is held back before it, for what must not be held back itself.
+    pub(super) fn put_in_at_once(self: &Arc<Self>, command: Command) {
+        if let Some(held) = thread::take_held(self) {
+            self.put_in_all(held);
+        }
+        self.send(command);
+    }
+
+    fn send(self: &Arc<Self>, command: Command) {
         // Fails only when the loop has ended, and all its connections with it.
         let _ = self.commands.send(command);
         self.wake();
@@ -204,7 +216,7 @@ impl LoopHandle {
             };
             command
         };
-        self.put_in(command);
+        self.send(command);
     }
 
     /// Asks the loop to look at an outbox.

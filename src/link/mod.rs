@@ -19,6 +19,7 @@
 mod deflate;
 mod dial;
 mod event;
+mod hold;
 mod inflow;
 mod loop_handle;
 mod outbox;
@@ -52,6 +53,7 @@ use subscriptions::Subscriptions;
 pub(crate) use deflate::Compression;
 pub(crate) use dial::{Connected, Dial, Target};
 pub(crate) use event::{Event, Opening};
+use hold::Holds;
 pub(crate) use inflow::{Inflow, Load};
 pub(crate) use loop_handle::{Command, Inlet, LoopHandle};
 pub(crate) use outbox::Outbox;
@@ -78,6 +80,8 @@ pub(crate) struct Link {
     /// The mailbox has been parked and is not empty yet. With handlers inline, when only the loop
     /// touches it, this tells whether there is anything in it.
     parked: AtomicBool,
+    /// Rooms that have more of this peer's messages than they should.
+    holds: Holds,
     latency_us: AtomicU32,
     subscriptions: Mutex<Subscriptions>,
     /// The user's session, type-erased so that a `Peer` needs no type parameter.
@@ -120,6 +124,7 @@ impl Link {
             inflow: Inflow::default(),
             congested: AtomicBool::new(false),
             parked: AtomicBool::new(false),
+            holds: Holds::default(),
             latency_us: AtomicU32::new(u32::MAX),
             subscriptions: Mutex::default(),
             session: Mutex::new(None),
@@ -351,12 +356,12 @@ impl Link {
         more
     }
 
-    /// Ends a run because the peer is congested; `rest` is run later. `true`: it can run at once.
+    /// Ends a run because the peer [must wait](Self::must_wait); `rest` is run later. `true`: it can run at once.
     pub(crate) fn park(&self, rest: VecDeque<Event>) -> bool {
         self.parked.store(true, Ordering::Relaxed);
         lock(&self.inbox).park(rest);
         // The loop may have drained the queue before it could see a parked mailbox.
-        !self.is_congested() && self.unpark()
+        !self.must_wait() && self.unpark()
     }
 
     /// Ends a run because whoever is to have the events has no room for them; `rest` is run when
@@ -382,6 +387,7 @@ impl Link {
     /// Nothing more is sent, so nothing waits for room. `true`: the mailbox was parked and runs again.
     pub(crate) fn decongest(&self) -> bool {
         self.congested.store(false, Ordering::SeqCst);
+        self.holds.end();
         self.unpark()
     }
 
@@ -393,6 +399,11 @@ impl Link {
     /// Whether events wait in the mailbox of a connection whose handler runs inline.
     pub(crate) fn has_parked(&self) -> bool {
         self.parked.load(Ordering::Relaxed)
+    }
+
+    /// Whether what the peer says has to stay in the mailbox: it is congested, or a room is behind.
+    pub(crate) fn must_wait(&self) -> bool {
+        self.is_congested() || self.holds.is_held()
     }
 
     pub(crate) fn is_congested(&self) -> bool {

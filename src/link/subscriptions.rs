@@ -27,7 +27,7 @@ impl Link {
             return false;
         };
         let command = Command::Subscribe(self.id.key(), topic.number);
-        self.handle.put_in(command);
+        self.handle.put_in_at_once(command);
         subscriptions.get_or_insert_default().insert(Named(topic));
         true
     }
@@ -60,7 +60,7 @@ impl Link {
     /// Called under the lock.
     fn leave(&self, topic: &Topic) {
         let command = Command::Unsubscribe(self.id.key(), topic.number);
-        self.handle.put_in(command);
+        self.handle.put_in_at_once(command);
         self.handle.shared.topics.leave(topic, self.handle.index);
     }
 }

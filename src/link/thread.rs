@@ -117,3 +117,12 @@ pub(super) fn hold(handle: &Arc<LoopHandle>, command: Command) {
         }
     });
 }
+
+/// What is held back from this loop.
+pub(super) fn take_held(handle: &Arc<LoopHandle>) -> Option<Vec<Command>> {
+    THREAD.with(|thread| {
+        let mut held = thread.held.borrow_mut();
+        let at = held.iter().position(|h| Arc::ptr_eq(&h.handle, handle))?;
+        Some(held.remove(at).commands)
+    })
+}

@@ -189,3 +189,61 @@ impl Shared {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn on_two_loops() -> Topics {
+        let topics = Topics::default();
+        let poll = mio::Poll::new().unwrap();
+        let shared = Arc::new(Shared::new(Config::default()));
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        let (handle, _inlet) = LoopHandle::new(0, shared, waker);
+        topics.span(&[handle.clone(), handle]);
+        topics
+    }
+
+    #[test]
+    fn names_come_and_go() {
+        let topics = on_two_loops();
+        let first = topics.enter("a", 0).unwrap();
+        let again = topics.enter("a", 1).unwrap();
+        assert!(Arc::ptr_eq(&first, &again));
+        assert_eq!((topics.subscribers("a"), topics.subscribers("b")), (2, 0));
+        topics.leave(&first, 0);
+        assert_eq!(topics.subscribers("a"), 1);
+        topics.leave(&first, 1);
+        assert_eq!((topics.subscribers("a"), topics.read().len()), (0, 0));
+        let other = topics.enter("a", 0).unwrap();
+        assert_ne!(first.number, other.number, "late commands are not for it");
+    }
+
+    #[test]
+    fn without_loops_there_are_none() {
+        assert!(Topics::default().enter("a", 0).is_none());
+    }
+
+    /// Whoever has entered is found for as long as it stays, whoever else leaves meanwhile.
+    #[test]
+    fn nobody_is_lost_between_names_that_come_and_go() {
+        let topics = on_two_loops();
+        std::thread::scope(|scope| {
+            for loop_index in [0, 1, 0, 1] {
+                let topics = &topics;
+                scope.spawn(move || {
+                    for n in 0..20_000 {
+                        let name = if n % 3 == 0 { "a" } else { "b" };
+                        let topic = topics.enter(name, loop_index).unwrap();
+                        assert!(topics.subscribers(name) > 0);
+                        let found = topics.read().get(name).cloned().unwrap().0;
+                        assert!(Arc::ptr_eq(&found, &topic));
+                        topics.leave(&topic, loop_index);
+                    }
+                });
+            }
+        });
+        assert!(topics.read().is_empty());
+    }
+}

@@ -318,7 +318,7 @@ impl Conn {
             // might wait for one that waits for it.
             link.has_parked()
         } else {
-            link.is_congested()
+            link.must_wait()
         }
     }
 

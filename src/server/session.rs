@@ -99,7 +99,7 @@ impl<H: Handler> Engine<H> {
         let outcome = guarded(|| {
             let mut session = live::<H>(session);
             while let Some(Event::Message(_)) = events.front() {
-                if link.is_congested() {
+                if link.must_wait() {
                     congested = true;
                     return;
                 }

@@ -10,6 +10,7 @@
     reason = "each test file uses its part"
 )]
 
+#[cfg(unix)]
 pub mod browser;
 pub mod deflate;
 pub mod example;

@@ -1,0 +1,94 @@
+//! One joining of one connection: how much of its messages waits in the room, and what is done if it
+//! is too much.
+//!
+//! The limit is that of the connection's own mailbox. Past it the connection is held until a quarter
+//! is left; the same handshake of two sides as in `link::Inflow`: one adds and then looks, the other
+//! takes away and then looks, so one of them sees the other and no connection stays held.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::home::Home;
+use crate::link::Load;
+use crate::peer::Peer;
+
+/// See the module's documentation.
+pub(super) struct Seat {
+    pub(super) peer: Peer,
+    home: Arc<Home>,
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+    holding: AtomicBool,
+}
+
+/// A message that waits, for as long as this lives.
+pub(super) struct Waiting {
+    seat: Arc<Seat>,
+    bytes: usize,
+}
+
+impl Seat {
+    pub(super) fn new(peer: Peer, home: Arc<Home>) -> Self {
+        Self {
+            peer,
+            home,
+            messages: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            holding: AtomicBool::new(false),
+        }
+    }
+
+    /// A message is put in.
+    pub(super) fn wait(self: &Arc<Self>, bytes: usize) -> Waiting {
+        let messages = self.messages.fetch_add(1, Ordering::SeqCst) + 1;
+        let bytes_before = self.bytes.fetch_add(bytes, Ordering::SeqCst);
+        let load = Load {
+            messages,
+            bytes: bytes_before + bytes,
+        };
+        if load.reaches(self.limit()) && !self.holding.swap(true, Ordering::SeqCst) {
+            self.peer.link.hold();
+            self.release_below_quarter();
+        }
+        Waiting {
+            seat: self.clone(),
+            bytes,
+        }
+    }
+
+    fn limit(&self) -> Load {
+        let config = &self.peer.link.config;
+        Load {
+            messages: config.inbound_messages,
+            bytes: config.inbound_bytes,
+        }
+    }
+
+    fn release_below_quarter(&self) {
+        let load = Load {
+            messages: self.messages.load(Ordering::SeqCst),
+            bytes: self.bytes.load(Ordering::SeqCst),
+        };
+        let low = !load.reaches(self.limit().quarter());
+        if low && self.holding.swap(false, Ordering::SeqCst) {
+            self.home.release(&self.peer);
+        }
+    }
+}
+
+impl Waiting {
+    pub(super) fn seat(&self) -> &Arc<Seat> {
+        &self.seat
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let seat = &self.seat;
+        seat.messages.fetch_sub(1, Ordering::SeqCst);
+        seat.bytes.fetch_sub(self.bytes, Ordering::SeqCst);
+        if seat.holding.load(Ordering::SeqCst) {
+            seat.release_below_quarter();
+        }
+    }
+}
