@@ -20,6 +20,26 @@
 //! - [`connect`] and [`Client`] are the other side: WebSockets to other servers, on the same kind of
 //!   threads. [`Clients`] holds thousands of them.
 //!
+//! # Topics
+//!
+//! A topic is a name; it exists while somebody subscribes to it. What is published there goes to its
+//! subscribers on all loops, encoded once:
+//!
+//! ```no_run
+//! use framemill::{Message, Peer, Server};
+//!
+//! fn main() -> framemill::Result<()> {
+//!     Server::bind("127.0.0.1:9001")?.run(|peer: &Peer, message: Message| {
+//!         peer.subscribe("lobby");
+//!         peer.publish("lobby", message); // to everyone there but the sender
+//!     })
+//! }
+//! ```
+//!
+//! [`ServerHandle::publish`] sends to everyone there, from any thread; [`Peer::publish_latest`] is for
+//! state of which only the newest matters to whoever can't keep up. The order promise of [`Peer`] holds
+//! for all of them.
+//!
 //! # Features
 //!
 //! | feature | what | default |
