@@ -157,7 +157,7 @@ fn screenshots() {
     let Some(browser) = browser::find("game: screenshots") else {
         return;
     };
-    let game = Example::start("game", &["--bots", "60"]);
+    let game = Example::start("game", &["--bots", "160"]);
     let mut page = browser.page();
     page.screen(1280, 720, 1.0, false);
     page.open(&game.url("/"));
