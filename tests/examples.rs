@@ -357,7 +357,7 @@ fn a_client_that_stalls_gets_the_newest_prices() {
 
 #[test]
 fn the_slow_client_of_the_ticker_reports() {
-    let args = ["--keys", "500", "--rate", "5000", "--slow-client=4096"];
+    let args = ["--keys", "500", "--rate", "20000", "--slow-client=16384"];
     let ticker = Example::start("ticker", &args);
     until("it has skipped something", || {
         let slow = &get(&ticker, "/figures")["slow"];

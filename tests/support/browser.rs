@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
-use super::{WAIT, until};
+use super::WAIT;
 
 /// Cargo's target directory, whatever it is called.
 const TARGET: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/..");
