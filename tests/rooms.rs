@@ -380,7 +380,7 @@ fn a_client_joins_nothing() {
         membership.message("?".into());
         let _ = told.send(membership.room().with(|_, _| ()));
     };
-    let client = Client::new(&format!("ws://{}", server.addr)).unwrap();
+    let client = Client::new(format!("ws://{}", server.addr)).unwrap();
     let handle = clients.open(client, handler).unwrap();
     until("it is open", || handle.send("?").is_ok());
     assert_eq!(outcome.recv_timeout(WAIT), Ok(false));
@@ -424,6 +424,7 @@ fn a_room_that_is_behind_slows_its_members_down() {
             .unwrap();
         while let Ok(n) = raw.stream.write(&many[sent % one.len()..]) {
             sent += n;
+            assert!(sent < 64 << 20, "it is read from all the time");
         }
         let most = passed.load(Ordering::SeqCst);
         assert!((1..=LIMIT).contains(&most), "{most} passed on");

@@ -354,10 +354,10 @@ fn try_ops(ops: &[Op], (loops, workers): (usize, usize)) {
             &Op::HangUp(who) => {
                 raws[who] = None;
                 lives[who] = Life::Gone;
-                for room in 0..ROOMS {
+                for (room, modelled) in model.iter_mut().enumerate() {
                     if let Some((joining, membership)) = memberships.remove(&(who, room)) {
-                        if model[room].members.get(&who) == Some(&joining) {
-                            model[room].leave(room, who, &mut expected);
+                        if modelled.members.get(&who) == Some(&joining) {
+                            modelled.leave(room, who, &mut expected);
                         }
                         drop(membership);
                     }

@@ -11,8 +11,8 @@ use crate::link::{Command, Shared, lock};
 use crate::peer::Peer;
 use crate::worker::{RunQueue, WeakRunQueue};
 
-/// Ticks are begun so far apart, at least, so that the ticker wakes no more often than this however
-/// many rooms there are.
+/// Ticks of rooms of one rate are so far apart, or at the same time: so the ticker wakes no more often
+/// than this, however many rooms there are.
 const SLOT: Duration = Duration::from_micros(500);
 
 /// See the module's documentation.
@@ -22,6 +22,8 @@ pub(crate) struct Home {
     ticker: Arc<Ticker>,
     guests: Mutex<Vec<Weak<dyn Guest>>>,
     ended: AtomicBool,
+    /// The slots of ticks are counted from here.
+    epoch: Instant,
     /// Rooms with ticks that were opened, wrapping.
     opened: AtomicU32,
 }
@@ -38,6 +40,7 @@ impl Home {
             ticker: Arc::new(Ticker::new()),
             guests: Mutex::default(),
             ended: AtomicBool::new(false),
+            epoch: Instant::now(),
             opened: AtomicU32::new(0),
         })
     }
@@ -119,14 +122,11 @@ impl Home {
         self.ticker.add(at, look);
     }
 
-    /// When the first period of a room that opens now begins: rooms of one rate are spread over the
-    /// period, as evenly as it goes without knowing how many there will be.
-    pub(super) fn phase(&self, period: Duration) -> Duration {
+    /// When the first period of a room that opens now begins, or began: rooms of one rate are spread
+    /// over the period, as evenly as it goes without knowing how many there will be.
+    pub(super) fn start_of_period(&self, period: Duration, now: Instant) -> Instant {
         let n = self.opened.fetch_add(1, Ordering::Relaxed);
-        let slots = period.as_nanos() / SLOT.as_nanos();
-        // The bits of the count, the last first: halves, then quarters, then eighths.
-        let slot = (u128::from(n.reverse_bits()) * slots) >> 32;
-        SLOT * u32::try_from(slot).unwrap_or(0)
+        phase_start(self.epoch, now, period, n)
     }
 
     pub(super) fn tell_end(&self, guest: Weak<dyn Guest>) {
@@ -141,5 +141,44 @@ impl Home {
 impl std::fmt::Debug for Home {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Home")
+    }
+}
+
+/// The last beginning of a period up to `now`, for the n-th room.
+fn phase_start(epoch: Instant, now: Instant, period: Duration, n: u32) -> Instant {
+    let slots = period.as_nanos() / SLOT.as_nanos();
+    // The bits of the count, the last first: halves, then quarters, then eighths.
+    let slot = (u128::from(n.reverse_bits()) * slots) >> 32;
+    let phase = SLOT.as_nanos() * slot;
+    let since = now.saturating_duration_since(epoch).as_nanos() % period.as_nanos();
+    let ago = (since + period.as_nanos() - phase) % period.as_nanos();
+    let ago = Duration::from_nanos(u64::try_from(ago).unwrap_or(0));
+    now.checked_sub(ago).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rooms_are_spread_over_the_period() {
+        const PERIOD: Duration = Duration::from_millis(50);
+        let epoch = Instant::now();
+        let mut slots = [0; 100];
+        for n in 0..1000 {
+            // They open at any time.
+            let now = epoch + Duration::from_micros(77) * n;
+            let start = phase_start(epoch, now, PERIOD, n);
+            assert!(start <= now && now - start < PERIOD);
+            let phase = (start - (epoch - PERIOD)).as_nanos() % PERIOD.as_nanos();
+            assert_eq!(phase % SLOT.as_nanos(), 0);
+            slots[(phase / SLOT.as_nanos()) as usize] += 1;
+        }
+        assert!(slots.iter().all(|n| (8..=12).contains(n)), "{slots:?}");
+        // Rates so high, or so low, that there is nothing to spread.
+        let now = epoch + Duration::from_secs(1);
+        for period in [Duration::from_micros(100), Duration::from_secs(1 << 40)] {
+            assert!(phase_start(epoch, now, period, 3) <= now);
+        }
     }
 }

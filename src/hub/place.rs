@@ -234,7 +234,7 @@ impl<R: Room> Place<R> {
     }
 
     fn begin_ticks(&self, period: Duration) -> Arc<Pace> {
-        let start = Instant::now() + self.home.phase(period);
+        let start = self.home.start_of_period(period, Instant::now());
         let schedule = Schedule::new(start, period);
         let pace = Arc::new(Pace::new(schedule));
         if let Some(first) = schedule.at(1) {
