@@ -2,8 +2,8 @@
 //! `snapshot.rs`.
 
 use crate::ship::{Motion, UNIT};
+use crate::things::Mine;
 use crate::wire::{Reader, unzigzag};
-use crate::world::Mine;
 
 pub(crate) const KIND: u8 = 2;
 

@@ -16,6 +16,7 @@ const PAGE: &str = include_str!("page.html");
 const SCRIPTS: &[(&str, &str)] = &[
     ("/sim.js", include_str!("sim.js")),
     ("/draw.js", include_str!("draw.js")),
+    ("/steer.js", include_str!("steer.js")),
     ("/game.js", include_str!("game.js")),
 ];
 /// The page loads nothing from elsewhere, and runs nothing that somebody wrote into it.

@@ -27,8 +27,9 @@ use crate::picture::{
     DASHING, KIND, LOST, Numbered, Own, Picture, SHIELDED, STUNNED, SeenMine, SeenShip, SeenSpark,
 };
 use crate::ship::{Motion, UNIT};
+use crate::things::{Ship, Spark};
 use crate::wire::{put_name, put_number, zigzag};
-use crate::world::{Ship, Spark, World};
+use crate::world::World;
 
 /// The server's side: the baseline of one client.
 #[derive(Clone, Default)]

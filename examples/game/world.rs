@@ -3,10 +3,9 @@
 //!
 //! Every step costs O(ships + mines + what is near them); nothing looks at all pairs.
 
-use std::collections::VecDeque;
-
 use crate::interest::Grid;
 use crate::ship::{Input, Motion, RADIUS, SIZE, UNIT};
+use crate::things::{BadInput, MINE_RADIUS, Mine, Random, Ship, Spark, touch, towards, whole};
 
 /// Ticks a second.
 pub(crate) const HERTZ: u32 = 60;
@@ -14,7 +13,6 @@ pub(crate) const HERTZ: u32 = 60;
 pub(crate) const LOST_TICKS: u32 = 20 * HERTZ;
 /// The most ships.
 pub(crate) const MAX_SHIPS: usize = 1000;
-pub(crate) const MINE_RADIUS: i32 = 22 * UNIT;
 /// Within this a ship takes a spark.
 const SPARK_REACH: i32 = 30 * UNIT;
 const MINES: u16 = 96;
@@ -27,91 +25,9 @@ const SPILL: u32 = 24;
 const LOOT: u32 = 5;
 /// For how many ticks dropped sparks stay.
 const SPILLED_TICKS: u32 = 12 * HERTZ;
-/// Ticks without control after a mine and after a dash, and ticks without another hit.
+/// Ticks without control after a mine and after a dash.
 const MINE_STUN: u8 = 45;
 const DASH_STUN: u8 = 20;
-const SHIELD: u8 = 120;
-/// Inputs that may wait; if more come, the oldest are passed over.
-const MAX_QUEUE: usize = 30;
-/// A ship that had to wait for inputs may make up for so many ticks later. So a connection that stutters
-/// loses nothing, and one that sends too much gains nothing.
-const MAX_CREDIT: u8 = 15;
-/// Waiting inputs from which on it makes up for them.
-const CATCH_UP: usize = 6;
-
-#[derive(Clone, Debug)]
-pub(crate) struct Ship {
-    pub(crate) name: Box<str>,
-    pub(crate) motion: Motion,
-    pub(crate) score: u32,
-    /// Ticks for which nothing can hit it.
-    pub(crate) shield: u8,
-    /// Its connection was lost at this tick.
-    pub(crate) lost: Option<u32>,
-    /// Tells this ship from others that have had its number.
-    pub(crate) life: u32,
-    /// The number of the last input that was carried out.
-    pub(crate) done: u32,
-    waiting: VecDeque<Input>,
-    /// Ticks in which it found no input, up to a limit.
-    credit: u8,
-    /// It had nothing to do in this many ticks in a row.
-    idle: u8,
-}
-
-impl Ship {
-    /// Inputs that have arrived and not been carried out.
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
-    pub(crate) fn is_lost(&self) -> bool {
-        self.lost.is_some()
-    }
-
-    fn is_safe(&self) -> bool {
-        self.shield > 0 || self.is_lost()
-    }
-}
-
-/// Drifts straight on until it bounces off a wall: known for good by where and when it last did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mine {
-    pub(crate) since: u32,
-    pub(crate) from: (i32, i32),
-    /// Per tick.
-    pub(crate) speed: (i32, i32),
-}
-
-impl Mine {
-    pub(crate) fn at(&self, tick: u32) -> (i32, i32) {
-        // A mine crosses the arena in minutes: far from an overflow.
-        let ticks = tick.wrapping_sub(self.since) as i32;
-        (
-            self.from.0 + self.speed.0 * ticks,
-            self.from.1 + self.speed.1 * ticks,
-        )
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Spark {
-    pub(crate) x: i32,
-    pub(crate) y: i32,
-    /// Worth five.
-    pub(crate) gold: bool,
-    /// It fades at this tick.
-    pub(crate) until: Option<u32>,
-}
-
-/// An input that no honest page sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BadInput {
-    /// More thrust than a ship has.
-    Thrust,
-    /// Not the input that follows the last one.
-    Order,
-}
 
 pub(crate) struct World {
     pub(crate) tick: u32,
@@ -170,18 +86,7 @@ impl World {
         let x = SIZE / 2 + self.random.within(spread);
         let y = SIZE / 2 + self.random.within(spread);
         self.lives += 1;
-        self.ships[place] = Some(Ship {
-            name: name.into(),
-            motion: Motion::at(x, y),
-            score: 0,
-            shield: SHIELD,
-            lost: None,
-            life: self.lives,
-            done: 0,
-            waiting: VecDeque::new(),
-            credit: 0,
-            idle: 0,
-        });
+        self.ships[place] = Some(Ship::new(name, x, y, self.lives));
         self.ship_grid.insert(place as u16, x, y);
         Some(place as u16)
     }
@@ -212,8 +117,7 @@ impl World {
     pub(crate) fn lose(&mut self, id: u16) {
         let tick = self.tick;
         if let Some(ship) = self.ship_mut(id) {
-            ship.lost = Some(tick);
-            ship.waiting.clear();
+            ship.lose(tick);
         }
     }
 
@@ -228,30 +132,16 @@ impl World {
             ship.name = name.into();
             ship.life = life; // so that the others are told
         }
-        ship.lost = None;
-        ship.shield = SHIELD;
-        ship.done = 0;
-        ship.credit = 0;
-        ship.waiting.clear();
+        ship.find();
         true
     }
 
     /// Queues inputs with the numbers `first`, `first + 1`, …
     pub(crate) fn input(&mut self, id: u16, first: u32, inputs: &[Input]) -> Result<(), BadInput> {
-        let Some(ship) = self.ship_mut(id) else {
-            return Ok(());
-        };
-        if first != ship.done + ship.waiting.len() as u32 + 1 {
-            return Err(BadInput::Order);
+        match self.ship_mut(id) {
+            Some(ship) => ship.queue(first, inputs),
+            None => Ok(()),
         }
-        if !inputs.iter().all(|input| input.is_sound()) {
-            return Err(BadInput::Thrust);
-        }
-        ship.waiting.extend(inputs);
-        let over = ship.waiting.len().saturating_sub(MAX_QUEUE);
-        ship.waiting.drain(..over);
-        ship.done += over as u32;
-        Ok(())
     }
 
     /// One tick. Gives the ships that were given up.
@@ -259,10 +149,10 @@ impl World {
         self.tick += 1;
         let tick = self.tick;
         for mine in &mut self.mines {
-            bounce(mine, tick);
+            mine.bounce(tick);
         }
         for ship in self.ships.iter_mut().flatten() {
-            steer(ship);
+            ship.steer();
         }
         self.index();
         self.fade();
@@ -333,12 +223,10 @@ impl World {
         };
         let Some(mine) = hit else { return };
         let spilled = (ship.score / 3).min(SPILL);
-        let (vx, vy) = towards(mine, at, 8000);
+        let push = towards(mine, at, 8000);
         if let Some(ship) = self.ship_mut(id) {
             ship.score -= spilled;
-            ship.motion.push(vx, vy);
-            ship.motion.stun = MINE_STUN;
-            ship.shield = SHIELD;
+            ship.hit(push, MINE_STUN);
         }
         for _ in 0..spilled {
             let spread = |random: &mut Random| random.within(130 * UNIT);
@@ -370,9 +258,7 @@ impl World {
             if let Some(ship) = self.ship_mut(victim) {
                 loot = ship.score.min(LOOT);
                 ship.score -= loot;
-                ship.motion.push(vx / 2, vy / 2);
-                ship.motion.stun = DASH_STUN;
-                ship.shield = SHIELD;
+                ship.hit((vx / 2, vy / 2), DASH_STUN);
             }
             if let Some(ship) = self.ship_mut(id) {
                 ship.score += loot;
@@ -428,102 +314,5 @@ impl World {
                 self.unspark(id as u16);
             }
         }
-    }
-}
-
-/// Carries out the next input of a ship, and one more if it is behind and has the credit.
-///
-/// While a ship has no input it stands still in time, for a quarter of a second: what its player has
-/// predicted then comes true, only later. After that it glides on by itself.
-fn steer(ship: &mut Ship) {
-    ship.shield = ship.shield.saturating_sub(1);
-    if ship.waiting.len() > CATCH_UP && ship.credit > 0 {
-        ship.credit -= 1;
-        carry_out(ship);
-    }
-    if carry_out(ship) {
-        ship.idle = 0;
-    } else if ship.idle < MAX_CREDIT {
-        ship.idle += 1;
-        ship.credit = (ship.credit + 1).min(MAX_CREDIT);
-    } else {
-        ship.credit = 0;
-        ship.motion.step(Input::default());
-    }
-}
-
-fn carry_out(ship: &mut Ship) -> bool {
-    let Some(input) = ship.waiting.pop_front() else {
-        return false;
-    };
-    ship.done += 1;
-    ship.motion.step(input);
-    true
-}
-
-fn bounce(mine: &mut Mine, tick: u32) {
-    let (x, y) = mine.at(tick);
-    let turned = |at: i32, speed: i32| match at {
-        ..MINE_RADIUS => speed.abs(),
-        at if at > SIZE - MINE_RADIUS => -speed.abs(),
-        _ => speed,
-    };
-    let speed = (turned(x, mine.speed.0), turned(y, mine.speed.1));
-    if speed != mine.speed {
-        *mine = Mine {
-            since: tick,
-            from: (whole(x), whole(y)),
-            speed,
-        };
-    }
-}
-
-/// On the raster of 1/16 unit that places travel in, so that both sides have the same.
-fn whole(at: i32) -> i32 {
-    at.clamp(0, SIZE - 1) & !(UNIT / 16 - 1)
-}
-
-fn touch(a: (i32, i32), b: (i32, i32), reach: i32) -> bool {
-    let (dx, dy) = (i64::from(a.0 - b.0), i64::from(a.1 - b.1));
-    dx * dx + dy * dy <= i64::from(reach) * i64::from(reach)
-}
-
-/// A vector of this length that points from `a` to `b`.
-fn towards(a: (i32, i32), b: (i32, i32), length: i64) -> (i32, i32) {
-    let (dx, dy) = (i64::from(b.0 - a.0), i64::from(b.1 - a.1));
-    let distance = (dx * dx + dy * dy).isqrt().max(1);
-    // No longer than `length`, which is small.
-    (
-        (dx * length / distance) as i32,
-        (dy * length / distance) as i32,
-    )
-}
-
-/// SplitMix64: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// 0 to `end`, without `end`.
-    fn below(&mut self, end: i32) -> i32 {
-        // The remainder is below an i32.
-        (self.next() % end.max(1) as u64) as i32
-    }
-
-    /// -reach to reach.
-    fn within(&mut self, reach: i32) -> i32 {
-        self.below(2 * reach + 1) - reach
-    }
-
-    /// A coordinate somewhere in the arena, not at its very edge.
-    fn place(&mut self) -> i32 {
-        48 * UNIT + self.below(SIZE - 96 * UNIT)
     }
 }

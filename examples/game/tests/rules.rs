@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use crate::interest::{CELL, Cell, Grid};
 use crate::ship::{FULL, Input, Motion, RADIUS, SIZE, UNIT};
-use crate::world::{BadInput, LOST_TICKS, MINE_RADIUS, World};
+use crate::things::{BadInput, MINE_RADIUS};
+use crate::world::{LOST_TICKS, World};
 
 fn thrust(x: i8, y: i8) -> Input {
     Input { x, y, dash: false }
@@ -13,7 +14,7 @@ fn thrust(x: i8, y: i8) -> Input {
 /// Plays a little scene: ships come and go, everybody steers by a rule of their own.
 fn play(seed: u64, ticks: u32) -> String {
     let mut world = World::new(seed);
-    let mut next = vec![1u32; 40];
+    let mut next = [1u32; 40];
     for tick in 0..ticks {
         if tick % 20 == 0 && tick < 600 {
             world.add("ship");
