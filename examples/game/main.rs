@@ -130,7 +130,7 @@ fn main() -> framemill::Result<()> {
     let (handle, url) = match args.connect {
         Some(url) => (None, url),
         None => {
-            let handle = server::start(&args.addr, args.rate, stats.clone())?;
+            let handle = server::start(args.addr.as_str(), args.rate, stats.clone())?;
             let addr = handle.local_addrs().join(" http://");
             println!("listening on http://{addr}");
             let port = handle.local_addr().map_or(0, |addr| addr.port());

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use framemill::{
-    Accept, Handler, HeaderName, HeaderValue, Membership, Message, MessageRate, OverRate, Peer,
-    Request, Response, Rooms, Server, ServerHandle, StatusCode, header,
+    Accept, Handler, HeaderName, HeaderValue, Listen, Membership, Message, MessageRate, OverRate,
+    Peer, Request, Response, Rooms, Server, ServerHandle, StatusCode, header,
 };
 
 use crate::room::{Arena, Pass};
@@ -31,7 +31,11 @@ const RATE: MessageRate = MessageRate {
 /// One snapshot, and a few small things.
 const OUTBOUND: usize = 64 << 10;
 
-pub(crate) fn start(addr: &str, rate: u32, stats: Arc<Stats>) -> framemill::Result<ServerHandle> {
+pub(crate) fn start(
+    addr: impl Listen,
+    rate: u32,
+    stats: Arc<Stats>,
+) -> framemill::Result<ServerHandle> {
     let rooms = Rooms::new(move |_| Arena::new(rate, stats.clone()))
         .tick_rate(HERTZ.into())
         // Who has lost the connection finds the arena as it was.
