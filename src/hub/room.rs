@@ -20,8 +20,37 @@ use crate::peer::Peer;
 /// **Panics.** A room that panics is closed, its members (and whoever is just joining) with 1011.
 /// Nothing else is disturbed, and the next to join that name finds a new room.
 ///
-/// With `workers(0)` a room runs on the thread that brings it work: the loop's, or the ticker's; one
-/// that is running already is only given more.
+/// ```
+/// use framemill::{Members, Message, Peer, Refused, Room, Rooms, Tick};
+///
+/// /// Everybody adds to one number, and sees it twenty times a second.
+/// #[derive(Default)]
+/// struct Sum(u64);
+///
+/// impl Room for Sum {
+///     type Join = ();
+///
+///     fn join(&mut self, room: &mut Members, _: &Peer, _: ()) -> Result<(), Refused> {
+///         if room.len() < 8 { Ok(()) } else { Err(Refused) }
+///     }
+///
+///     fn message(&mut self, _: &mut Members, _: &Peer, message: Message) {
+///         self.0 += message.to_text().ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+///     }
+///
+///     fn tick(&mut self, room: &mut Members, _: Tick) {
+///         room.broadcast(self.0.to_string());
+///     }
+/// }
+///
+/// let rooms = Rooms::new(|_name| Sum::default()).tick_rate(20.0);
+/// let handler = rooms.handler(|request| Ok((request.path().to_owned(), ())));
+/// # fn is_handler(_: impl framemill::Handler) {}
+/// # is_handler(handler);
+/// ```
+///
+/// With `workers(0)` a room runs on the thread that brings it work: the loop's, the ticker's, or one of
+/// yours; one that is running already is only given more.
 pub trait Room: Send + 'static {
     /// What comes along when somebody joins: a name, a token. `()` if there is nothing to say.
     type Join: Send + 'static;
