@@ -54,8 +54,6 @@ mod server;
 mod ship;
 mod snapshot;
 mod stats;
-#[cfg(test)]
-mod tests;
 mod things;
 mod wire;
 mod world;

@@ -1,5 +1,5 @@
 //! How a ship moves. Integers only: `sim.js` computes the very same numbers, so what the page predicts
-//! is what the server does, to the last bit (`tests.rs` compares them).
+//! is what the server does, to the last bit (`tests/game/page.rs` compares them).
 //!
 //! Lengths are in steps of 1/1024 unit, times in ticks of 1/60 s, and all divisions round towards zero.
 
