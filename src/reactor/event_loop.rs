@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::id::{Key, PeerId};
 use crate::link::{
-    self, Command, Dial, Event, Inlet, Link, LoopHandle, Publication, Shared, SharedFrame,
+    self, Command, Dial, EventBatch, Inlet, Link, LoopHandle, Publication, Shared, SharedFrame,
 };
 use crate::message::{CloseCause, CloseCode, Message};
 use crate::net::{Listener, Stream};
@@ -144,7 +144,7 @@ struct Tools {
     buf: ReadBuffer,
     blocks: Blocks,
     messages: Vec<Message>,
-    batch: VecDeque<Event>,
+    batch: EventBatch,
     out: Outbound,
 }
 
@@ -187,7 +187,7 @@ impl<U: Upstream> EventLoop<U> {
                 buf: ReadBuffer::new(READ_BUFFER),
                 blocks,
                 messages: Vec::new(),
-                batch: VecDeque::new(),
+                batch: EventBatch::default(),
                 out: Outbound::default(),
             },
         }
