@@ -54,7 +54,7 @@ pub(crate) use dial::{Connected, Dial, Target};
 pub(crate) use event::{Event, EventBatch, Opening};
 use hold::Holds;
 pub(crate) use inflow::{Inflow, Load};
-pub(crate) use loop_handle::{Command, Inlet, LoopHandle};
+pub(crate) use loop_handle::{Command, Inlet, LoopHandle, Permit};
 pub(crate) use outbox::Outbox;
 pub use queue::LatestKey;
 pub(crate) use queue::{QueueKey, Segment};
@@ -327,6 +327,21 @@ impl Link {
     pub(crate) fn send_shared(&self, frame: &SharedFrame, latest: Option<&QueueKey>) {
         let mut outbox = self.outbox();
         outbox.push_shared(frame.for_link(self), latest, &self.config);
+        let _ = self.note_level(&mut outbox);
+    }
+
+    /// The same for several, of which `joined` was made: one by one where they might find no room
+    /// together, or may be dropped one by one.
+    pub(crate) fn send_shared_run(&self, joined: &SharedFrame, frames: &[&SharedFrame]) {
+        let mut outbox = self.outbox();
+        let all = joined.for_link(self);
+        if outbox.has_plenty(all.len(), &self.config) {
+            outbox.push_shared(all, None, &self.config);
+        } else {
+            for frame in frames {
+                outbox.push_shared(frame.for_link(self), None, &self.config);
+            }
+        }
         let _ = self.note_level(&mut outbox);
     }
 
