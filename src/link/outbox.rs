@@ -382,7 +382,9 @@ impl Outbox {
             into.push_back(Segment::Small(std::mem::take(&mut self.buf)));
         }
         if let Some(queue) = &mut self.queue {
-            while taken < TAKE.min(most).max(1) {
+            // Of what may still be replaced, no more than the kernel will soon have sent.
+            let take = if queue.has_keys() { FRESH } else { TAKE };
+            while taken < take.min(most).max(1) {
                 let Some(segment) = queue.pop() else { break };
                 taken += segment.len();
                 into.push_back(segment);

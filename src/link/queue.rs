@@ -213,6 +213,11 @@ impl Queue {
         }
     }
 
+    /// Whether any of these may be replaced.
+    pub(super) fn has_keys(&self) -> bool {
+        !self.latest.is_empty()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.segments.is_empty() && self.early.is_empty()
     }
