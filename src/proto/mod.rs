@@ -33,6 +33,7 @@ mod mask;
 mod payload;
 mod protocol;
 pub(crate) mod proxy;
+mod spent;
 mod utf8;
 
 pub(crate) use client_handshake::{Accepted, ClientRefused, ClientRequest, new_key, verify};

@@ -19,6 +19,7 @@ mod reading;
 #[cfg(feature = "tls")]
 mod securing;
 mod slab;
+mod spreading;
 mod stopping;
 mod timer;
 mod topics;
