@@ -31,6 +31,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
+use super::counts::Counts;
 use super::dialing::Dialing;
 use super::ending::Ending;
 use super::liveness::{Allowance, Moment};
@@ -135,12 +136,7 @@ pub(crate) struct Conn {
     pub(super) habit: Habit,
     /// The kernel's buffer is full; an event tells when it no longer is.
     pub(super) blocked: bool,
-    /// Counted among those that are on their way to open.
-    opening: bool,
-    /// Counted among those from its address.
-    pub(super) counted_by_ip: bool,
-    /// Over a limit when it was accepted: it is here only to be told so.
-    refused: bool,
+    pub(super) counts: Counts,
     /// There is work left that no event will announce.
     pub(crate) again: bool,
     /// On the loop's list of such.
@@ -181,12 +177,16 @@ pub(crate) struct News {
 
 impl Conn {
     pub(crate) fn new(stream: Stream, peer: Peer, phase: Phase, now: u64) -> Self {
-        let (role, refused, counted_by_ip) = match &phase {
+        let (role, counts) = match &phase {
             Phase::Opening(opening) => {
                 let counted = !opening.is_refused() && !opening.is_proxied();
-                (Role::Server, opening.is_refused(), counted)
+                let counts = Counts::none()
+                    .and(Counts::OPENING, true)
+                    .and(Counts::REFUSED, opening.is_refused())
+                    .and(Counts::BY_IP, counted);
+                (Role::Server, counts)
             }
-            _ => (Role::Client, false, false),
+            _ => (Role::Client, Counts::none()),
         };
         let max_message = peer.link.config.max_message;
         Self {
@@ -209,9 +209,7 @@ impl Conn {
             opened: false,
             told: false,
             habit: Habit::Usual,
-            opening: role == Role::Server,
-            counted_by_ip,
-            refused,
+            counts,
             again: false,
             listed: false,
             rearm: true,
@@ -235,16 +233,16 @@ impl Conn {
     }
 
     pub(crate) fn is_counted_by_ip(&self) -> bool {
-        self.counted_by_ip
+        self.counts.has(Counts::BY_IP)
     }
 
     pub(crate) fn is_refused(&self) -> bool {
-        self.refused
+        self.counts.has(Counts::REFUSED)
     }
 
     /// It is open, answered, or given up.
     pub(crate) fn leave_opening(&mut self) {
-        if std::mem::take(&mut self.opening) {
+        if self.counts.leave(Counts::OPENING) {
             self.peer.link.handle.shared.leave_opening();
         }
     }

@@ -8,6 +8,7 @@
 
 mod acceptor;
 mod conn;
+mod counts;
 mod dialing;
 mod ending;
 mod event_loop;

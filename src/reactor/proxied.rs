@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::conn::{Conn, Context, Phase};
+use super::counts::Counts;
 use super::upstream::Upstream;
 use crate::addr::RemoteAddr;
 use crate::config::{Config, ProxyProtocol};
@@ -109,7 +110,7 @@ impl Conn {
         }
         let arrivals = &self.peer.link.handle.shared.arrivals;
         if arrivals.admit(client.ip(), config) {
-            self.counted_by_ip = true;
+            self.counts.enter(Counts::BY_IP);
         } else {
             opening.refusal = Some(StatusCode::TOO_MANY_REQUESTS);
         }
