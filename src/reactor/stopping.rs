@@ -140,7 +140,12 @@ mod tests {
             told.push(((at - now).as_millis(), slots.len()));
         }
         let in_order: Vec<_> = (0..count).collect();
-        assert!(count < 10 || slots != in_order);
+        let ascents = slots.windows(2).filter(|pair| pair[0] < pair[1]).count();
+        let share = ascents as f64 / slots.len() as f64;
+        assert!(
+            count < 100 || (0.3..0.7).contains(&share),
+            "{share}: in order"
+        );
         slots.sort_unstable();
         assert_eq!(slots, in_order, "each once");
         told
