@@ -7,8 +7,8 @@ use std::path::Path;
 
 /// A module may import those of lower ranks and itself.
 const RANKS: &[(u32, &[&str])] = &[
-    (0, &["addr", "config", "id", "message"]),
-    (1, &["error", "http"]),
+    (0, &["addr", "config", "id", "logging", "message"]),
+    (1, &["error", "http", "metrics"]),
     (2, &["net", "proto", "worker"]),
     (3, &["link"]),
     (4, &["peer"]),

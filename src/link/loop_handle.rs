@@ -27,6 +27,7 @@ use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
 use crate::message::Message;
+use crate::metrics::{LoopCounters, LoopMetrics};
 use crate::net::Stream;
 #[cfg(feature = "tls")]
 use crate::net::TlsStream;
@@ -113,6 +114,7 @@ pub(crate) struct LoopHandle {
     /// Ordered commands put in, and carried out: `applied <= issued`.
     issued: AtomicU64,
     applied: AtomicU64,
+    pub(crate) counters: LoopCounters,
 }
 
 /// The loop's end of its channel.
@@ -150,12 +152,18 @@ impl LoopHandle {
             state: AtomicU8::new(AWAKE),
             issued: AtomicU64::new(0),
             applied: AtomicU64::new(0),
+            counters: LoopCounters::default(),
         };
         let inlet = Inlet {
             commands: receiver,
             permits: returned,
         };
         (Arc::new(handle), inlet)
+    }
+
+    /// What the loop has done so far, and what waits for it.
+    pub(crate) fn metrics(&self) -> LoopMetrics {
+        self.counters.read(self.commands.len())
     }
 
     fn address(&self) -> usize {
