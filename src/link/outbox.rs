@@ -240,6 +240,12 @@ impl Outbox {
         true
     }
 
+    /// Whether so many bytes find room whatever the policy, and need not be kept one by one.
+    pub(crate) fn has_plenty(&self, bytes: usize, config: &Config) -> bool {
+        let little = self.queued() + bytes <= config.outbound_bytes / 2;
+        little && config.overflow != Overflow::DropOldest
+    }
+
     /// What waits goes out in this turn of the loop, as far as can be foreseen. Then it is not worth
     /// keeping by key, and costs no more than any message.
     fn keeps_up(&self) -> bool {

@@ -117,6 +117,21 @@ impl Segment {
         })
     }
 
+    /// The bytes of all these, to be sent as they are.
+    pub(super) fn join(segments: impl IntoIterator<Item = Self>) -> Self {
+        let mut all = Vec::new();
+        for segment in segments {
+            let (head, tail) = segment.parts();
+            all.extend_from_slice(head);
+            all.extend_from_slice(tail);
+        }
+        Self::Whole {
+            header: [0; MAX_HEADER],
+            header_len: 0,
+            payload: all.into(),
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         let (head, tail) = self.parts();
         head.len() + tail.len()

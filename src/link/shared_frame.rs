@@ -1,5 +1,8 @@
 //! One message for many connections, encoded once.
 
+#[cfg(feature = "deflate")]
+use std::collections::BTreeSet;
+
 use super::Link;
 use super::queue::Segment;
 use super::shared::Shared;
@@ -41,16 +44,44 @@ impl SharedFrame {
         })
     }
 
+    /// Bytes of the plain frame.
+    pub(crate) fn len(&self) -> usize {
+        self.plain.len()
+    }
+
+    /// All of these, one behind the other.
+    pub(crate) fn join(frames: &[&Self]) -> Self {
+        #[cfg(feature = "deflate")]
+        let compressed = {
+            let classes = frames.iter().flat_map(|frame| &frame.compressed);
+            let classes: BTreeSet<u8> = classes.map(|(class, _)| *class).collect();
+            let join = |class| {
+                let of_class = |frame: &&Self| frame.for_class(class).clone();
+                (class, Segment::join(frames.iter().map(of_class)))
+            };
+            classes.into_iter().map(join).collect()
+        };
+        Self {
+            plain: Segment::join(frames.iter().map(|frame| frame.plain.clone())),
+            #[cfg(feature = "deflate")]
+            compressed,
+        }
+    }
+
     /// What this connection gets. One whose class is new since the message was encoded gets it plain.
     pub(super) fn for_link(&self, link: &Link) -> &Segment {
         #[cfg(feature = "deflate")]
         if let Some(class) = link.compression().map(super::Compression::class) {
-            let mut compressed = self.compressed.iter();
-            if let Some((_, frame)) = compressed.find(|(other, _)| *other == class) {
-                return frame;
-            }
+            return self.for_class(class);
         }
         let _ = link;
         &self.plain
+    }
+
+    #[cfg(feature = "deflate")]
+    fn for_class(&self, class: u8) -> &Segment {
+        let mut compressed = self.compressed.iter();
+        let found = compressed.find(|(other, _)| *other == class);
+        found.map_or(&self.plain, |(_, frame)| frame)
     }
 }

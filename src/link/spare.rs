@@ -7,11 +7,10 @@
 //! nothing.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::thread::LocalKey;
 
-use super::event::Event;
+use super::event::EventBatch;
 
 /// Kept by each thread; half of it is passed on or taken over at a time.
 const KEPT: usize = 32;
@@ -27,11 +26,11 @@ type Common<T> = Mutex<Vec<T>>;
 type Own<T> = LocalKey<RefCell<Vec<T>>>;
 
 static COMMON_BUFFERS: Common<Vec<u8>> = Mutex::new(Vec::new());
-static COMMON_BATCHES: Common<VecDeque<Event>> = Mutex::new(Vec::new());
+static COMMON_BATCHES: Common<EventBatch> = Mutex::new(Vec::new());
 
 thread_local! {
     static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    static BATCHES: RefCell<Vec<VecDeque<Event>>> = const { RefCell::new(Vec::new()) };
+    static BATCHES: RefCell<Vec<EventBatch>> = const { RefCell::new(Vec::new()) };
 }
 
 /// An empty buffer, used before if there is one.
@@ -51,13 +50,13 @@ pub(crate) fn give_buffer(mut buffer: Vec<u8>) {
 
 /// The same for batches of events.
 #[inline]
-pub(crate) fn take_batch() -> VecDeque<Event> {
+pub(crate) fn take_batch() -> EventBatch {
     take(&BATCHES, &COMMON_BATCHES)
 }
 
 #[inline]
-pub(crate) fn give_batch(mut batch: VecDeque<Event>) {
-    if batch.capacity() > 0 && batch.capacity() <= EVENTS {
+pub(crate) fn give_batch(mut batch: EventBatch) {
+    if batch.capacity() <= EVENTS {
         batch.clear();
         give(batch, &BATCHES, &COMMON_BATCHES);
     }
