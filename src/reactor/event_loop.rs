@@ -453,10 +453,9 @@ impl<U: Upstream> EventLoop<U> {
             if !U::DIALS && conn.is_securing() {
                 self.handle.shared.leave_handshake();
             }
-            conn.peer.link.end_subscriptions();
-            let counters = &self.handle.counters;
-            counters.connections.take_away(1);
             conn.uncount();
+            conn.peer.link.end_subscriptions();
+            self.handle.counters.connections.take_away(1);
             acceptor::discharge(
                 &self.handle.shared,
                 conn.peer.link.remote(),
