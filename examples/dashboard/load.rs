@@ -86,7 +86,7 @@ fn ask((client, events): &Asker, busy: f64, dice: &mut Dice) {
         // Most thoughts are short.
         let us = match dice.below(400) {
             0 => 4_000 + dice.below(8_000) as u32,
-            1..20 => 150 + dice.below(400) as u32,
+            1..8 => 150 + dice.below(400) as u32,
             _ => 0,
         };
         let len = 32 + dice.below(480) as usize;

@@ -12,7 +12,7 @@ mod load;
 
 use std::time::Duration;
 
-use framemill::{Handler, Message, Peer, Request, Response, Server};
+use framemill::{Accept, Handler, Message, Peer, Request, Response, Server};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -27,22 +27,27 @@ usage: dashboard [OPTIONS]
   --clients N        that make the load [80]
 ";
 
+/// What took some thinking is told to all.
+const THOUGHTS: &str = "thoughts";
+
 /// Answers after it has thought a little: a message tells for how many microseconds.
 struct Thinker;
 
 impl Handler for Thinker {
     type Session = ();
 
-    fn open(&self, request: &Request, _: &Peer) -> Result<framemill::Accept<()>, Response> {
-        match request.path() {
-            "/" => Ok(framemill::Accept::new(())),
-            _ => Err(Response::not_found()),
+    fn open(&self, request: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
+        if request.path() != "/" {
+            return Err(Response::not_found());
         }
+        peer.subscribe(THOUGHTS);
+        Ok(Accept::new(()))
     }
 
     fn message(&self, (): &mut (), peer: &Peer, message: Message) {
-        if let Some(us) = load::thought(&message) {
-            std::thread::sleep(us);
+        if let Some(time) = load::thought(&message) {
+            std::thread::sleep(time);
+            peer.publish(THOUGHTS, message.clone());
         }
         let _ = peer.send(message);
     }

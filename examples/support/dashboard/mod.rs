@@ -32,14 +32,14 @@ const PERIOD: Duration = Duration::from_millis(500);
 const KEPT: usize = 130;
 
 /// See the module's documentation.
-pub struct Dashboard<H> {
+pub(crate) struct Dashboard<H> {
     inner: H,
     server: OnceLock<ServerHandle>,
     feed: Arc<Mutex<Feed>>,
 }
 
 /// Whose connection it is.
-pub enum Session<S> {
+pub(crate) enum Session<S> {
     Watcher,
     Inner(S),
 }
@@ -52,7 +52,7 @@ struct Feed {
 }
 
 impl<H> Dashboard<H> {
-    pub fn around(inner: H) -> Self {
+    pub(crate) fn around(inner: H) -> Self {
         Self {
             inner,
             server: OnceLock::new(),
