@@ -150,6 +150,9 @@ impl Segment {
     }
 }
 
+/// The most that an emptied queue holds room for when it is used again.
+const ROOM: usize = 32;
+
 /// A message that waits for what was sent before it.
 #[derive(Debug)]
 pub(super) struct Early {
@@ -222,6 +225,17 @@ impl Queue {
             Some((Segment::Small(bytes), _)) => bytes,
             _ => unreachable!("pushed just above"),
         }
+    }
+
+    /// Whether any of these may be replaced.
+    pub(super) fn has_keys(&self) -> bool {
+        !self.latest.is_empty()
+    }
+
+    /// Emptied, it holds little memory.
+    pub(super) fn is_worth_keeping(&self) -> bool {
+        let keys = self.latest.capacity() + self.early.capacity();
+        self.segments.capacity() <= ROOM && keys == 0
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -85,3 +85,44 @@ impl SharedFrame {
         found.map_or(&self.plain, |(_, frame)| frame)
     }
 }
+
+#[cfg(all(test, feature = "deflate"))]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Deflate};
+
+    fn bytes(segment: &Segment) -> Vec<u8> {
+        let (head, tail) = segment.parts();
+        [head, tail].concat()
+    }
+
+    /// What each class gets of several that are joined is what it gets of each, in order; also where
+    /// some are compressed and some are not.
+    #[test]
+    fn joined_is_one_behind_the_other() {
+        let deflate = Some(Deflate::new().threshold(100));
+        let shared = Shared::new(Config {
+            deflate,
+            ..Config::default()
+        });
+        shared.enter_class(10);
+        shared.enter_class(15);
+        let texts = ["short".to_owned(), "long ".repeat(100), "x".repeat(3000)];
+        let frames: Vec<_> = texts
+            .iter()
+            .filter_map(|text| SharedFrame::encode(&Message::text(text.clone()), &shared))
+            .collect();
+        let joined = SharedFrame::join(&frames.iter().collect::<Vec<_>>());
+        let plain: Vec<u8> = frames.iter().flat_map(|f| bytes(&f.plain)).collect();
+        assert_eq!(bytes(&joined.plain), plain);
+        for class in [10, 15] {
+            let each: Vec<u8> = frames
+                .iter()
+                .flat_map(|f| bytes(f.for_class(class)))
+                .collect();
+            assert_eq!(bytes(joined.for_class(class)), each);
+            assert!(each.len() < plain.len());
+        }
+        assert_eq!(bytes(joined.for_class(9)), plain, "a class that came later");
+    }
+}
