@@ -26,6 +26,7 @@ use super::{Dial, Link, Publication, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
+use crate::logging::Throttle;
 use crate::message::Message;
 use crate::metrics::{LoopCounters, LoopMetrics};
 use crate::net::Stream;
@@ -256,7 +257,10 @@ impl LoopHandle {
             return;
         }
         if let Err(error) = self.waker.wake() {
-            log::error!("loop {}: cannot be woken: {error}", self.index);
+            static UNWOKEN: Throttle = Throttle::new();
+            if let Some(more) = UNWOKEN.pass() {
+                log::error!("loop {}: cannot be woken: {error}{more}", self.index);
+            }
         }
     }
 
