@@ -68,7 +68,9 @@ mod http;
 mod hub;
 mod id;
 mod link;
+mod logging;
 mod message;
+mod metrics;
 mod net;
 mod network;
 mod peer;
@@ -97,6 +99,9 @@ pub use self::id::PeerId;
 pub use self::link::LatestKey;
 pub use self::message::{
     Bytes, CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Message, Utf8Bytes,
+};
+pub use self::metrics::{
+    BackplaneMetrics, Histogram, LoopMetrics, Metrics, TickMetrics, WorkerMetrics,
 };
 pub use self::net::Listen;
 #[cfg(unix)]

@@ -7,9 +7,9 @@ use std::path::Path;
 
 /// A module may import those of lower ranks and itself.
 const RANKS: &[(u32, &[&str])] = &[
-    (0, &["addr", "id", "message", "network"]),
+    (0, &["addr", "id", "logging", "message", "network"]),
     (1, &["config"]),
-    (2, &["bucket", "error", "http"]),
+    (2, &["bucket", "error", "http", "metrics"]),
     (3, &["net", "proto", "worker"]),
     (4, &["link"]),
     (5, &["peer"]),

@@ -26,7 +26,9 @@ use super::{Dial, Link, Publication, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
+use crate::logging::Throttle;
 use crate::message::{CloseCode, Message};
+use crate::metrics::{LoopCounters, LoopMetrics};
 use crate::net::Stream;
 #[cfg(feature = "tls")]
 use crate::net::TlsStream;
@@ -119,6 +121,7 @@ pub(crate) struct LoopHandle {
     /// Ordered commands put in, and carried out: `applied <= issued`.
     issued: AtomicU64,
     applied: AtomicU64,
+    pub(crate) counters: LoopCounters,
 }
 
 /// The loop's end of its channel.
@@ -156,12 +159,18 @@ impl LoopHandle {
             state: AtomicU8::new(AWAKE),
             issued: AtomicU64::new(0),
             applied: AtomicU64::new(0),
+            counters: LoopCounters::default(),
         };
         let inlet = Inlet {
             commands: receiver,
             permits: returned,
         };
         (Arc::new(handle), inlet)
+    }
+
+    /// What the loop has done so far, and what waits for it.
+    pub(crate) fn metrics(&self) -> LoopMetrics {
+        self.counters.read(self.commands.len())
     }
 
     fn address(&self) -> usize {
@@ -254,7 +263,10 @@ impl LoopHandle {
             return;
         }
         if let Err(error) = self.waker.wake() {
-            log::error!("loop {}: cannot be woken: {error}", self.index);
+            static UNWOKEN: Throttle = Throttle::new();
+            if let Some(more) = UNWOKEN.pass() {
+                log::error!("loop {}: cannot be woken: {error}{more}", self.index);
+            }
         }
     }
 

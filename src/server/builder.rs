@@ -1,7 +1,7 @@
 //! Setting a server up.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
@@ -393,6 +393,8 @@ impl Server {
         handle.reachable(Running {
             shared,
             loops: handles.clone(),
+            workers: engine.workers().clone(),
+            started: Instant::now(),
         });
         engine.start(&handle);
         let mut threads = Vec::with_capacity(loops);
