@@ -45,6 +45,7 @@
 //! | feature | what | default |
 //! |---|---|---|
 //! | `deflate` | permessage-deflate (RFC 7692): [`Deflate`] | on; used only if the builder asks for it |
+//! | `redis` | topics that span several servers: `Redis` for [`Server::backplane`] | off |
 //! | `tls` | `wss://` through native-tls: `Tls` for servers, `Trust` for clients | off |
 //!
 //! # Threads
@@ -54,12 +55,14 @@
 //! | `framemill-loop-N` | [`Server::loops`] | reads, parses, queues, writes; never runs your code unless `workers(0)` |
 //! | `framemill-worker-N` | [`Server::workers`] | calls your [`Handler`]; for one connection one call at a time, in order; runs your [`Room`]s and timers likewise |
 //! | `framemill-ticker` | 1, once a room has a clock or a timer is set | wakes rooms and timers |
+//! | `framemill-redis-out`, `-in` | 1 each, with `Redis` | pass on what is published here, and take what others publish |
 //! | `framemill-dialer-N` | up to 4, while a [`Client`] needs them | resolve names, wait out the pauses before another attempt |
 //! | `framemill-feeder` | 1, while a receiver of [`ClientEvent`]s does not receive | waits for it |
 
 #![cfg_attr(docsrs, feature(doc_auto_cfg))]
 
 mod addr;
+mod backplane;
 mod client;
 mod config;
 mod error;
@@ -76,6 +79,9 @@ mod server;
 mod worker;
 
 pub use self::addr::RemoteAddr;
+#[cfg(feature = "redis")]
+pub use self::backplane::Redis;
+pub use self::backplane::{Backplane, BackplaneState, Local, Node, Post};
 pub use self::client::{
     Client, ClientEvent, ClientHandle, ClientHandler, Clients, Reconnect, Retry, RetryReason,
     connect,
@@ -90,9 +96,8 @@ pub use self::hub::{
     Members, Membership, Refused, Room, RoomHandle, RoomStats, Rooms, Tick, Timer,
 };
 pub use self::id::PeerId;
-pub use self::link::LatestKey;
 pub use self::message::{
-    Bytes, CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Message, Utf8Bytes,
+    Bytes, CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, LatestKey, Message, Utf8Bytes,
 };
 pub use self::net::Listen;
 #[cfg(feature = "tls")]

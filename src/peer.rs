@@ -8,8 +8,8 @@ use crate::addr::RemoteAddr;
 use crate::config::Compress;
 use crate::error::{SendError, Sent};
 use crate::id::PeerId;
-use crate::link::{LatestKey, Link};
-use crate::message::{CloseCause, CloseCode, Message};
+use crate::link::Link;
+use crate::message::{CloseCause, CloseCode, LatestKey, Message};
 use crate::proto::may_travel;
 
 /// One connection, seen from anywhere: cheap to clone, to be sent to and used by any thread, for as

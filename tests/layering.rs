@@ -9,7 +9,7 @@ use std::path::Path;
 const RANKS: &[(u32, &[&str])] = &[
     (0, &["addr", "config", "id", "message"]),
     (1, &["error", "http"]),
-    (2, &["net", "proto", "worker"]),
+    (2, &["backplane", "net", "proto", "worker"]),
     (3, &["link"]),
     (4, &["peer"]),
     (5, &["reactor"]),

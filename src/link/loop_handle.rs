@@ -20,13 +20,12 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::queue::LatestKey;
 use super::thread::{self, THREAD, wake_deferred};
 use super::{Dial, Link, Publication, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
-use crate::message::Message;
+use crate::message::{LatestKey, Message};
 use crate::net::Stream;
 #[cfg(feature = "tls")]
 use crate::net::TlsStream;

@@ -42,7 +42,7 @@ use crate::config::Overflow;
 use crate::config::{Compress, Config};
 use crate::error::{SendError, Sent};
 use crate::id::PeerId;
-use crate::message::{CloseCause, CloseCode, Message, Utf8Bytes};
+use crate::message::{CloseCause, CloseCode, LatestKey, Message, Utf8Bytes};
 #[cfg(feature = "deflate")]
 use crate::proto::compressed_parts;
 use crate::proto::{Opcode, may_travel};
@@ -57,7 +57,6 @@ use hold::Holds;
 pub(crate) use inflow::{Inflow, Load};
 pub(crate) use loop_handle::{Command, Inlet, LoopHandle};
 pub(crate) use outbox::Outbox;
-pub use queue::LatestKey;
 pub(crate) use queue::{QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;

@@ -4,9 +4,10 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::{Topics, lock};
+use crate::backplane::Backplane;
 use crate::config::Config;
 #[cfg(feature = "tls")]
 use crate::net::{Stream, Tls, TlsStream};
@@ -16,6 +17,8 @@ use crate::net::{Stream, Tls, TlsStream};
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) topics: Topics,
+    /// Other nodes, if there may be any.
+    pub(crate) backplane: Option<Arc<dyn Backplane>>,
     /// Connections that are accepted and not yet closed, on all loops.
     pub(crate) connections: AtomicUsize,
     /// Connections over a limit that are still being told so; not among `connections`.
@@ -46,6 +49,7 @@ impl Shared {
             handshakes: AtomicUsize::new(0),
             config,
             topics: Topics::default(),
+            backplane: None,
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
             cut_off: AtomicBool::new(false),
@@ -54,6 +58,12 @@ impl Shared {
             per_ip: Mutex::default(),
             home: OnceLock::new(),
         }
+    }
+
+    /// Topics are those of other nodes as well.
+    pub(crate) fn span_nodes(&mut self, backplane: Arc<dyn Backplane>) {
+        self.topics.span_nodes(backplane.clone());
+        self.backplane = Some(backplane);
     }
 
     /// A connection of this class opens.

@@ -16,10 +16,11 @@ use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
-use super::queue::{LatestKey, QueueKey};
+use super::queue::QueueKey;
 use super::{LoopHandle, Shared, SharedFrame};
+use crate::backplane::{Backplane, Node, Post};
 use crate::id::PeerId;
-use crate::message::Message;
+use crate::message::{LatestKey, Message};
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -30,6 +31,8 @@ pub(crate) struct Topics {
     by_name: RwLock<HashSet<Named>>,
     /// The number of the next topic that is new.
     next: AtomicU64,
+    /// Told of the first and the last subscriber of each.
+    backplane: OnceLock<Arc<dyn Backplane>>,
 }
 
 /// A name that somebody subscribes to, or did a moment ago.
@@ -87,6 +90,11 @@ impl Topics {
         let _ = self.loops.set(loops.iter().map(Arc::downgrade).collect());
     }
 
+    /// Topics span other servers as well.
+    pub(crate) fn span_nodes(&self, backplane: Arc<dyn Backplane>) {
+        let _ = self.backplane.set(backplane);
+    }
+
     /// Counts a subscriber on this loop in. `None`: there are no topics here.
     pub(super) fn enter(&self, name: &str, loop_index: usize) -> Option<Arc<Topic>> {
         let loops = self.loops.get()?.len();
@@ -102,6 +110,10 @@ impl Topics {
                 subscribers: AtomicUsize::new(0),
                 on_loop: (0..loops).map(|_| AtomicUsize::new(0)).collect(),
             })));
+            // Under the lock, so that it is told in the order of what happens.
+            if let Some(backplane) = self.backplane.get() {
+                backplane.subscribe(name);
+            }
         }
         let topic = by_name.get(name)?.0.clone();
         topic.enter(loop_index);
@@ -119,6 +131,9 @@ impl Topics {
         let here = by_name.get(&*topic.name);
         if here.is_some_and(|here| here.0.number == topic.number && here.0.subscribers() == 0) {
             by_name.remove(&*topic.name);
+            if let Some(backplane) = self.backplane.get() {
+                backplane.unsubscribe(&topic.name);
+            }
         }
     }
 
@@ -150,9 +165,28 @@ impl Topic {
 }
 
 impl Shared {
-    /// Sends a message to all who subscribe to `name`: one command to each loop that has any. `false`:
-    /// it is no data message, or there are no topics here.
+    /// Sends a message to all who subscribe to `name`, on all nodes. `false`: it is no data message, or
+    /// there are no topics here.
     pub(crate) fn publish(
+        &self,
+        name: &str,
+        message: &Message,
+        except: Option<PeerId>,
+        latest: Option<LatestKey>,
+    ) -> bool {
+        let Some(backplane) = &self.backplane else {
+            return self.publish_here(name, message, except, latest);
+        };
+        let published = self.publish_here(name, message, except, latest.clone());
+        if published {
+            let post = Post::new(name, message.clone());
+            backplane.publish(Post { latest, ..post });
+        }
+        published
+    }
+
+    /// The same for those on this node: one command to each loop that has any.
+    fn publish_here(
         &self,
         name: &str,
         message: &Message,
@@ -187,6 +221,12 @@ impl Shared {
             }
         }
         true
+    }
+}
+
+impl Node for Shared {
+    fn deliver(&self, post: Post) {
+        self.publish_here(&post.topic, &post.message, None, post.latest);
     }
 }
 

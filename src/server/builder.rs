@@ -9,6 +9,7 @@ use super::events::{Event, ToChannel};
 use super::handle::{Running, ServerHandle, Threads};
 use super::handler::Handler;
 use super::session::{Engine, OnTheLoop, ToWorkers};
+use crate::backplane::{Backplane, Node};
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
 use crate::config::{Config, MessageRate, Origin, Overflow};
@@ -50,6 +51,7 @@ pub struct Server {
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
     listeners: Vec<Listener>,
+    backplane: Option<Arc<dyn Backplane>>,
     handle: ServerHandle,
 }
 
@@ -65,6 +67,7 @@ impl Server {
             #[cfg(feature = "tls")]
             tls: None,
             listeners: Vec::new(),
+            backplane: None,
             handle: ServerHandle::new(Vec::new()),
         };
         server.and_bind(addr)
@@ -212,6 +215,15 @@ impl Server {
         self
     }
 
+    // ---- other nodes ----
+
+    /// How topics span several servers. Default: [`Local`](crate::Local), so they don't. With the
+    /// feature `redis` there is `Redis`.
+    pub fn backplane(mut self, backplane: impl Backplane) -> Self {
+        self.backplane = Some(Arc::new(backplane));
+        self
+    }
+
     // ---- times ----
 
     /// How long a connection may take to become a WebSocket, [`Handler::open`] included.
@@ -270,6 +282,7 @@ impl Server {
             #[cfg(feature = "tls")]
             tls,
             listeners,
+            backplane,
             handle,
         } = self;
         check(&config)?;
@@ -278,7 +291,11 @@ impl Server {
         }
         let engine = Arc::new(Engine::new(handler, &config));
         let (loops, workers) = (config.loops, config.workers);
-        let shared = Arc::new(Shared::new(config));
+        let mut shared = Shared::new(config);
+        if let Some(backplane) = &backplane {
+            shared.span_nodes(backplane.clone());
+        }
+        let shared = Arc::new(shared);
         #[cfg(feature = "tls")]
         tls.into_iter().for_each(|tls| shared.speak_tls(tls));
         let prepared: Vec<Prepared> = (0..loops)
@@ -293,9 +310,13 @@ impl Server {
         handle.home().settle(&shared, run_queue.as_ref());
         shared.topics.span(&handles);
         handle.reachable(Running {
-            shared,
+            shared: shared.clone(),
             loops: handles.clone(),
         });
+        if let Some(backplane) = backplane {
+            let node: Arc<dyn Node> = shared;
+            backplane.start(Arc::downgrade(&node))?;
+        }
         engine.start(&handle);
         let mut threads = Vec::with_capacity(loops);
         let mut listeners = Some(listeners);

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::backplane::BackplaneState;
 #[cfg(feature = "tls")]
 use crate::error::{Error, Result};
 use crate::hub::{Home, Timer};
-use crate::link::{Command, LatestKey, LoopHandle, Shared, SharedFrame, lock};
-use crate::message::Message;
+use crate::link::{Command, LoopHandle, Shared, SharedFrame, lock};
+use crate::message::{LatestKey, Message};
 use crate::net::LocalAddr;
 #[cfg(feature = "tls")]
 use crate::net::Tls;
@@ -187,6 +188,14 @@ impl ServerHandle {
         running.map_or(0, |r| r.shared.topics.subscribers(topic))
     }
 
+    /// How the [backplane](crate::Server::backplane) is doing. With [`Local`](crate::Local), which is
+    /// the default, it is all zeros.
+    pub fn backplane_state(&self) -> BackplaneState {
+        let running = self.inner.running.get();
+        let backplane = running.and_then(|r| r.shared.backplane.as_ref());
+        backplane.map_or_else(BackplaneState::default, |backplane| backplane.state())
+    }
+
     /// Another certificate and key for new connections: after a renewal, say. Those that are open
     /// keep theirs.
     ///
@@ -258,6 +267,10 @@ impl ServerHandle {
         // The loops held the run queue open; the workers end once it is empty.
         let idle = pool.is_none_or(|pool| pool.join(deadline)) & home.join_ticker(deadline);
         home.end();
+        let running = self.inner.running.get();
+        if let Some(backplane) = running.and_then(|r| r.shared.backplane.as_ref()) {
+            backplane.stop(deadline);
+        }
         *state = State::Ended(idle && !cut_off);
         idle && !cut_off
     }
