@@ -66,6 +66,7 @@ mod backplane;
 mod client;
 mod config;
 mod error;
+mod history;
 mod http;
 mod hub;
 mod id;
@@ -81,7 +82,7 @@ mod worker;
 pub use self::addr::RemoteAddr;
 #[cfg(feature = "redis")]
 pub use self::backplane::Redis;
-pub use self::backplane::{Backplane, BackplaneState, Local, Node, Post};
+pub use self::backplane::{Backplane, BackplaneState, Kept, Local, Node, Post, Tail};
 pub use self::client::{
     Client, ClientEvent, ClientHandle, ClientHandler, Clients, Reconnect, Retry, RetryReason,
     connect,
@@ -91,6 +92,7 @@ pub use self::config::Deflate;
 pub use self::config::{Compress, MessageRate, Origin, OverRate, Overflow};
 
 pub use self::error::{Error, Result, SendError, Sent};
+pub use self::history::{Follow, Followed, Follower, History, NoOffset, Offset, Since};
 pub use self::http::{Request, Response};
 pub use self::hub::{
     Members, Membership, Refused, Room, RoomHandle, RoomStats, Rooms, Tick, Timer,

@@ -8,7 +8,7 @@ use std::path::Path;
 /// A module may import those of lower ranks and itself.
 const RANKS: &[(u32, &[&str])] = &[
     (0, &["addr", "config", "id", "message"]),
-    (1, &["error", "http"]),
+    (1, &["error", "history", "http"]),
     (2, &["backplane", "net", "proto", "worker"]),
     (3, &["link"]),
     (4, &["peer"]),

@@ -3,26 +3,31 @@
 //! | bytes | what |
 //! |---|---|
 //! | 1 | version: 1 |
-//! | 1 | flags: 1 binary, 2 latest by number, 4 latest by name |
+//! | 1 | flags: 1 binary, 2 latest by number, 4 latest by name, 8 with a sender |
 //! | 8 | who sent it: the node's number, drawn at random when it started |
 //! | 8 | the how-manieth of that node, from 1 |
+//! | 8 | the sender, who does not get it |
 //! | 8, or 2 and as many | the key of the latest, if any |
 //! | the rest | the payload |
 //!
 //! Numbers are big-endian.
 
+use crate::id::PeerId;
 use crate::message::{Bytes, LatestKey, Message, Utf8Bytes};
 
 const VERSION: u8 = 1;
 const BINARY: u8 = 1;
 const NUMBER: u8 = 2;
 const NAME: u8 = 4;
+const SENDER: u8 = 8;
 
 /// A message with what is needed to recognise it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Envelope {
     pub(super) node: u64,
     pub(super) sequence: u64,
+    /// Known to its node.
+    pub(super) sender: Option<PeerId>,
     pub(super) latest: Option<LatestKey>,
     pub(super) message: Message,
 }
@@ -34,16 +39,24 @@ impl Envelope {
             Message::Binary(bytes) => bytes,
             _ => &[],
         };
-        let mut out = Vec::with_capacity(28 + payload.len());
+        let mut out = Vec::with_capacity(36 + payload.len());
         let mut flags = if self.message.is_binary() { BINARY } else { 0 };
         flags |= match self.latest {
             None => 0,
             Some(LatestKey::Number(_)) => NUMBER,
             Some(LatestKey::Name(_)) => NAME,
         };
+        if self.sender.is_some() {
+            flags |= SENDER;
+        }
         out.extend([VERSION, flags]);
         out.extend(self.node.to_be_bytes());
         out.extend(self.sequence.to_be_bytes());
+        out.extend(
+            self.sender
+                .into_iter()
+                .flat_map(|id| id.as_u64().to_be_bytes()),
+        );
         match &self.latest {
             None => {}
             Some(LatestKey::Number(number)) => out.extend(number.to_be_bytes()),
@@ -66,6 +79,12 @@ impl Envelope {
         }
         let (&node, rest) = rest.split_first_chunk()?;
         let (&sequence, mut rest) = rest.split_first_chunk()?;
+        let mut sender = None;
+        if flags & SENDER != 0 {
+            let (&id, after) = rest.split_first_chunk()?;
+            sender = Some(PeerId::from_u64(u64::from_be_bytes(id)));
+            rest = after;
+        }
         let mut latest = None;
         if flags & NUMBER != 0 {
             let (&number, after) = rest.split_first_chunk()?;
@@ -86,6 +105,7 @@ impl Envelope {
         Some(Self {
             node: u64::from_be_bytes(node),
             sequence: u64::from_be_bytes(sequence),
+            sender,
             latest,
             message,
         })
@@ -104,6 +124,7 @@ mod tests {
                 let envelope = Envelope {
                     node: u64::MAX - 1,
                     sequence: 77,
+                    sender: latest.as_ref().map(|_| PeerId::from_u64(99)),
                     latest: latest.clone(),
                     message,
                 };
@@ -118,6 +139,7 @@ mod tests {
         let text = Envelope {
             node: 1,
             sequence: 1,
+            sender: Some(PeerId::from_u64(1)),
             latest: Some("name".into()),
             message: Message::text(""),
         };

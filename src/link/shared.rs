@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::{Topics, lock};
+use super::{Histories, Topics, lock};
 use crate::backplane::Backplane;
 use crate::config::Config;
 #[cfg(feature = "tls")]
@@ -17,6 +17,8 @@ use crate::net::{Stream, Tls, TlsStream};
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) topics: Topics,
+    /// Topics that keep their last messages.
+    pub(crate) histories: Arc<Histories>,
     /// Other nodes, if there may be any.
     pub(crate) backplane: Option<Arc<dyn Backplane>>,
     /// Connections that are accepted and not yet closed, on all loops.
@@ -49,6 +51,7 @@ impl Shared {
             handshakes: AtomicUsize::new(0),
             config,
             topics: Topics::default(),
+            histories: Arc::default(),
             backplane: None,
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
@@ -62,7 +65,7 @@ impl Shared {
 
     /// Topics are those of other nodes as well.
     pub(crate) fn span_nodes(&mut self, backplane: Arc<dyn Backplane>) {
-        self.topics.span_nodes(backplane.clone());
+        self.topics.span_nodes(backplane.clone(), &self.histories);
         self.backplane = Some(backplane);
     }
 

@@ -14,8 +14,9 @@ use crate::backplane::{Backplane, Node};
 use crate::config::Deflate;
 use crate::config::{Config, MessageRate, Origin, Overflow};
 use crate::error::{Error, Result};
+use crate::history::History;
 use crate::id::PeerId;
-use crate::link::Shared;
+use crate::link::{Histories, Shared};
 #[cfg(feature = "tls")]
 use crate::net::Tls;
 use crate::net::{Bound, Listen, Listener};
@@ -52,6 +53,7 @@ pub struct Server {
     tls: Option<Tls>,
     listeners: Vec<Listener>,
     backplane: Option<Arc<dyn Backplane>>,
+    histories: Histories,
     handle: ServerHandle,
 }
 
@@ -68,6 +70,7 @@ impl Server {
             tls: None,
             listeners: Vec::new(),
             backplane: None,
+            histories: Histories::default(),
             handle: ServerHandle::new(Vec::new()),
         };
         server.and_bind(addr)
@@ -215,6 +218,23 @@ impl Server {
         self
     }
 
+    // ---- topics ----
+
+    /// Topics that keep their last messages, so that whoever comes back gets what it missed:
+    /// [`Peer::subscribe_from`](crate::Peer::subscribe_from). `topics` is a name, or the beginning of
+    /// some and a `*`; where several match, the first that was set counts. Default: none.
+    ///
+    /// Their subscribers get each message with a line before it that says where it stands, see
+    /// [`Follower`](crate::Follower) and `docs/scaling.md`. With [`Redis`](crate::Server::backplane),
+    /// which then keeps them and decides on their order, they come to everybody by way of Redis: in one
+    /// order for all nodes, but later than what the same thread sends meanwhile, and not while Redis is
+    /// away. Without, they are kept in memory and as prompt as others; a topic without an age stays for
+    /// as long as the server.
+    pub fn history(mut self, topics: &str, history: History) -> Self {
+        self.histories.keep(topics, history);
+        self
+    }
+
     // ---- other nodes ----
 
     /// How topics span several servers. Default: [`Local`](crate::Local), so they don't. With the
@@ -283,6 +303,7 @@ impl Server {
             tls,
             listeners,
             backplane,
+            histories,
             handle,
         } = self;
         check(&config)?;
@@ -292,6 +313,7 @@ impl Server {
         let engine = Arc::new(Engine::new(handler, &config));
         let (loops, workers) = (config.loops, config.workers);
         let mut shared = Shared::new(config);
+        shared.histories = Arc::new(histories);
         if let Some(backplane) = &backplane {
             shared.span_nodes(backplane.clone());
         }

@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `keeping` | topics with history: streams, and the script that adds to them |
 //! | `publisher` | one thread: from the queue to Redis, many commands at a time |
 //! | `subscriber` | one thread: subscribes to what is wanted here, and takes what comes |
 //! | `retry` | pauses between attempts, which the end of the server cuts short |
@@ -14,6 +15,7 @@
 //! and its subscriber listens: silence there means that one of the two is cut off. It is also how the
 //! subscriber, which blocks in a read, learns that it has something to do.
 
+mod keeping;
 mod publisher;
 mod retry;
 mod subscriber;
@@ -30,6 +32,8 @@ use redis::{Client, Connection, RedisResult};
 
 use super::{Backplane, BackplaneState, Node, Post};
 use crate::error::{Error, Result};
+use crate::history::History;
+use crate::id::PeerId;
 use publisher::Publisher;
 use retry::End;
 use subscriber::Subscriber;
@@ -51,6 +55,9 @@ const COMPLAINTS: Duration = Duration::from_secs(5);
 /// - While Redis is away, subscribers here go on getting what is published here. What others should
 ///   get is [queued](Self::queue), and what doesn't fit is lost, counted in
 ///   [`BackplaneState::lost`] and logged. What others publish meanwhile is missed.
+/// - Topics with [history](crate::Server::history) are kept here, in Redis Streams, and miss nothing:
+///   what could not be heard when it was published is fetched later. They need a Redis that
+///   keeps what it has acknowledged (`appendonly yes`), or those who missed something are told so.
 ///
 /// ```no_run
 /// use framemill::{Message, Peer, Redis, Server};
@@ -91,6 +98,7 @@ struct Inner {
     queued_bytes: AtomicUsize,
     published: AtomicU64,
     received: AtomicU64,
+    fetched: AtomicU64,
     repeated: AtomicU64,
     lost: AtomicU64,
     failures: AtomicU64,
@@ -108,7 +116,12 @@ struct Wanted {
 
 /// Something for the publisher.
 enum Job {
-    Post(Post),
+    Post {
+        post: Post,
+        /// Set for topics with history.
+        keep: Option<History>,
+        sender: Option<PeerId>,
+    },
     /// The subscriber has something to do.
     Tell,
     /// The end is near, see `Inner::end`.
@@ -144,6 +157,7 @@ impl Redis {
                 queued_bytes: AtomicUsize::new(0),
                 published: AtomicU64::new(0),
                 received: AtomicU64::new(0),
+                fetched: AtomicU64::new(0),
                 repeated: AtomicU64::new(0),
                 lost: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
@@ -199,16 +213,19 @@ impl Backplane for Redis {
     }
 
     fn publish(&self, post: Post) {
-        let (inner, len) = (&self.inner, post.message.len());
-        // Several at once may take it past the limit by as many.
-        let full = inner.queued.load(Relaxed) >= inner.most
-            || inner.queued_bytes.load(Relaxed) + len > inner.most_bytes;
-        if full {
-            return inner.lose(1, "the queue is full");
-        }
-        inner.queued.fetch_add(1, Relaxed);
-        inner.queued_bytes.fetch_add(len, Relaxed);
-        let _ = self.jobs.send(Job::Post(post));
+        self.put_in(post, None, None);
+    }
+
+    fn keeps_history(&self) -> bool {
+        true
+    }
+
+    fn publish_kept(&self, post: Post, keep: History, except: Option<PeerId>) -> bool {
+        self.put_in(post, Some(keep), except)
+    }
+
+    fn refresh(&self, topic: &str) {
+        self.look_at(topic);
     }
 
     fn state(&self) -> BackplaneState {
@@ -221,6 +238,7 @@ impl Backplane for Redis {
             queued_bytes: inner.queued_bytes.load(Relaxed),
             published: inner.published.load(Relaxed),
             received: inner.received.load(Relaxed),
+            fetched: inner.fetched.load(Relaxed),
             repeated: inner.repeated.load(Relaxed),
             lost: inner.lost.load(Relaxed),
             failures: inner.failures.load(Relaxed),
@@ -244,6 +262,22 @@ impl Backplane for Redis {
 }
 
 impl Redis {
+    /// `false`: there is no room.
+    fn put_in(&self, post: Post, keep: Option<History>, sender: Option<PeerId>) -> bool {
+        let (inner, len) = (&self.inner, post.message.len());
+        // Several at once may take it past the limit by as many.
+        let full = inner.queued.load(Relaxed) >= inner.most
+            || inner.queued_bytes.load(Relaxed) + len > inner.most_bytes;
+        if full {
+            inner.lose(1, "the queue is full");
+            return false;
+        }
+        inner.queued.fetch_add(1, Relaxed);
+        inner.queued_bytes.fetch_add(len, Relaxed);
+        let _ = self.jobs.send(Job::Post { post, keep, sender });
+        true
+    }
+
     /// The subscriber is to see whether it listens to this topic as it should.
     fn look_at(&self, topic: &str) {
         let mut wanted = lock(&self.inner.wanted);

@@ -9,9 +9,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use redis::{Connection, Pipeline, RedisError, RedisResult, Value, cmd};
 
 use super::retry::BackOff;
-use super::{Inner, Job};
+use super::{Inner, Job, keeping};
 use crate::backplane::Post;
 use crate::backplane::envelope::Envelope;
+use crate::history::History;
 
 /// Commands that are sent before their answers are read. More of them gain little, and all of them are
 /// sent again if the connection breaks meanwhile.
@@ -31,6 +32,7 @@ const PASSING: &[&str] = &[
     "MASTERDOWN",
     "MISCONF",
     "NOREPLICAS",
+    "NOSCRIPT",
     "OOM",
     "READONLY",
     "TRYAGAIN",
@@ -40,7 +42,8 @@ const PASSING: &[&str] = &[
 pub(super) struct Publisher {
     inner: Arc<Inner>,
     queue: Receiver<Job>,
-    connection: Option<Connection>,
+    /// With the digest of the script that adds to histories.
+    connection: Option<(Connection, String)>,
     back_off: BackOff,
     /// Sent perhaps, and not acknowledged.
     pending: VecDeque<Pending>,
@@ -54,6 +57,8 @@ pub(super) struct Publisher {
 /// A message with its number, which it keeps however often it is sent.
 struct Pending {
     post: Post,
+    keep: Option<History>,
+    sequence: u64,
     envelope: Vec<u8>,
 }
 
@@ -118,16 +123,21 @@ impl Publisher {
 
     fn add(&mut self, job: Job) {
         match job {
-            Job::Post(post) => {
+            Job::Post { post, keep, sender } => {
                 let envelope = Envelope {
                     node: self.inner.node,
                     sequence: self.sequence,
+                    sender,
                     latest: post.latest.clone(),
                     message: post.message.clone(),
                 };
+                self.pending.push_back(Pending {
+                    post,
+                    keep,
+                    sequence: self.sequence,
+                    envelope: envelope.encode(),
+                });
                 self.sequence += 1;
-                let envelope = envelope.encode();
-                self.pending.push_back(Pending { post, envelope });
             }
             Job::Tell => self.tell = true,
             // The subscriber wakes up by it.
@@ -137,9 +147,14 @@ impl Publisher {
 
     /// Sends all that is pending, and takes off what is acknowledged.
     fn send(&mut self) -> RedisResult<()> {
-        let connection = match &mut self.connection {
+        let (connection, digest) = match &mut self.connection {
             Some(connection) => connection,
-            none => none.insert(self.inner.connect()?),
+            none => {
+                let mut connection = self.inner.connect()?;
+                let load = cmd("SCRIPT").arg("LOAD").arg(keeping::ADD).take();
+                let digest = load.query(&mut connection)?;
+                none.insert((connection, digest))
+            }
         };
         let mut batch = Pipeline::new();
         let sign = self.tell || self.last_sign.is_none_or(|at| at.elapsed() >= HEARTBEAT);
@@ -147,9 +162,20 @@ impl Publisher {
             let own = self.inner.own_channel();
             batch.add_command(cmd("PUBLISH").arg(own).arg("").take());
         }
-        for Pending { post, envelope } in &self.pending {
-            let channel = self.inner.channel(&post.topic);
-            batch.add_command(cmd("PUBLISH").arg(channel).arg(&envelope[..]).take());
+        for Pending {
+            post,
+            keep,
+            sequence,
+            envelope,
+        } in &self.pending
+        {
+            batch.add_command(match keep {
+                Some(keep) => self.inner.add(digest, post, keep, *sequence, envelope),
+                None => {
+                    let channel = self.inner.channel(&post.topic);
+                    cmd("PUBLISH").arg(channel).arg(&envelope[..]).take()
+                }
+            });
         }
         if batch.is_empty() {
             return Ok(());

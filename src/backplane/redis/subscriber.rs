@@ -30,6 +30,10 @@ pub(super) struct Subscriber {
     back_off: BackOff,
     /// Topics that this connection subscribes to, or has asked to.
     asked: HashSet<Box<str>>,
+    /// Those that Redis has confirmed: what is published there from now on is heard.
+    confirmed: HashSet<Box<str>>,
+    /// Fetches what was missed.
+    fetching: Option<Connection>,
     /// The latest that was heard of each node.
     heard: HashMap<u64, u64>,
 }
@@ -48,6 +52,8 @@ impl Subscriber {
             node,
             back_off: BackOff::default(),
             asked: HashSet::new(),
+            confirmed: HashSet::new(),
+            fetching: None,
             heard: HashMap::new(),
         }
     }
@@ -58,6 +64,9 @@ impl Subscriber {
                 break;
             };
             self.inner.subscribed.store(0, Relaxed);
+            if let Some(node) = self.node.upgrade() {
+                node.out_of_step();
+            }
             self.inner.failures.fetch_add(1, Relaxed);
             if self.inner.hears.swap(false, Relaxed) {
                 log::warn!(target: "framemill::backplane", "Redis: listening has stopped: {error}");
@@ -76,6 +85,8 @@ impl Subscriber {
         let own = self.inner.own_channel();
         connection.send_packed_command(&cmd("SUBSCRIBE").arg(&own).get_packed_command())?;
         self.asked.clear();
+        self.confirmed.clear();
+        self.fetching = None;
         {
             let mut wanted = lock(&self.inner.wanted);
             wanted.changed = wanted.topics.clone();
@@ -87,31 +98,42 @@ impl Subscriber {
                     self.back_off.succeeded();
                     self.inner.hears.store(true, Relaxed);
                 }
-                Some(Said::Subscribed(_)) => drop(self.inner.subscribed.fetch_add(1, Relaxed)),
-                Some(Said::Unsubscribed) => drop(self.inner.subscribed.fetch_sub(1, Relaxed)),
+                Some(Said::Subscribed(channel)) => {
+                    let topic = self.topic(&channel).unwrap_or_default();
+                    self.confirmed.insert(topic.clone());
+                    // It is fetched from, or not wanted any more.
+                    lock(&self.inner.wanted).changed.insert(topic);
+                    self.look(&mut connection)?;
+                }
+                Some(Said::Unsubscribed) => {}
                 Some(Said::Message(channel, _)) if channel == own.as_bytes() => {
                     self.look(&mut connection)?;
                 }
-                Some(Said::Message(channel, payload)) => self.message(&channel, &payload),
+                Some(Said::Message(channel, payload)) => self.message(&channel, &payload)?,
                 None => {}
             }
+            self.inner.subscribed.store(self.confirmed.len(), Relaxed);
         }
         Ok(())
     }
 
     /// Asks Redis for what is wanted by now.
     fn look(&mut self, connection: &mut Connection) -> RedisResult<()> {
-        let (mut more, mut less) = (Vec::new(), Vec::new());
+        let (mut more, mut less, mut same) = (Vec::new(), Vec::new(), Vec::new());
         {
             let mut wanted = lock(&self.inner.wanted);
             wanted.told = false;
             for topic in std::mem::take(&mut wanted.changed) {
                 let channel = self.inner.channel(&topic);
                 if wanted.topics.contains(&topic) {
-                    if self.asked.insert(topic) {
+                    if self.confirmed.contains(&topic) {
+                        same.push(topic);
+                    } else if self.asked.insert(topic) {
                         more.push(channel);
                     }
-                } else if self.asked.remove(&topic) {
+                } else if self.confirmed.remove(&topic) {
+                    // Not before it is confirmed, so that each answer has its question.
+                    self.asked.remove(&topic);
                     less.push(channel);
                 }
             }
@@ -125,24 +147,57 @@ impl Subscriber {
         };
         add("SUBSCRIBE", &more);
         add("UNSUBSCRIBE", &less);
-        if commands.is_empty() {
-            return Ok(());
+        if !commands.is_empty() {
+            connection.send_packed_command(&commands)?;
         }
-        connection.send_packed_command(&commands)
+        same.iter().try_for_each(|topic| self.fetch(topic))
     }
 
-    fn message(&mut self, channel: &[u8], payload: &[u8]) {
-        let name = std::str::from_utf8(channel).ok();
-        let topic = name.and_then(|name| name.strip_prefix(&self.inner.channel("")));
-        let (Some(topic), Some(envelope)) = (topic, Envelope::decode(payload)) else {
-            return log::debug!(target: "framemill::backplane", "Redis: a message that no node sends");
+    /// Fetches what is missing of a topic with history, if anything is.
+    fn fetch(&mut self, topic: &str) -> RedisResult<()> {
+        let Some(node) = self.node.upgrade() else {
+            return Ok(());
+        };
+        let Some(after) = node.missing(topic) else {
+            return Ok(());
+        };
+        let connection = match &mut self.fetching {
+            Some(connection) => connection,
+            none => none.insert(self.inner.connect()?),
+        };
+        let tail = self.inner.tail(connection, topic, after)?;
+        self.inner
+            .fetched
+            .fetch_add(tail.kept.len() as u64, Relaxed);
+        node.adopt(tail);
+        Ok(())
+    }
+
+    fn topic(&self, channel: &[u8]) -> Option<Box<str>> {
+        let name = std::str::from_utf8(channel).ok()?;
+        let topic = name.strip_prefix(&*self.inner.channel(""))?;
+        Some(topic.into())
+    }
+
+    fn message(&mut self, channel: &[u8], payload: &[u8]) -> RedisResult<()> {
+        let topic = self.topic(channel).unwrap_or_default();
+        if let Some(kept) = self.inner.kept(&topic, payload) {
+            self.inner.received.fetch_add(1, Relaxed);
+            return match self.node.upgrade() {
+                Some(node) if !node.deliver_kept(kept) => self.fetch(&topic),
+                _ => Ok(()),
+            };
+        }
+        let Some(envelope) = Envelope::decode(payload) else {
+            log::debug!(target: "framemill::backplane", "Redis: a message that no node sends");
+            return Ok(());
         };
         if envelope.node == self.inner.node {
-            return;
+            return Ok(());
         }
         if !self.is_new(&envelope) {
             self.inner.repeated.fetch_add(1, Relaxed);
-            return;
+            return Ok(());
         }
         self.inner.received.fetch_add(1, Relaxed);
         if let Some(node) = self.node.upgrade() {
@@ -151,6 +206,7 @@ impl Subscriber {
                 ..Post::new(topic, envelope.message)
             });
         }
+        Ok(())
     }
 
     /// Notes that it was heard. `false`: it had been.
