@@ -109,7 +109,7 @@ impl Peer {
     /// Ends a subscription: what this thread publishes from now on does not arrive. `true`: there was
     /// one.
     pub fn unsubscribe(&self, topic: &str) -> bool {
-        self.link.unsubscribe(topic) | self.link.give_up(topic)
+        self.link.unsubscribe_from(topic)
     }
 
     /// Sends a text or binary message to all who subscribe to `topic`, except this connection itself,

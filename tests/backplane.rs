@@ -7,7 +7,7 @@ mod support;
 use std::thread;
 use std::time::Duration;
 
-use framemill::{Message, Peer, ServerHandle};
+use framemill::{History, Message, Offset, Peer, ServerHandle, Since};
 use support::redis::{Redis, Wire};
 use support::spy::{Seen, spy};
 use support::{Raw, Running, serve, until};
@@ -231,4 +231,168 @@ fn what_is_no_url() {
     for url in ["", "http://a/", "redis://host:port"] {
         assert!(framemill::Redis::new(url).is_err(), "{url:?}");
     }
+}
+
+// ---- history ----
+
+/// Three messages are kept.
+fn keeping(url: &str) -> (Running, Seen) {
+    let (handler, seen) = spy(|_, _| ());
+    let redis = framemill::Redis::new(url).unwrap();
+    let settings = |s: framemill::Server| s.backplane(redis).history("kept", History::last(3));
+    let server = serve(settings, handler);
+    until("the node is connected", || connected(&server.handle));
+    (server, seen)
+}
+
+/// The kind of a message (`msg`, `live`, `gap`) and what is behind its first line.
+fn said(raw: &mut Raw) -> (String, Offset, String) {
+    let text = text(raw);
+    let (line, rest) = text.split_once('\n').expect(&text);
+    let mut words = line.split(' ');
+    let kind = words.next().unwrap().to_owned();
+    let offset = words.next().unwrap().parse().unwrap();
+    (kind, offset, rest.to_owned())
+}
+
+/// From a client's coming back until it is live.
+fn missed(node: &(Running, Seen), since: impl Into<Since>) -> Vec<String> {
+    let (mut raw, peer) = client(node, &[]);
+    assert!(peer.subscribe_from("kept", since));
+    let mut all = Vec::new();
+    loop {
+        match said(&mut raw) {
+            (kind, _, text) if kind == "msg" => all.push(text),
+            (kind, ..) if kind == "live" => return all,
+            (kind, ..) => all.push(kind),
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_is_kept_for_all_nodes() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (keeping(&redis.url()), keeping(&redis.url()));
+    let (mut raw, peer) = client(&one, &[]);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    let (kind, nothing, _) = said(&mut raw);
+    assert_eq!((kind.as_str(), nothing), ("live", Offset::default()));
+    let mut offsets = vec![nothing];
+    for n in 0..6 {
+        // By turns, and the sender is left out.
+        assert!(
+            [&one, &other][n % 2]
+                .0
+                .handle
+                .publish("kept", n.to_string())
+        );
+        let (kind, offset, text) = said(&mut raw);
+        assert_eq!((kind, text), ("msg".to_owned(), n.to_string()));
+        offsets.push(offset);
+        if n == 2 {
+            assert_eq!(
+                missed(&other, nothing),
+                ["0", "1", "2"],
+                "all that there ever was"
+            );
+        }
+    }
+    assert!(peer.publish("kept", "6"));
+    let published = |node: &(Running, Seen)| node.0.handle.backplane_state().published;
+    until("it is published", || published(&one) == 4);
+    for node in [&one, &other, &keeping(&redis.url())] {
+        assert_eq!(missed(node, Since::Start), ["4", "5", "6"]);
+        assert_eq!(missed(node, offsets[4]), ["4", "5", "6"]);
+        assert_eq!(missed(node, offsets[6]), ["6"]);
+        for lost in [offsets[3], offsets[1], nothing, "7-7".parse().unwrap()] {
+            assert_eq!(missed(node, lost), ["gap", "4", "5", "6"], "after {lost}");
+        }
+        assert!(missed(node, Since::Now).is_empty());
+    }
+    assert!(other.0.handle.publish("kept", "7"));
+    assert_eq!(said(&mut raw).2, "7");
+    assert_eq!(redis.ask("XLEN framemill:{kept}:s").as_deref(), Some(":3"));
+}
+
+/// Those who are there hear it as well.
+#[test]
+fn a_redis_that_forgets_is_told_of() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (keeping(&redis.url()), keeping(&redis.url()));
+    let (mut raw, peer) = client(&one, &[]);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    assert_eq!(said(&mut raw).0, "live");
+    assert!(other.0.handle.publish("kept", "before"));
+    let (_, before, _) = said(&mut raw);
+    assert_eq!(redis.ask("FLUSHALL").as_deref(), Some("+OK"));
+    assert!(other.0.handle.publish("kept", "after"));
+    assert_eq!(said(&mut raw).0, "gap");
+    assert_eq!(said(&mut raw).2, "after");
+    assert_eq!(missed(&one, before), ["gap", "after"]);
+    assert_eq!(missed(&other, before), ["gap", "after"]);
+}
+
+/// As when it was killed, or its replica took over: the numbers that it would give again are seen as such.
+#[test]
+fn a_redis_that_forgets_the_latest_is_told_of() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (keeping(&redis.url()), keeping(&redis.url()));
+    let (mut raw, peer) = client(&one, &[]);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    assert_eq!(said(&mut raw).0, "live");
+    let mut last = Offset::default();
+    for n in 0..3 {
+        assert!(other.0.handle.publish("kept", n.to_string()));
+        last = said(&mut raw).1;
+    }
+    let answer = redis.ask(&format!("XDEL framemill:{{kept}}:s {last}"));
+    assert_eq!(answer.as_deref(), Some(":1"));
+    let answer = redis.ask("HSET framemill:{kept}:m n 2");
+    assert_eq!(answer.as_deref(), Some(":0"));
+    assert!(redis.ask("CLIENT KILL TYPE pubsub").is_some());
+    assert_eq!(said(&mut raw).0, "gap");
+    until("both are back", || {
+        connected(&one.0.handle) && connected(&other.0.handle)
+    });
+    for n in 3..6 {
+        assert!(other.0.handle.publish("kept", n.to_string()));
+        assert_eq!(said(&mut raw).2, n.to_string());
+    }
+    assert_eq!(missed(&one, last), ["gap", "3", "4", "5"]);
+}
+
+/// Whoever asks for what is not known here waits; what was missed comes when Redis is back, and what was
+/// published meanwhile too.
+#[test]
+fn history_while_redis_is_away() {
+    let Some(mut redis) = Redis::start() else {
+        return;
+    };
+    let (one, other) = (keeping(&redis.url()), keeping(&redis.url()));
+    assert!(one.0.handle.publish("kept", "0"));
+    until("it is kept", || {
+        one.0.handle.backplane_state().published == 1
+    });
+    redis.kill();
+    until("it is noticed", || {
+        !one.0.handle.backplane_state().connected
+    });
+    assert!(one.0.handle.publish("kept", "1"));
+    let (mut raw, peer) = {
+        let raw = Raw::open(other.0.addr);
+        (raw, other.1.peer())
+    };
+    assert!(peer.subscribe_from("kept", Since::Start));
+    assert!(!raw.hears(support::redis::QUIET));
+    redis.begin();
+    let mut all = Vec::new();
+    while all.len() < 2 {
+        let (kind, _, text) = said(&mut raw);
+        if kind == "msg" {
+            all.push(text);
+        }
+    }
+    assert_eq!(all, ["0", "1"]);
+    assert!(peer.unsubscribe("kept"));
+    assert_eq!(other.0.handle.subscribers("kept"), 0);
 }

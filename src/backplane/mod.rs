@@ -83,7 +83,8 @@ pub struct Tail {
     pub topic: Box<str>,
     /// The latest message, kept or not; the default if there never was any.
     pub last: Offset,
-    /// What is kept after the offset that was asked for, in order.
+    /// What is kept after the offset that was asked for, in order; with the message that has it, by which
+    /// the node can tell that it is still the same.
     pub kept: Vec<Kept>,
 }
 

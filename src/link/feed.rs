@@ -19,6 +19,8 @@ pub(super) struct Feed {
     keep: History,
     /// The newest message, whether or not it is kept.
     last: Offset,
+    /// Who published it, and the how-manieth of that node it is.
+    last_of: (u64, u64),
     /// In the order of their numbers, none of which is over `last`.
     entries: VecDeque<Entry>,
     /// What was before `last` is in `entries`, as far as the backplane has it.
@@ -81,6 +83,7 @@ impl Feed {
                 epoch: epoch.unwrap_or(0),
                 number: 0,
             },
+            last_of: (0, 0),
             entries: VecDeque::new(),
             known: epoch.is_some(),
             in_step: epoch.is_some(),
@@ -119,9 +122,16 @@ impl Feed {
     }
 
     /// All that the backplane has after what is known here.
-    pub(super) fn adopt(&mut self, tail: Tail) -> News {
+    pub(super) fn adopt(&mut self, mut tail: Tail) -> News {
         let mut news = News::default();
         let before = self.last;
+        // Of an epoch before there may be some left.
+        tail.kept
+            .retain(|kept| kept.offset.epoch == tail.last.epoch);
+        // Under the number of our latest there is something else: others went on from less.
+        let identity = |kept: &Kept| (kept.node, kept.sequence);
+        let mut same = tail.kept.iter().filter(|kept| kept.offset == before);
+        let branched = same.any(|kept| identity(kept) != self.last_of);
         let was_known = self.known;
         (self.known, self.in_step) = (true, true);
         if tail.last.epoch != before.epoch {
@@ -136,7 +146,7 @@ impl Feed {
         let first = first.unwrap_or(tail.last.number + 1);
         // From nothing to the first of all is no other epoch.
         let other_epoch = tail.last.epoch != before.epoch && before != Offset::default();
-        if was_known && (first > self.last.number + 1 || other_epoch) {
+        if was_known && (first > self.last.number + 1 || other_epoch || branched) {
             let number = first - 1;
             let offset = Offset {
                 number,
@@ -161,6 +171,7 @@ impl Feed {
     /// can't know what it was sent twice.
     fn accept(&mut self, kept: Kept, news: &mut News) {
         self.last = kept.offset;
+        self.last_of = (kept.node, kept.sequence);
         if self.heard.len() >= NODES && !self.heard.contains_key(&kept.node) {
             self.heard.clear();
         }
@@ -328,8 +339,12 @@ mod tests {
         let news = feed.adopt(tail(offset(5, 9), vec![kept(5, 8, 8), kept(5, 9, 9)]));
         assert_eq!(news.gap, Some(Message::text("gap 5-7 t\n")));
         assert_eq!(news.messages.len(), 2);
-        // Redis has lost everything, and was sent 9 again.
-        let again = vec![kept(6, 1, 9), kept(6, 2, 10)];
+        // What is there under the number of the latest is something else.
+        let news = feed.adopt(tail(offset(5, 10), vec![kept(5, 9, 10), kept(5, 10, 11)]));
+        assert_eq!(news.gap, Some(Message::text("gap 5-9 t\n")));
+        assert_eq!(news.messages.len(), 1);
+        // Redis has lost everything, and was sent 11 again.
+        let again = vec![kept(5, 11, 12), kept(6, 1, 11), kept(6, 2, 12)];
         let news = feed.adopt(tail(offset(6, 2), again));
         assert_eq!(news.gap, Some(Message::text("gap 6-0 t\n")));
         assert_eq!(news.messages.len(), 1);

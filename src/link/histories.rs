@@ -242,13 +242,7 @@ impl Link {
         self.handle.let_go();
         let mut feed = lock(&feed);
         self.unsubscribe(topic);
-        feed.waiting.retain(|waiting| {
-            let same = waiting.link.id == self.id;
-            if same {
-                shared.topics.release(&waiting.seat);
-            }
-            !same
-        });
+        self.give_up(&mut feed);
         let replay = feed.replay(since);
         // Where others number the messages, they may know better.
         let certain = feed.known && replay.gap.as_ref() != Some(&Gap::Unknown);
@@ -267,22 +261,26 @@ impl Link {
         true
     }
 
-    /// It no longer waits for this topic. `true`: it did.
-    pub(crate) fn give_up(&self, topic: &str) -> bool {
+    /// Ends a subscription, or the waiting for what comes before it. `true`: there was one.
+    pub(crate) fn unsubscribe_from(&self, topic: &str) -> bool {
         let shared = &self.handle.shared;
-        let Some(keep) = shared.histories.of(topic) else {
-            return false;
+        let waits = shared.keeps_elsewhere() && shared.topics.number(topic).is_some();
+        let Some(keep) = shared.histories.of(topic).filter(|_| waits) else {
+            return self.unsubscribe(topic);
         };
-        if !shared.keeps_elsewhere() || shared.topics.number(topic).is_none() {
-            return false;
-        }
         let feed = shared.feed(topic, keep);
         let mut feed = lock(&feed);
+        // Under the lock: it may be about to be made live.
+        self.unsubscribe(topic) | self.give_up(&mut feed)
+    }
+
+    /// It no longer waits for this topic. `true`: it did.
+    fn give_up(&self, feed: &mut Feed) -> bool {
         let before = feed.waiting.len();
         feed.waiting.retain(|waiting| {
             let same = waiting.link.id == self.id;
             if same {
-                shared.topics.release(&waiting.seat);
+                self.handle.shared.topics.release(&waiting.seat);
             }
             !same
         });

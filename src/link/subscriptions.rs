@@ -33,7 +33,7 @@ impl Link {
     }
 
     /// `false`: it was not subscribed.
-    pub(crate) fn unsubscribe(&self, name: &str) -> bool {
+    pub(super) fn unsubscribe(&self, name: &str) -> bool {
         let mut subscriptions = lock(&self.subscriptions);
         let Some(set) = subscriptions.as_mut() else {
             return false;

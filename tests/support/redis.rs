@@ -83,7 +83,16 @@ impl Redis {
     pub fn begin(&mut self) {
         let _ = std::fs::remove_file(self.socket());
         let child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "yes"])
+            .args([
+                "--port",
+                "0",
+                "--save",
+                "",
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+            ])
             .arg("--unixsocket")
             .arg(self.socket())
             .arg("--dir")

@@ -55,6 +55,17 @@ redis.call('PEXPIRE', KEYS[2], ARGV[7])
 redis.call('PUBLISH', ARGV[3], id .. ' ' .. ARGV[2])
 return 1";
 
+/// A Redis that was killed, or a replica that took its place, may have lost the last of what it had
+/// acknowledged. Numbers that were seen must not be given again: what follows is another epoch.
+///
+/// KEYS: hash. ARGV: the epoch, the latest number that was seen, now.
+const RAISE: &str = "\
+local now = redis.call('HMGET', KEYS[1], 'e', 'n')
+if now[1] == ARGV[1] and tonumber(now[2]) < tonumber(ARGV[2]) then
+  redis.call('HSET', KEYS[1], 'e', ARGV[3], 'n', 0)
+end
+return 0";
+
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(1, |since| since.as_millis() as u64)
@@ -116,7 +127,7 @@ impl Inner {
         })
     }
 
-    /// Fetches what there is after this offset.
+    /// Fetches what there is after this offset, with the message that has it.
     pub(super) fn tail(
         &self,
         connection: &mut redis::Connection,
@@ -126,7 +137,7 @@ impl Inner {
         // Of another epoch that is later, this is everything.
         let from = match after.number {
             0 => "-".into(),
-            _ => format!("({after}"),
+            _ => after.to_string(),
         };
         let mut batch = pipe();
         batch.atomic();
@@ -150,6 +161,15 @@ impl Inner {
         if after.number > 0 && last.epoch < after.epoch {
             // It is earlier: a clock was put back.
             return self.tail(connection, topic, Offset::default());
+        }
+        if last.epoch == after.epoch && last.number < after.number {
+            log::warn!(target: "framemill::backplane", "Redis has lost what it had of {topic:?} after {last}");
+            let mut raise = cmd("EVAL");
+            let raise = raise.arg(RAISE).arg(1).arg(self.key(topic, "m"));
+            raise.arg(after.epoch).arg(after.number);
+            raise.arg(now().max(after.epoch + 1));
+            raise.query::<()>(connection)?;
+            return self.tail(connection, topic, after);
         }
         let kept = entries.iter().filter_map(|(id, fields)| {
             let [_, Value::BulkString(envelope), _, Value::BulkString(at)] = &fields[..] else {

@@ -41,6 +41,9 @@ use subscriber::Subscriber;
 /// Connecting, and any one answer of Redis, may take so long.
 const ANSWER: Duration = Duration::from_secs(3);
 
+/// The threads, which end by the deadline, get so much longer.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// Between two lines about messages that are lost.
 const COMPLAINTS: Duration = Duration::from_secs(5);
 
@@ -250,7 +253,7 @@ impl Backplane for Redis {
         let _ = self.jobs.send(Job::Stop);
         let threads = std::mem::take(&mut *lock(&self.threads));
         for thread in threads {
-            while !thread.is_finished() && Instant::now() < deadline {
+            while !thread.is_finished() && Instant::now() < deadline + GRACE {
                 thread::sleep(Duration::from_millis(1));
             }
             // One that waits for Redis is left behind: it will end by itself.

@@ -166,9 +166,9 @@ impl Subscriber {
             none => none.insert(self.inner.connect()?),
         };
         let tail = self.inner.tail(connection, topic, after)?;
-        self.inner
-            .fetched
-            .fetch_add(tail.kept.len() as u64, Relaxed);
+        let fetched = tail.kept.iter().filter(|kept| kept.offset != after);
+        let fetched = fetched.count() as u64;
+        self.inner.fetched.fetch_add(fetched, Relaxed);
         node.adopt(tail);
         Ok(())
     }
