@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use framemill::{Client, ClientEvent, Followed, Follower, Reconnect, Since};
 use support::WAIT;
+use support::browser;
 use support::example::Example;
 use support::redis::{Folder, Redis, Wire, has};
 use support::until;
@@ -188,6 +189,47 @@ fn a_node_is_cut_off() {
             wire.mend();
         });
     }
+}
+
+/// The page of the example, and the script that it has from us.
+#[test]
+fn a_page_comes_back() {
+    let Some(redis) = Redis::start() else { return };
+    let Some(browser) = browser::find("a page comes back") else {
+        return;
+    };
+    let url = redis.url();
+    let (other, victim) = (start(&url), start(&url));
+    let (handle, _events) = Client::new(format!("ws://{}/", other.addr))
+        .unwrap()
+        .connect()
+        .unwrap();
+    let say = |text: &str| handle.send(format!("publish kept/page\n{text}")).unwrap();
+    say("<b>one</b>");
+    let mut page = browser.page();
+    page.open(&victim.url("/"));
+    let log = |expected: &str| {
+        format!(
+            "[...document.querySelectorAll('#log li')].map(li => li.textContent).join() == '{expected}'"
+        )
+    };
+    page.until("it has what was said before", &log("<b>one</b>"));
+    page.eval("text.value = 'two'; form.requestSubmit()");
+    page.until("it hears itself", &log("<b>one</b>,two"));
+    let addr = victim.addr.clone();
+    drop(victim);
+    page.until("it is alone", "state.textContent == 'waiting'");
+    say("three");
+    let again = Example::start_on("cluster", &addr, &["--redis", &url]);
+    page.until("it has what it missed, once", &log("<b>one</b>,two,three"));
+    say("four");
+    page.until("it is live", &log("<b>one</b>,two,three,four"));
+    page.eval("connection.close()");
+    assert_eq!(
+        page.eval("connection.offset('kept/page').endsWith('-4')"),
+        true
+    );
+    drop(again);
 }
 
 /// nginx in front of these nodes.

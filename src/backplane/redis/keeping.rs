@@ -27,11 +27,14 @@ const FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
 /// For how long it is known what a node has added: longer than it will try again.
 const REPEATS: Duration = Duration::from_secs(86_400);
 
-/// KEYS: stream, hash, node. ARGV: sequence, envelope, channel, most, age, now, expiry, repeats; all times
-/// in milliseconds, an age of -1 is none.
+/// KEYS: stream, hash, node. ARGV: sequence, envelope, channel, most, age, now, expiry, repeats,
+/// before; all times in milliseconds, an age of -1 is none. `before` is the message that must have been added
+/// last of this node, as it was sent just before this one; 0 if none was.
 pub(super) const ADD: &str = "\
-local before = redis.call('GET', KEYS[3])
-if before and tonumber(before) >= tonumber(ARGV[1]) then return 0 end
+local added = tonumber(redis.call('GET', KEYS[3]) or '0')
+if added >= tonumber(ARGV[1]) then return 0 end
+local before = tonumber(ARGV[9])
+if before > 0 and added ~= before then return redis.error_reply('OUTOFORDER one before it is missing') end
 redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[8])
 local epoch = redis.call('HGET', KEYS[2], 'e')
 if not epoch then
@@ -82,7 +85,7 @@ impl Inner {
         digest: &str,
         post: &Post,
         keep: &History,
-        sequence: u64,
+        (before, sequence): (u64, u64),
         envelope: &[u8],
     ) -> Cmd {
         let age = keep.age.map(|age| age.as_millis() as i64);
@@ -101,7 +104,8 @@ impl Inner {
             .arg(age.unwrap_or(-1))
             .arg(now())
             .arg(expiry.as_millis() as u64)
-            .arg(REPEATS.as_millis() as u64);
+            .arg(REPEATS.as_millis() as u64)
+            .arg(before);
         command
     }
 

@@ -1,6 +1,6 @@
 //! From the queue to Redis, as many commands at a time as there are.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -34,6 +34,7 @@ const PASSING: &[&str] = &[
     "NOREPLICAS",
     "NOSCRIPT",
     "OOM",
+    "OUTOFORDER", // our own
     "READONLY",
     "TRYAGAIN",
 ];
@@ -162,6 +163,8 @@ impl Publisher {
             let own = self.inner.own_channel();
             batch.add_command(cmd("PUBLISH").arg(own).arg("").take());
         }
+        // What stands before it of the same topic, which must have got through.
+        let mut before = HashMap::new();
         for Pending {
             post,
             keep,
@@ -170,7 +173,11 @@ impl Publisher {
         } in &self.pending
         {
             batch.add_command(match keep {
-                Some(keep) => self.inner.add(digest, post, keep, *sequence, envelope),
+                Some(keep) => {
+                    let before = before.insert(&*post.topic, *sequence).unwrap_or(0);
+                    let numbers = (before, *sequence);
+                    self.inner.add(digest, post, keep, numbers, envelope)
+                }
                 None => {
                     let channel = self.inner.channel(&post.topic);
                     cmd("PUBLISH").arg(channel).arg(&envelope[..]).take()
