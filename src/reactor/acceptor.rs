@@ -9,6 +9,7 @@ use http::StatusCode;
 
 use crate::addr::RemoteAddr;
 use crate::link::{Command, LoopHandle, Shared};
+use crate::logging::Throttle;
 use crate::net::{Listener, Stream};
 
 /// Connections accepted per listener and turn: a rush of newcomers delays those who are there by
@@ -154,8 +155,11 @@ impl Acceptor {
             _ => {
                 // EMFILE, ENFILE, ENOBUFS, ENOMEM: nothing an immediate retry would mend, and the
                 // listener stays ready. The connection waits in the backlog.
+                static STARVED: Throttle = Throttle::new();
                 if !std::mem::replace(&mut self.starved, true) {
-                    log::warn!("cannot accept connections for now: {error}");
+                    if let Some(more) = STARVED.pass() {
+                        log::warn!("cannot accept connections for now: {error}{more}");
+                    }
                 }
                 self.rest_until = Some(now + REST_MS);
             }

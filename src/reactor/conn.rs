@@ -41,7 +41,9 @@ use super::upstream::Upstream;
 use crate::config::{Config, OverRate};
 use crate::error::duplicate;
 use crate::link::{Dial, EventBatch};
+use crate::logging::Throttle;
 use crate::message::{CloseCause, CloseCode, Message};
+use crate::metrics::LoopCounters;
 use crate::net::Stream;
 use crate::peer::Peer;
 use crate::proto::{Blocks, Protocol, Role};
@@ -73,6 +75,10 @@ pub(crate) struct Context<'a, U> {
     pub(crate) dials: &'a mut VecDeque<Box<Dial>>,
     /// What is left of [`TURN_BUDGET`].
     pub(crate) large_left: &'a mut usize,
+    /// Runs of inline handlers, wrapping.
+    pub(crate) runs: &'a mut u32,
+    /// Of this loop.
+    pub(crate) counters: &'a LoopCounters,
     /// No new connections and requests: the server is being shut down, and this is what it says.
     pub(crate) stopping: Option<CloseCode>,
 }
@@ -263,6 +269,19 @@ impl Conn {
         token: mio::Token,
     ) -> io::Result<()> {
         self.stream.register(registry, token)
+    }
+
+    /// The socket can't be watched: out of memory, or of watches.
+    pub(crate) fn cannot_be_served<U: Upstream>(
+        &mut self,
+        error: &io::Error,
+        cx: &mut Context<'_, U>,
+    ) {
+        static UNSERVED: Throttle = Throttle::new();
+        if let Some(more) = UNSERVED.pass() {
+            log::warn!("{}: cannot be served: {error}{more}", self.peer.link.id);
+        }
+        self.fail_transport(error, cx);
     }
 
     /// The last of it, before the socket is closed.

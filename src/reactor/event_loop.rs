@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use mio::{Events, Poll, Token};
 
 use super::acceptor::{self, Acceptor};
@@ -28,6 +29,7 @@ use crate::error::Error;
 use crate::id::{Key, PeerId};
 use crate::link::{self, Command, Dial, EventBatch, Inlet, Link, LoopHandle, Shared};
 use crate::message::{CloseCause, Message};
+use crate::metrics::Refusal;
 use crate::net::{Listener, Stream};
 use crate::peer::Peer;
 use crate::proto::{Blocks, ReadBuffer};
@@ -120,6 +122,10 @@ pub(crate) struct EventLoop<U> {
     /// The clock: milliseconds since `start`, read once per turn.
     start: Instant,
     now: u64,
+    /// When the turn began.
+    woke: Instant,
+    /// Runs of inline handlers, wrapping: a sample of them is timed.
+    runs: u32,
     /// Connections cut short, each once.
     again: Vec<Key>,
     /// Connections that are to be made; always empty on a server.
@@ -155,6 +161,7 @@ impl<U: Upstream> EventLoop<U> {
             handle,
         } = prepared;
         let blocks = Blocks::new(upstream.is_inline());
+        let start = Instant::now();
         Self {
             poll,
             events: Events::with_capacity(EVENTS),
@@ -165,8 +172,10 @@ impl<U: Upstream> EventLoop<U> {
             conns: Slab::default(),
             audience: Audience::default(),
             wheel: Wheel::new(0),
-            start: Instant::now(),
+            start,
             now: 0,
+            woke: start,
+            runs: 0,
             again: Vec::new(),
             dials: VecDeque::new(),
             run: Run::default(),
@@ -217,7 +226,8 @@ impl<U: Upstream> EventLoop<U> {
 
     /// Sleeps until there is something to do.
     fn wait(&mut self) -> io::Result<()> {
-        let timeout = self.timeout();
+        let (timeout, slept_from) = self.timeout().unzip();
+        let timeout = timeout.unwrap_or(Some(Duration::ZERO));
         let busy = timeout == Some(Duration::ZERO);
         let napping = self.nap && timeout.is_none_or(|t| t > NAP);
         let timeout = if busy || !self.handle.fall_asleep(self.nap) {
@@ -231,7 +241,13 @@ impl<U: Upstream> EventLoop<U> {
         };
         let result = self.poll.poll(&mut self.events, timeout);
         self.handle.awake();
-        self.now = self.start.elapsed().as_millis() as u64;
+        let woke = Instant::now();
+        // A turn that another follows at once lasts until that one begins.
+        let ended = slept_from.unwrap_or(woke);
+        let turn = ended.saturating_duration_since(self.woke);
+        self.handle.counters.turns.record(turn);
+        self.woke = woke;
+        self.now = woke.saturating_duration_since(self.start).as_millis() as u64;
         if self.events.is_empty() {
             // It was quiet for as long as it took.
             match timeout {
@@ -249,19 +265,22 @@ impl<U: Upstream> EventLoop<U> {
         }
     }
 
-    /// The nearest of all deadlines; zero if something waits already.
-    fn timeout(&self) -> Option<Duration> {
+    /// The time until the nearest of all deadlines, if there is one, and the time now. `None`: something
+    /// waits already.
+    fn timeout(&self) -> Option<(Option<Duration>, Instant)> {
         let waiting = !self.again.is_empty() || !self.touched.is_empty() || !self.dials.is_empty();
         if waiting || self.handle.has_own() {
-            return Some(Duration::ZERO);
+            return None;
         }
-        let now = self.start.elapsed();
-        let until = |at: u64| Duration::from_millis(at).saturating_sub(now);
+        let now = Instant::now();
+        let since_start = now.saturating_duration_since(self.start);
+        let until = |at: u64| Duration::from_millis(at).saturating_sub(since_start);
         let timers = self.wheel.next().map(until);
         let accept = self.acceptor.deadline(self.now).map(until);
         let stopping = self.stopping.as_ref();
-        let stop = stopping.map(|stopping| stopping.wait(Instant::now()));
-        [timers, accept, stop].into_iter().flatten().min()
+        let stop = stopping.map(|stopping| stopping.wait(now));
+        let nearest = [timers, accept, stop].into_iter().flatten().min();
+        Some((nearest, now))
     }
 
     fn sockets(&mut self) {
@@ -405,7 +424,7 @@ impl<U: Upstream> EventLoop<U> {
             // A nap, not sleep, follows.
             self.nap = !self.upstream.is_inline();
             for peer in self.runnable.drain(..) {
-                self.upstream.schedule(peer);
+                self.upstream.schedule(peer, self.woke);
             }
         }
     }
@@ -422,8 +441,9 @@ impl<U: Upstream> EventLoop<U> {
             if !U::DIALS && conn.is_securing() {
                 self.handle.shared.leave_handshake();
             }
-            conn.peer.link.outbox().abandon();
+            conn.uncount();
             conn.peer.link.end_subscriptions();
+            self.handle.counters.connections.take_away(1);
             acceptor::discharge(
                 &self.handle.shared,
                 conn.peer.link.remote(),
@@ -456,6 +476,8 @@ impl<U: Upstream> EventLoop<U> {
             runnable: &mut self.runnable,
             dials: &mut self.dials,
             large_left: &mut self.large_left,
+            runs: &mut self.runs,
+            counters: &self.handle.counters,
             stopping: self.stopping.as_ref().map(|stopping| stopping.code),
         };
         act(conn, &mut cx);
@@ -523,7 +545,7 @@ impl<U: Upstream> EventLoop<U> {
                 self.applied(&link);
             }
             Command::SendLatest { link, key } => {
-                link.outbox().push_latest(key, &link.config);
+                link.push_latest(key);
                 self.applied(&link);
             }
             Command::Close(link) => {
@@ -612,14 +634,28 @@ impl<U: Upstream> EventLoop<U> {
 
     /// Takes a socket in.
     fn adopt(&mut self, stream: Stream, remote: RemoteAddr) {
+        let counters = &self.handle.counters;
+        counters.accepted.add(1);
         let admitted = match self.stopping.is_some() || self.is_full() {
-            true => Err(None),
+            true => {
+                counters.refused(Refusal::Shutdown);
+                return self.handle.shared.leave_opening();
+            }
             false => acceptor::admit(&self.handle.shared, remote),
         };
         let refusal = match admitted {
             Ok(()) => None,
-            Err(Some(status)) => Some(status),
-            Err(None) => return self.handle.shared.leave_opening(),
+            Err(Some(status)) => {
+                counters.refused(match status {
+                    StatusCode::TOO_MANY_REQUESTS => Refusal::PerAddress,
+                    _ => Refusal::MaxConnections,
+                });
+                Some(status)
+            }
+            Err(None) => {
+                counters.refused(Refusal::Unanswered);
+                return self.handle.shared.leave_opening();
+            }
         };
         let config = self.handle.config.clone();
         let opening = Opening::new(refusal, config.proxies.contains(remote.ip()), &config);
@@ -639,6 +675,7 @@ impl<U: Upstream> EventLoop<U> {
 
     fn take_in(&mut self, stream: Stream, remote: RemoteAddr, config: Arc<Config>, phase: Phase) {
         let (handle, now) = (&self.handle, self.now);
+        handle.counters.connections.add(1);
         let key = self.conns.insert_with(|key| {
             let id = PeerId::new(handle.index, key);
             let link = Arc::new(Link::new(id, remote, handle.clone(), config, U::DIALS));
@@ -657,8 +694,7 @@ impl<U: Upstream> EventLoop<U> {
         match registered {
             Some(Ok(())) => self.serve(key, |conn, _| conn.rearm = true),
             Some(Err(error)) => {
-                log::warn!("{remote}: cannot be served: {error}");
-                self.serve(key, |conn, cx| conn.fail_transport(&error, cx));
+                self.serve(key, |conn, cx| conn.cannot_be_served(&error, cx));
             }
             None => {}
         }

@@ -14,6 +14,7 @@ use crate::bucket::Bucket;
 use crate::config::Config;
 use crate::http::Response;
 use crate::message::CloseCause;
+use crate::metrics::Refusal;
 use crate::proto::Opcode;
 
 /// How long a peer may take to hang up after all is said.
@@ -130,6 +131,10 @@ impl Conn {
         self.rearm = true;
         if self.keeps_others_out(cx.now) {
             log::debug!("{}: silent, and others wait", self.peer.link.id);
+            cx.counters.refused(match self.is_securing() {
+                true => Refusal::Tls,
+                false => Refusal::Silent,
+            });
             self.gone = true;
             return;
         }
@@ -216,12 +221,15 @@ impl Conn {
         if let Some(us) = round_trip.filter(|&us| us <= limit) {
             let us = us.try_into().unwrap_or(u32::MAX - 1);
             self.peer.link.set_latency_us(us);
+            let took = Duration::from_micros(us.into());
+            cx.counters.round_trips.record(took);
         }
     }
 
     fn request_timeout<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if self.request_is_blank() {
             // Not a byte was sent: nothing to answer, as for a port scan or a spare connection.
+            cx.counters.refused(Refusal::Silent);
             self.gone = true;
         } else {
             self.refuse(Response::from(StatusCode::REQUEST_TIMEOUT), cx);

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::http::{Request, Response};
 use crate::link::{self, Event};
 use crate::message::CloseCause;
+use crate::metrics::Refusal;
 use crate::proto::handshake;
 use crate::proto::http::{
     CONTINUE, HeadScan, body_length, expects_continue, parse_request, write_response,
@@ -206,6 +207,7 @@ impl Conn {
             self.protocol.allow_compression();
         }
         self.leave_opening();
+        cx.counters.opened.add(1);
         self.phase = Phase::Open(Allowance::new(cx.config, cx.now));
         self.last_seen = Moment::at(cx.now);
         self.rearm = true;
@@ -220,7 +222,11 @@ impl Conn {
     /// The handler answered with `response`, a whole HTTP response.
     pub(crate) fn respond<U: Upstream>(&mut self, response: Vec<u8>, cx: &mut Context<'_, U>) {
         if matches!(self.phase, Phase::Deciding) {
-            self.opened = false;
+            if std::mem::take(&mut self.opened) {
+                cx.counters.refused(Refusal::Handler);
+            } else {
+                cx.counters.http_requests.add(1);
+            }
             self.answer(response, cx);
         }
     }
@@ -228,6 +234,10 @@ impl Conn {
     /// Answers without asking the handler.
     pub(super) fn refuse<U: Upstream>(&mut self, response: Response, cx: &mut Context<'_, U>) {
         log::debug!("{}: refused with {}", self.peer.link.id, response.status());
+        if !self.is_refused() {
+            let why = Refusal::of_status(response.status().as_u16());
+            cx.counters.refused(why);
+        }
         // RFC 9110 §9.3.2: the answer to HEAD has no body, whatever it answers.
         let head_only = matches!(&self.phase, Phase::Opening(opening) if opening.is_head);
         let mut out = Vec::new();

@@ -1,6 +1,7 @@
 //! A connection's input: from the kernel to frames, and from frames to events for the handler.
 
 use std::io;
+use std::time::Instant;
 
 use super::conn::{Conn, Context, Habit, Phase, Rest, over_rate_waits};
 use super::liveness::Moment;
@@ -8,6 +9,7 @@ use super::upstream::{Run, Upstream};
 use crate::config::{ByteRate, Config, OverRate};
 use crate::link::{Event, Load};
 use crate::message::{Bytes, CloseCause, CloseCode, CloseFrame, Message};
+use crate::metrics::Buckets;
 use crate::proto::{Filled, Opcode, Violation};
 
 /// Messages that a connection may bring per turn when handlers run inline: enough that the turn's
@@ -62,6 +64,28 @@ enum Stop {
     OverRate,
     Close(Option<CloseFrame>),
     Failed(Violation),
+}
+
+/// One in so many runs of inline handlers is timed: two readings of the clock are a hundredth of what
+/// it costs to answer one small message.
+const SAMPLE: u32 = 16;
+
+/// A run of an inline handler, if it is one of the sample.
+struct Timed(Option<Instant>);
+
+impl Timed {
+    #[inline]
+    fn begin(runs: &mut u32) -> Self {
+        *runs = runs.wrapping_add(1);
+        Self((*runs % SAMPLE == 0).then(Instant::now))
+    }
+
+    #[inline]
+    fn end(self, buckets: &Buckets) {
+        if let Some(began) = self.0 {
+            buckets.record(began.elapsed());
+        }
+    }
 }
 
 /// What came of handling messages on the spot.
@@ -152,6 +176,7 @@ impl Conn {
                 // whatever arrives later is a new edge; but an end that was announced together with
                 // the data is not announced again.
                 self.readable = filled.all || self.hung_up;
+                cx.counters.received_bytes.add(filled.arrived);
                 self.last_seen = Moment::at(cx.now);
                 if std::mem::take(&mut self.pinged) {
                     // Anything received is as good as a pong.
@@ -213,7 +238,9 @@ impl Conn {
             let stop = match inline.as_ref().filter(|peer| !peer.link.has_parked()) {
                 Some(peer) => {
                     // Nothing is delivered meanwhile, so all else that is to do waits for its end.
+                    let timed = Timed::begin(cx.runs);
                     let run = upstream.run(peer, |run| self.messages_inline(&mut input, run, cx));
+                    timed.end(&cx.counters.handler);
                     // The replies are there already.
                     self.dirty = true;
                     let Some(handled) = run else {
@@ -300,6 +327,7 @@ impl Conn {
     }
 
     fn after_inline<U: Upstream>(&mut self, handled: &Handled, cx: &mut Context<'_, U>) {
+        cx.counters.received.add(handled.done.messages);
         if handled.held.messages > 0 {
             self.peer.link.inflow.add(handled.held);
             self.deliver(cx);
@@ -327,6 +355,7 @@ impl Conn {
                 let full = room.messages == 0 || room.bytes == 0;
                 if full && self.peer.link.inflow.pause(limit) {
                     self.paused = true;
+                    cx.counters.pauses.add(1);
                     break Stop::Full;
                 }
                 continue;
@@ -421,6 +450,7 @@ impl Conn {
         if !cx.messages.is_empty() {
             cx.batch.extend(cx.messages.drain(..).map(Event::Message));
             self.peer.link.inflow.add(load);
+            cx.counters.received.add(load.messages);
             self.deliver(cx);
         }
     }

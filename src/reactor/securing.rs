@@ -14,6 +14,7 @@ use super::liveness::Moment;
 use super::upstream::Upstream;
 use crate::error::Error;
 use crate::link::Event;
+use crate::metrics::Refusal;
 use crate::net::{Stream, TlsError, TlsStream};
 
 impl Conn {
@@ -63,6 +64,8 @@ impl Conn {
                 self.log_failed_handshake(&error);
                 if U::DIALS {
                     self.not_secured(error, cx);
+                } else {
+                    cx.counters.refused(Refusal::Tls);
                 }
                 self.gone = true;
                 return;
