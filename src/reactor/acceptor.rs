@@ -174,7 +174,8 @@ impl Acceptor {
     }
 }
 
-/// Counts a connection in; from its own address only if that is no proxy's. `Err`: it is over a limit, and gets this answer, or none.
+/// Counts a connection in; from its own address only if that is no proxy's. `Err`: it is over a limit,
+/// and gets this answer, or none.
 pub(crate) fn admit(shared: &Shared, remote: RemoteAddr) -> Result<(), Option<StatusCode>> {
     let config = &shared.config;
     let before = shared.connections.fetch_add(1, Ordering::Relaxed);

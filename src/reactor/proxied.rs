@@ -15,6 +15,7 @@ use crate::addr::RemoteAddr;
 use crate::config::{Config, ProxyProtocol};
 use crate::http::Request;
 use crate::link::Link;
+use crate::metrics::Refusal;
 #[cfg(feature = "tls")]
 use crate::net::Stream;
 use crate::peer::Peer;
@@ -34,7 +35,7 @@ impl Conn {
         };
         opening.buf.extend_from_slice(bytes);
         let mut bytes = std::mem::take(&mut opening.buf);
-        match self.proxy_header(&bytes, cx.config) {
+        match self.proxy_header(&bytes, cx) {
             Some(len) => self.request_input(&mut bytes[len..], cx),
             None => {
                 if let Phase::Opening(opening) = &mut self.phase {
@@ -47,7 +48,8 @@ impl Conn {
     /// Looks at the first bytes of a connection. `Some`: so many of them were the header, which may be
     /// none, and whatever follows is no longer of this protocol. `None`: there is more to come, unless
     /// the connection is over.
-    fn proxy_header(&mut self, bytes: &[u8], config: &Config) -> Option<usize> {
+    fn proxy_header<U: Upstream>(&mut self, bytes: &[u8], cx: &Context<'_, U>) -> Option<usize> {
+        let config = cx.config;
         let id = self.peer.link.id;
         match proxy::scan(bytes) {
             Ok(ProxyHeader::Partial) => return None,
@@ -71,6 +73,7 @@ impl Conn {
             Ok(ProxyHeader::Absent) => log::debug!("{id}: no PROXY header"),
             Err(bad) => log::debug!("{id}: PROXY header: {}", bad.0),
         }
+        cx.counters.refused(Refusal::BadRequest);
         self.gone = true;
         None
     }
@@ -142,7 +145,7 @@ impl Conn {
             Err(error) => return self.fail_transport(&error, cx),
         };
         let buf = std::mem::take(&mut cx.buf);
-        match self.proxy_header(&buf[..seen], cx.config) {
+        match self.proxy_header(&buf[..seen], cx) {
             Some(len) => self.begin_tls(&mut buf[..len], cx),
             // More of it will be announced, however much is left lying.
             None => {
