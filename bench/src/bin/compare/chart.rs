@@ -62,7 +62,19 @@ pub(crate) fn draw(outcome: &Outcome<'_>) -> String {
     for (index, row) in rows.iter().enumerate() {
         text(&mut svg, NAMES, baseline(index), "", &row.server.label);
     }
-    if outcome.scenario.mode == Mode::Idle {
+    if outcome.scenario.mode == Mode::OpenLoop {
+        let reference = &outcome.servers[outcome.reference()].label;
+        let first = format!("p99 in µs (less is better), ratio to {reference}");
+        bars(&mut svg, &rows, &FIRST, &first, |row| {
+            let ratio = row.ratio.map(ratio).unwrap_or_default();
+            row.p99_us
+                .map(|p99| (p99, format!("{} · {ratio}", micros(p99))))
+        });
+        let second = "p99.9 in µs (less is better)";
+        bars(&mut svg, &rows, &SECOND, second, |row| {
+            row.p999_us.map(|p999| (p999, micros(p999)))
+        });
+    } else if outcome.scenario.mode == Mode::Idle {
         let bytes = |row: &Row<'_>| row.bytes.map(|bytes| bytes.median);
         bars(
             &mut svg,

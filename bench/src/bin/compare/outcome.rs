@@ -3,12 +3,15 @@
 use framemill_bench::report::Report;
 
 use crate::{
-    scenario::Scenario,
+    scenario::{Mode, Scenario},
     server::{Program, Server},
 };
 
 /// A process that used this much of its core had no time left.
 const BUSY: f64 = 0.95;
+
+/// Of an open loop: answers over requests. A little is always under way when the time is up.
+const KEPT_UP: f64 = 0.98;
 
 pub(crate) struct Outcome<'a> {
     pub(crate) scenario: &'a Scenario,
@@ -20,8 +23,8 @@ pub(crate) struct Outcome<'a> {
 /// What is said of one server. Each figure is the median over the rounds.
 pub(crate) struct Row<'a> {
     pub(crate) server: &'a Server,
-    /// Of the reference, in the same round. Of rates (more is better), of bytes when idle (less
-    /// is).
+    /// Of the reference, in the same round. Of rates (more is better); in an open loop, where the
+    /// rates are given, of p99 (less is).
     pub(crate) ratio: Option<Spread>,
     pub(crate) rate: Option<f64>,
     pub(crate) cpu_us: Option<f64>,
@@ -29,6 +32,11 @@ pub(crate) struct Row<'a> {
     pub(crate) cpu_ratio: Option<f64>,
     pub(crate) p50_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
+    pub(crate) p999_us: Option<f64>,
+    /// How late the load generator sent (p99).
+    pub(crate) late_us: Option<f64>,
+    /// Messages a second over those that were asked for.
+    pub(crate) kept_up: Option<f64>,
     pub(crate) server_busy: Option<f64>,
     pub(crate) load_busy: Option<f64>,
     pub(crate) bytes: Option<Spread>,
@@ -52,6 +60,9 @@ pub(crate) struct Spread {
 pub(crate) enum Doubt {
     /// The load generator had no time left, the server had.
     LoadGenerator,
+    /// In an open loop: not everything was answered in time, so latency only tells how long the
+    /// measurement was.
+    FellBehind,
     /// Both had: something else took the cores, or there was not enough in flight.
     NeitherBusy,
 }
@@ -111,22 +122,32 @@ impl<'a> Outcome<'a> {
         let bytes = |report: &Report| report.bytes_per_connection;
         let server_busy = median(|report| report.server_busy);
         let load_busy = median(|report| Some(report.load_busy));
+        let kept_up = median(|report| Some(report.messages_per_second / report.asked_per_second?));
         Row {
             server: &self.servers[server],
-            ratio: ratio(rate),
+            ratio: match self.scenario.mode {
+                Mode::OpenLoop => ratio(|report| report.p99_us),
+                _ => ratio(rate),
+            },
             rate: median(rate),
             cpu_us: median(|report| report.server_cpu_us),
             cpu_ratio: ratio(|report| report.server_cpu_us).map(|ratio| ratio.median),
             p50_us: median(|report| report.p50_us),
             p99_us: median(|report| report.p99_us),
+            p999_us: median(|report| report.p999_us),
+            late_us: median(|report| report.late_us),
+            kept_up,
             server_busy,
             load_busy,
             bytes: spread(self.figures(server, bytes).flatten()),
             resident_at_start: median(|report| report.resident_at_start.map(|bytes| bytes as f64)),
             compressed: median(|report| report.compressed.map(|bytes| bytes as f64)),
-            doubt: server_busy
-                .zip(load_busy)
-                .and_then(|(server, load)| Doubt::of(server, load)),
+            doubt: match kept_up {
+                Some(part) => (part < KEPT_UP).then_some(Doubt::FellBehind),
+                None => server_busy
+                    .zip(load_busy)
+                    .and_then(|(server, load)| Doubt::of(server, load)),
+            },
             error: self.reports[server]
                 .iter()
                 .find_map(|report| report.error.as_deref()),
@@ -170,7 +191,7 @@ fn spread(values: impl Iterator<Item = f64>) -> Option<Spread> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{scenario::SCENARIOS, server};
+    use crate::{scenarios::SCENARIOS, server};
 
     fn report(rate: f64, cpu: f64, server_busy: f64, load_busy: f64) -> Report {
         Report {
