@@ -27,7 +27,7 @@ usage: bench_server <echo|broadcast|publish|sink> [OPTIONS]
   --max-message BYTES          longest message [1048576]
   --handshake-timeout SECS     for the opening handshake [10]
   --topics N                   for publish: the m-th message goes to topic m modulo N [1]
-  --subscriptions S            for publish: the n-th connection has the topics n*S to n*S+S-1, modulo N [1]
+  --subscriptions S            for publish: a connection has S topics, the n-th those that are n modulo N/S [1]
   --queue-limit BYTES          what may wait to be written to one peer [1048576]
   --ping SECS                  silence before a ping, 0 for no pings [25]
   --deflate                    permessage-deflate, each message for itself
@@ -126,7 +126,7 @@ impl Args {
             "--loops" => self.loops = number(&name, &value)?,
             "--workers" => self.workers = Some(number(&name, &value)?),
             "--topics" => self.topics = number::<usize>(&name, &value)?.max(1),
-            "--subscriptions" => self.subscriptions = number(&name, &value)?,
+            "--subscriptions" => self.subscriptions = number::<usize>(&name, &value)?.max(1),
             "--max-message" => self.max_message = number(&name, &value)?,
             "--handshake-timeout" => self.handshake_timeout = seconds(&name, &value)?,
             "--queue-limit" => self.queue_limit = number(&name, &value)?,
@@ -212,7 +212,8 @@ struct Publisher {
     server: ServerHandle,
     /// Their names.
     topics: Vec<String>,
-    subscriptions: usize,
+    /// So many connections after another have no topic in common.
+    groups: usize,
     opened: AtomicUsize,
     published: AtomicUsize,
 }
@@ -221,9 +222,9 @@ impl Handler for Publisher {
     type Session = ();
 
     fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
-        let first = self.opened.fetch_add(1, Ordering::Relaxed) * self.subscriptions;
-        for topic in first..first + self.subscriptions {
-            peer.subscribe(&self.topics[topic % self.topics.len()]);
+        let group = self.opened.fetch_add(1, Ordering::Relaxed) % self.groups;
+        for topic in self.topics[group..].iter().step_by(self.groups) {
+            peer.subscribe(topic);
         }
         Ok(Accept::new(()))
     }
@@ -267,7 +268,7 @@ fn main() -> framemill::Result<()> {
         Mode::Publish => server.start(Publisher {
             server: everybody,
             topics: (0..args.topics).map(|n| format!("topic {n}")).collect(),
-            subscriptions: args.subscriptions,
+            groups: (args.topics / args.subscriptions).max(1),
             opened: AtomicUsize::new(0),
             published: AtomicUsize::new(0),
         }),

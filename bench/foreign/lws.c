@@ -137,7 +137,6 @@ int main(int argc, char **argv)
 	info.port = atoi(colon + 1);
 	info.protocols = protocols;
 	info.pt_serv_buf_size = RECEIVE;
-	info.fd_limit_per_thread = 12000;
 	info.options = LWS_SERVER_OPTION_LIBUV | LWS_SERVER_OPTION_EXPLICIT_VHOSTS |
 		       LWS_SERVER_OPTION_DISABLE_IPV6;
 	lws_set_log_level(LLL_ERR, NULL);

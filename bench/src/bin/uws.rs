@@ -1,7 +1,7 @@
 //! uWebSockets, by way of a shared object that is looked for when this runs.
 //!
 //! There is no crate of it. The Python package socketify carries it, compiled, with a C interface of
-//! plain functions (`foreign/fetch.sh` gets it); what of that interface is needed is declared here.
+//! plain functions (`foreign/prepare.sh` gets it); what of that interface is needed is declared here.
 //! It runs on libuv, with BoringSSL for TLS and zlib for compression.
 //!
 //! As its examples recommend for speed: the answer is sent from the message handler, where the
@@ -34,8 +34,9 @@ struct Args {
     /// Mode publish: the m-th message goes to topic m modulo this
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     topics: usize,
-    /// Mode publish: the n-th connection has topics n times this and as many on, modulo their number
-    #[arg(long, default_value_t = 1)]
+    /// Mode publish: a connection has so many topics, the n-th those that are n modulo their number
+    /// over this
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     subscriptions: usize,
     /// permessage-deflate, each message for itself, with one compressor for all connections
     #[arg(long)]
@@ -157,7 +158,8 @@ struct Server {
     deflate: bool,
     /// By number, for `Mode::Publish`.
     topics: Vec<CString>,
-    subscriptions: usize,
+    /// So many connections after another have no topic in common.
+    groups: usize,
     opened: Cell<usize>,
     published: Cell<usize>,
     /// Known once it has been made.
@@ -181,7 +183,7 @@ fn main() -> Result<()> {
             ssl: c_int::from(args.tls_cert.is_some()),
             deflate: args.deflate,
             topics,
-            subscriptions: args.subscriptions,
+            groups: (args.topics / args.subscriptions).max(1),
             opened: Cell::new(0),
             published: Cell::new(0),
             app: Cell::new(ptr::null_mut()),
@@ -291,10 +293,10 @@ unsafe extern "C" fn open(socket: *mut Socket, data: *mut c_void) {
             Mode::Echo => {}
             Mode::Broadcast => subscribe(TOPIC),
             Mode::Publish => {
-                let first = server.opened.get() * server.subscriptions;
+                let group = server.opened.get() % server.groups;
                 server.opened.set(server.opened.get() + 1);
-                (first..first + server.subscriptions)
-                    .for_each(|topic| subscribe(&server.topics[topic % server.topics.len()]));
+                let topics = server.topics[group..].iter().step_by(server.groups);
+                topics.for_each(|topic| subscribe(topic));
             }
         }
     }

@@ -50,7 +50,7 @@ struct Panel {
 pub(crate) fn draw(outcome: &Outcome<'_>) -> String {
     let rows = outcome.rows();
     let bottom = TOP + rows.len() as u32 * LINE;
-    let note = rows.iter().any(load_limited);
+    let note = outcome.scenario.mode != Mode::Publish && rows.iter().any(load_limited);
     let height = bottom + if note { 32 } else { 8 };
     let title = outcome.scenario.title();
     let mut svg = format!(
@@ -90,6 +90,18 @@ pub(crate) fn draw(outcome: &Outcome<'_>) -> String {
             "resident at start (less is better)",
             |row| row.resident_at_start.map(|bytes| (bytes, megabytes(bytes))),
         );
+    } else if outcome.scenario.mode == Mode::Publish {
+        // Few messages under way, so that the rate is mostly one of waking up.
+        let reference = &outcome.servers[outcome.reference()].label;
+        let first = format!("CPU µs per delivery (less is better), ratio to {reference}");
+        bars(&mut svg, &rows, &FIRST, &first, |row| {
+            let ratio = row.cpu_ratio.unwrap_or_default();
+            row.cpu_us
+                .map(|cpu| (cpu, format!("{} · {ratio:.2}", micros(cpu))))
+        });
+        bars(&mut svg, &rows, &SECOND, "deliveries per second", |row| {
+            row.rate.map(|rate| (rate, thousands(rate)))
+        });
     } else {
         let reference = &outcome.servers[outcome.reference()].label;
         let first = format!(

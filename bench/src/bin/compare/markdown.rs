@@ -8,6 +8,7 @@ use crate::{
     measure::Setting,
     outcome::{Doubt, Outcome, Row, Spread},
     scenario::{Mode, thousands},
+    server::built,
 };
 
 const LOCK: &str = include_str!("../../../Cargo.lock");
@@ -61,10 +62,12 @@ pub(crate) fn document(outcomes: &[&Outcome<'_>], setting: &Setting) -> String {
         setting.rounds,
         setting.seconds.as_secs_f64(),
     );
-    let versions: Vec<String> = LIBRARIES
+    let mut versions: Vec<String> = LIBRARIES
         .iter()
         .filter_map(|name| Some(format!("{name} {}", version(name)?)))
         .collect();
+    let foreign = fs::read_to_string(built("versions")).unwrap_or_default();
+    versions.extend(foreign.lines().map(str::to_owned));
     text += &format!("Compared with: {}.\n\n{READING}", versions.join(", "));
     if outcomes.iter().any(|outcome| outcome.scenario.tls) {
         text += &format!(

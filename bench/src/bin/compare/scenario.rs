@@ -10,8 +10,8 @@ pub(crate) struct Scenario {
     pub(crate) inflight: u32,
     pub(crate) text: bool,
     pub(crate) tls: bool,
-    /// Of publish. Connections have so many subscriptions each, dealt out in turn, so that all topics
-    /// have the same number of subscribers.
+    /// Of publish. Connections have so many subscriptions each, dealt out so that all topics have the
+    /// same number of subscribers, and messages one after the other go to different ones.
     pub(crate) topics: u32,
     pub(crate) subscriptions: u32,
     /// Of open-loop: how much of what the reference can do, in hundredths.
@@ -155,9 +155,10 @@ mod tests {
     #[test]
     fn topics_have_the_same_number_of_subscribers() {
         for scenario in SCENARIOS {
-            let subscriptions = scenario.connections * scenario.subscriptions;
+            assert!(scenario.topics.is_multiple_of(scenario.subscriptions));
+            let groups = scenario.topics / scenario.subscriptions;
             assert!(
-                subscriptions.is_multiple_of(scenario.topics),
+                scenario.connections.is_multiple_of(groups),
                 "{}",
                 scenario.name
             );

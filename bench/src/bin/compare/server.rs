@@ -38,7 +38,7 @@ pub(crate) enum Program {
     Uws,
     /// The ws of Node.
     Node,
-    /// An executable that `foreign/fetch.sh` has built.
+    /// An executable that `foreign/prepare.sh` has built.
     Foreign(&'static str),
     /// Of `--also`.
     Other(String),
@@ -49,23 +49,23 @@ impl Program {
     pub(crate) fn missing(&self) -> Option<String> {
         let absent =
             |path: &Path| (!path.exists()).then(|| format!("there is no {}", path.display()));
-        let fetch = |why: String| format!("{why}; bench/foreign/fetch.sh gets it");
+        let prepare = |why: String| format!("{why}; bench/foreign/prepare.sh gets it");
         match self {
-            Self::Uws => absent(&uws_library()).map(fetch),
+            Self::Uws => absent(&uws_library()).map(prepare),
             Self::Node => {
                 let node = Command::new("node").arg("--version").output();
                 match node.is_ok_and(|output| output.status.success()) {
-                    true => absent(&foreign().join("node_modules/ws")).map(fetch),
+                    true => absent(&foreign().join("node_modules/ws")).map(prepare),
                     false => Some("there is no node to run".to_owned()),
                 }
             }
-            Self::Foreign(name) => absent(&built(name)).map(fetch),
+            Self::Foreign(name) => absent(&built(name)).map(prepare),
             _ => None,
         }
     }
 }
 
-/// What `fetch.sh` compiles.
+/// What `prepare.sh` compiles.
 pub(crate) fn built(name: &str) -> PathBuf {
     foreign().join("build").join(name)
 }

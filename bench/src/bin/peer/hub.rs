@@ -24,8 +24,8 @@ pub(crate) struct Hub(Arc<Topics>);
 
 struct Topics {
     channels: Vec<Sender<Post>>,
-    /// Of each connection.
-    subscriptions: usize,
+    /// So many connections after another have no topic in common.
+    groups: usize,
     /// Whether an author hears itself.
     to_author: bool,
     opened: AtomicUsize,
@@ -65,8 +65,8 @@ impl Hub {
         Self::new(1, 1, false)
     }
 
-    /// Connection n has `subscriptions` topics, from n times `subscriptions` on; message m goes to
-    /// topic m, to its author too. All modulo `topics`, of which there is at least one.
+    /// A connection has `subscriptions` topics, the n-th those that are n modulo `topics /
+    /// subscriptions`; message m goes to topic m modulo `topics`, to its author too.
     pub(crate) fn publish(topics: usize, subscriptions: usize) -> Self {
         Self::new(topics, subscriptions, true)
     }
@@ -75,7 +75,7 @@ impl Hub {
         let backlog = (BACKLOG / topics).max(LEAST_BACKLOG);
         Self(Arc::new(Topics {
             channels: (0..topics).map(|_| broadcast::channel(backlog).0).collect(),
-            subscriptions,
+            groups: (topics / subscriptions).max(1),
             to_author,
             opened: AtomicUsize::new(0),
             published: AtomicUsize::new(0),
@@ -85,15 +85,15 @@ impl Hub {
     pub(crate) fn join(&self) -> Member {
         let topics = &self.0;
         let id = topics.opened.fetch_add(1, Ordering::Relaxed);
-        let subscribe = |topic: usize| topics.channels[topic % topics.channels.len()].subscribe();
-        let first = id * topics.subscriptions;
-        let posts = match topics.subscriptions {
-            1 => Posts::One(subscribe(first)),
-            many => Posts::Many(
-                (first..first + many)
-                    .map(|topic| as_stream(subscribe(topic)))
-                    .collect(),
-            ),
+        let mut channels = topics.channels[id % topics.groups..]
+            .iter()
+            .step_by(topics.groups);
+        let posts = match (channels.next(), channels.len()) {
+            (Some(only), 0) => Posts::One(only.subscribe()),
+            (first, _) => {
+                let all = first.into_iter().chain(channels);
+                Posts::Many(all.map(|channel| as_stream(channel.subscribe())).collect())
+            }
         };
         let hub = self.clone();
         Member {

@@ -48,7 +48,7 @@ struct Args {
     publish: bool,
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     topics: usize,
-    /// The n-th connection has topics n times this and as many on, modulo --topics
+    /// A connection has so many topics, the n-th those that are n modulo --topics over this
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     subscriptions: usize,
     /// Threads of tokio; without this, the one that runs anyway
