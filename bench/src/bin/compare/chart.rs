@@ -14,14 +14,14 @@ use crate::{
 /// Left edge and room of the bars, in pixels: names, first bars, second bars.
 const NAMES: u32 = 16;
 const FIRST: Panel = Panel {
-    left: 176,
+    left: 196,
     width: 200,
 };
 const SECOND: Panel = Panel {
-    left: 596,
+    left: 616,
     width: 130,
 };
-const WIDTH: u32 = 840;
+const WIDTH: u32 = 860;
 
 const TOP: u32 = 72;
 const LINE: u32 = 26;

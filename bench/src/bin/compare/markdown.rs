@@ -238,6 +238,7 @@ fn remark(row: &Row<'_>) -> String {
             let kept_up = row.kept_up.unwrap_or_default();
             format!("did not keep up: {} answered in time", percent(kept_up))
         }
+        Doubt::SentLate => "the load generator was late itself".to_owned(),
         Doubt::NeitherBusy => "neither was busy".to_owned(),
     });
     let compressed = row
