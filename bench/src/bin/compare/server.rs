@@ -190,7 +190,7 @@ impl Server {
                 Mode::Publish | Mode::OpenLoop => read_buffer.is_some(),
                 _ => true,
             },
-            _ if scenario.tls && matches!(self.program, Program::Peer { .. }) => false,
+            Program::Peer { .. } if scenario.tls => false,
             // Ten thousand threads prove nothing, and two threads cannot share one of its sockets.
             Program::Peer {
                 library: "tungstenite",
