@@ -20,8 +20,8 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::{
-    Command, Dial, Event, Inline, Load, LoopHandle, Shared, defer_wakes, give_batch, lock,
-    wake_deferred,
+    Command, Dial, Event, EventBatch, Inline, Load, LoopHandle, Shared, defer_wakes, give_batch,
+    lock, wake_deferred,
 };
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
@@ -343,7 +343,7 @@ impl Engine {
     }
 
     /// Parks what there was no room for.
-    fn set_aside(&self, peer: &Peer, rest: VecDeque<Event>, waits: Waiting) {
+    fn set_aside(&self, peer: &Peer, rest: EventBatch, waits: Waiting) {
         peer.link.set_aside(rest);
         // It may have run only because the peer is no longer congested.
         if waits.begins() {
@@ -409,7 +409,7 @@ impl Upstream for ToWorkers {
         false
     }
 
-    fn deliver(&self, peer: &Peer, events: &mut VecDeque<Event>) -> bool {
+    fn deliver(&self, peer: &Peer, events: &mut EventBatch) -> bool {
         peer.link.deliver(events)
     }
 
@@ -440,7 +440,7 @@ impl Upstream for OnTheLoop {
         true
     }
 
-    fn deliver(&self, peer: &Peer, events: &mut VecDeque<Event>) -> bool {
+    fn deliver(&self, peer: &Peer, events: &mut EventBatch) -> bool {
         let link = &peer.link;
         if link.has_parked() {
             // Behind those that wait already.

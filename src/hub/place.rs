@@ -289,7 +289,7 @@ impl<R: Room> Runnable for Place<R> {
     fn run(&self) -> bool {
         let calls = lock(&self.inbox).calls.take();
         let mut stage = lock(&self.stage);
-        for call in calls {
+        for call in *calls {
             let _cork = Cork::put_in();
             self.perform(&mut stage, call);
         }

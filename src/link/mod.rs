@@ -32,7 +32,6 @@ mod thread;
 mod topics;
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -52,16 +51,16 @@ use subscriptions::Subscriptions;
 #[cfg(feature = "deflate")]
 pub(crate) use deflate::Compression;
 pub(crate) use dial::{Connected, Dial, Target};
-pub(crate) use event::{Event, Opening};
+pub(crate) use event::{Event, EventBatch, Opening};
 use hold::Holds;
 pub(crate) use inflow::{Inflow, Load};
-pub(crate) use loop_handle::{Command, Inlet, LoopHandle};
+pub(crate) use loop_handle::{Command, Inlet, LoopHandle, Permit};
 pub(crate) use outbox::Outbox;
 pub use queue::LatestKey;
 pub(crate) use queue::{QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;
-pub(crate) use spare::{give_batch, give_buffer, release as release_spare, take_batch};
+pub(crate) use spare::{give_batch, give_buffer, release as release_spare};
 pub(crate) use thread::{Cork, Inline, defer_wakes, wake_deferred};
 pub(crate) use topics::{Publication, Topics};
 
@@ -83,12 +82,18 @@ pub(crate) struct Link {
     /// Rooms that have more of this peer's messages than they should.
     holds: Holds,
     latency_us: AtomicU32,
-    subscriptions: Mutex<Subscriptions>,
     /// The user's session, type-erased so that a `Peer` needs no type parameter.
     pub(crate) session: Mutex<Option<Box<dyn Any + Send>>>,
-    /// Set once, when the connection opens.
-    agreement: OnceLock<Box<Agreement>>,
+    extra: OnceLock<Box<Extra>>,
     remote: PackedAddr,
+}
+
+/// What most connections have nothing of.
+#[derive(Default)]
+struct Extra {
+    /// Set once, when the connection opens.
+    agreement: OnceLock<Agreement>,
+    subscriptions: Mutex<Subscriptions>,
 }
 
 /// What the two sides agreed on in the opening handshake, beyond the protocol itself; most
@@ -126,9 +131,8 @@ impl Link {
             parked: AtomicBool::new(false),
             holds: Holds::default(),
             latency_us: AtomicU32::new(u32::MAX),
-            subscriptions: Mutex::default(),
             session: Mutex::new(None),
-            agreement: OnceLock::new(),
+            extra: OnceLock::new(),
             remote: remote.into(),
         }
     }
@@ -326,6 +330,21 @@ impl Link {
         let _ = self.note_level(&mut outbox);
     }
 
+    /// The same for several, of which `joined` was made: one by one where they might find no room
+    /// together, or may be dropped one by one.
+    pub(crate) fn send_shared_run(&self, joined: &SharedFrame, frames: &[&SharedFrame]) {
+        let mut outbox = self.outbox();
+        let all = joined.for_link(self);
+        if outbox.has_plenty(all.len(), &self.config) {
+            outbox.push_shared(all, None, &self.config);
+        } else {
+            for frame in frames {
+                outbox.push_shared(frame.for_link(self), None, &self.config);
+            }
+        }
+        let _ = self.note_level(&mut outbox);
+    }
+
     fn note_level(&self, outbox: &mut Outbox) -> Sent {
         if outbox.queued() > self.config.outbound_bytes / 2 {
             self.congested.store(true, Ordering::SeqCst);
@@ -369,11 +388,11 @@ impl Link {
     }
 
     /// Adds a batch for the handler. `true`: the caller makes it run.
-    pub(crate) fn deliver(&self, batch: &mut VecDeque<Event>) -> bool {
-        lock(&self.inbox).push(batch)
+    pub(crate) fn deliver(&self, batch: &mut EventBatch) -> bool {
+        lock(&self.inbox).push(batch, spare::take_batch)
     }
 
-    pub(crate) fn take_inbox(&self) -> VecDeque<Event> {
+    pub(crate) fn take_inbox(&self) -> EventBatch {
         lock(&self.inbox).take()
     }
 
@@ -387,7 +406,7 @@ impl Link {
     }
 
     /// Ends a run because the peer [must wait](Self::must_wait); `rest` is run later. `true`: it can run at once.
-    pub(crate) fn park(&self, rest: VecDeque<Event>) -> bool {
+    pub(crate) fn park(&self, rest: EventBatch) -> bool {
         self.parked.store(true, Ordering::Relaxed);
         lock(&self.inbox).park(rest);
         // The loop may have drained the queue before it could see a parked mailbox.
@@ -396,7 +415,7 @@ impl Link {
 
     /// Ends a run because whoever is to have the events has no room for them; `rest` is run when
     /// [`unpark`](Self::unpark) says so.
-    pub(crate) fn set_aside(&self, rest: VecDeque<Event>) {
+    pub(crate) fn set_aside(&self, rest: EventBatch) {
         self.parked.store(true, Ordering::Relaxed);
         lock(&self.inbox).park(rest);
     }
@@ -447,17 +466,25 @@ impl Link {
     }
 
     pub(crate) fn subprotocol(&self) -> Option<&str> {
-        self.agreement.get()?.subprotocol.as_deref()
+        self.agreement()?.subprotocol.as_deref()
+    }
+
+    fn agreement(&self) -> Option<&Agreement> {
+        self.extra.get()?.agreement.get()
     }
 
     pub(crate) fn agree(&self, agreement: Agreement) {
         // Set once: a connection is opened once.
-        let _ = self.agreement.set(Box::new(agreement));
+        let _ = self
+            .extra
+            .get_or_init(Box::default)
+            .agreement
+            .set(agreement);
     }
 
     #[cfg(feature = "deflate")]
     pub(crate) fn compression(&self) -> Option<&Compression> {
-        self.agreement.get()?.compression.as_ref()
+        self.agreement()?.compression.as_ref()
     }
 
     /// The last measured round trip in microseconds, `u32::MAX` before the first.
@@ -480,9 +507,9 @@ impl std::fmt::Debug for Link {
 mod tests {
     use super::*;
 
-    /// With the two counters of its `Arc` and a word of the allocator's, 256 bytes.
+    /// With the two counters of its `Arc` and a word of the allocator's, 224 bytes.
     #[test]
     fn a_link_is_small() {
-        assert!(size_of::<Link>() <= 232, "{}", size_of::<Link>());
+        assert!(size_of::<Link>() <= 200, "{}", size_of::<Link>());
     }
 }

@@ -95,8 +95,8 @@ impl Outbox {
         if !plain {
             return None;
         }
-        if self.buf.capacity() == 0 {
-            self.buf = spare::take_buffer();
+        if self.buf.capacity() - self.buf.len() < payload.len() + MAX_HEADER {
+            self.widen(payload.len() + MAX_HEADER);
         }
         let before = self.buf.len();
         encode(opcode, payload, self.key(), &mut self.buf);
@@ -105,6 +105,26 @@ impl Outbox {
             self.status(),
             !std::mem::replace(&mut self.flush_requested, true),
         ))
+    }
+
+    /// Finds room for so many more bytes of small messages, if it is to be had without allocating.
+    #[cold]
+    fn widen(&mut self, more: usize) {
+        if self.buf.capacity() == 0 {
+            self.buf = spare::take_buffer();
+        }
+        let len = self.buf.len();
+        if len + more > spare::BYTES {
+            let mut large = spare::take_large_buffer();
+            if large.capacity() >= len + more {
+                large.extend_from_slice(&self.buf);
+                std::mem::swap(&mut self.buf, &mut large);
+            }
+            spare::give_buffer(large);
+        } else if self.buf.capacity() > spare::BYTES / 4 {
+            // Twice as large it might be too large to be kept.
+            self.buf.reserve_exact(spare::BYTES - len);
+        }
     }
 
     /// What senders are told.
@@ -233,6 +253,12 @@ impl Outbox {
             self.queued -= replaced as u32;
         }
         true
+    }
+
+    /// Whether so many bytes find room whatever the policy, and need not be kept one by one.
+    pub(crate) fn has_plenty(&self, bytes: usize, config: &Config) -> bool {
+        let little = self.queued() + bytes <= config.outbound_bytes / 2;
+        little && config.overflow != Overflow::DropOldest
     }
 
     /// What waits goes out in this turn of the loop, as far as can be foreseen. Then it is not worth
@@ -376,13 +402,15 @@ impl Outbox {
             into.push_back(Segment::Small(std::mem::take(&mut self.buf)));
         }
         if let Some(queue) = &mut self.queue {
-            while taken < TAKE.min(most).max(1) {
+            // Of what may still be replaced, no more than the kernel will soon have sent.
+            let take = if queue.has_keys() { FRESH } else { TAKE };
+            while taken < take.min(most).max(1) {
                 let Some(segment) = queue.pop() else { break };
                 taken += segment.len();
                 into.push_back(segment);
             }
             if queue.is_empty() {
-                self.queue = None;
+                self.queue.take().into_iter().for_each(spare::give_queue);
             }
         }
         !head.is_empty() || !into.is_empty()
@@ -514,7 +542,7 @@ impl Outbox {
     }
 
     fn queue(&mut self) -> &mut Queue {
-        self.queue.get_or_insert_default()
+        self.queue.get_or_insert_with(spare::take_queue)
     }
 
     /// Size of the unsent message of this key.

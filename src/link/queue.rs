@@ -117,6 +117,21 @@ impl Segment {
         })
     }
 
+    /// The bytes of all these, to be sent as they are.
+    pub(super) fn join(segments: impl IntoIterator<Item = Self>) -> Self {
+        let mut all = Vec::new();
+        for segment in segments {
+            let (head, tail) = segment.parts();
+            all.extend_from_slice(head);
+            all.extend_from_slice(tail);
+        }
+        Self::Whole {
+            header: [0; MAX_HEADER],
+            header_len: 0,
+            payload: all.into(),
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         let (head, tail) = self.parts();
         head.len() + tail.len()
@@ -134,6 +149,9 @@ impl Segment {
         }
     }
 }
+
+/// The most that an emptied queue holds room for when it is used again.
+const ROOM: usize = 32;
 
 /// A message that waits for what was sent before it.
 #[derive(Debug)]
@@ -196,6 +214,17 @@ impl Queue {
             Some((Segment::Small(bytes), _)) => bytes,
             _ => unreachable!("pushed just above"),
         }
+    }
+
+    /// Whether any of these may be replaced.
+    pub(super) fn has_keys(&self) -> bool {
+        !self.latest.is_empty()
+    }
+
+    /// Emptied, it holds little memory.
+    pub(super) fn is_worth_keeping(&self) -> bool {
+        let keys = self.latest.capacity() + self.early.capacity();
+        self.segments.capacity() <= ROOM && keys == 0
     }
 
     pub(super) fn is_empty(&self) -> bool {

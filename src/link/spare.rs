@@ -5,20 +5,26 @@
 //! thread keeps what it has emptied, takes from that what it fills, and passes on in one go what is
 //! too much. With handlers inline it is the same thread that does both, and an echo allocates
 //! nothing.
+#![allow(
+    clippy::vec_box,
+    reason = "the boxes are what is kept: their memory is to be used again"
+)]
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::thread::LocalKey;
 
-use super::event::Event;
+use super::event::EventBatch;
+use super::queue::Queue;
 
 /// Kept by each thread; half of it is passed on or taken over at a time.
 const KEPT: usize = 32;
-/// Kept for whichever thread needs them.
-const COMMON: usize = 64;
 /// The largest output buffer that is kept: together at most half a MiB, usually a hundredth of it.
-const BYTES: usize = 4096;
+pub(super) const BYTES: usize = 4096;
+/// But for a few of at most this size, for replies to all that one read may bring, twice that for how
+/// vectors grow. Those of a loop are let go of when it has been idle.
+const LARGE: usize = 128 << 10;
+const KEPT_LARGE: usize = 4;
 /// The largest batch.
 const EVENTS: usize = 32;
 
@@ -27,69 +33,96 @@ type Common<T> = Mutex<Vec<T>>;
 type Own<T> = LocalKey<RefCell<Vec<T>>>;
 
 static COMMON_BUFFERS: Common<Vec<u8>> = Mutex::new(Vec::new());
-static COMMON_BATCHES: Common<VecDeque<Event>> = Mutex::new(Vec::new());
+static COMMON_LARGE: Common<Vec<u8>> = Mutex::new(Vec::new());
+static COMMON_BATCHES: Common<EventBatch> = Mutex::new(Vec::new());
+static COMMON_QUEUES: Common<Box<Queue>> = Mutex::new(Vec::new());
 
 thread_local! {
     static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    static BATCHES: RefCell<Vec<VecDeque<Event>>> = const { RefCell::new(Vec::new()) };
+    static LARGE_BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static BATCHES: RefCell<Vec<EventBatch>> = const { RefCell::new(Vec::new()) };
+    static QUEUES: RefCell<Vec<Box<Queue>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// An empty buffer, used before if there is one.
 #[inline]
 pub(super) fn take_buffer() -> Vec<u8> {
-    take(&BUFFERS, &COMMON_BUFFERS)
+    take(&BUFFERS, &COMMON_BUFFERS, KEPT)
+}
+
+/// One of more than [`BYTES`] bytes, if there is one.
+pub(super) fn take_large_buffer() -> Vec<u8> {
+    take(&LARGE_BUFFERS, &COMMON_LARGE, KEPT_LARGE)
 }
 
 /// Takes back a buffer that has been written.
 #[inline]
 pub(crate) fn give_buffer(mut buffer: Vec<u8>) {
-    if buffer.capacity() > 0 && buffer.capacity() <= BYTES {
-        buffer.clear();
-        give(buffer, &BUFFERS, &COMMON_BUFFERS);
+    buffer.clear();
+    let size = buffer.capacity();
+    if (1..=BYTES).contains(&size) {
+        give(buffer, &BUFFERS, &COMMON_BUFFERS, KEPT);
+    } else if (BYTES..=LARGE).contains(&size) {
+        give(buffer, &LARGE_BUFFERS, &COMMON_LARGE, KEPT_LARGE);
     }
 }
 
 /// The same for batches of events.
 #[inline]
-pub(crate) fn take_batch() -> VecDeque<Event> {
-    take(&BATCHES, &COMMON_BATCHES)
+pub(crate) fn take_batch() -> EventBatch {
+    take(&BATCHES, &COMMON_BATCHES, KEPT)
 }
 
 #[inline]
-pub(crate) fn give_batch(mut batch: VecDeque<Event>) {
-    if batch.capacity() > 0 && batch.capacity() <= EVENTS {
+pub(crate) fn give_batch(mut batch: EventBatch) {
+    if batch.capacity() <= EVENTS {
         batch.clear();
-        give(batch, &BATCHES, &COMMON_BATCHES);
+        give(batch, &BATCHES, &COMMON_BATCHES, KEPT);
     }
 }
 
-/// Lets go of what no thread has taken over.
+/// The same for queues of messages that are kept one by one.
+pub(super) fn take_queue() -> Box<Queue> {
+    take(&QUEUES, &COMMON_QUEUES, KEPT)
+}
+
+pub(super) fn give_queue(queue: Box<Queue>) {
+    if queue.is_worth_keeping() {
+        give(queue, &QUEUES, &COMMON_QUEUES, KEPT);
+    }
+}
+
+/// Lets go of what no thread has taken over, and of the large ones of this thread.
 pub(crate) fn release() {
+    LARGE_BUFFERS.with_borrow_mut(Vec::clear);
+    for_common(&COMMON_LARGE, Vec::clear);
     for_common(&COMMON_BUFFERS, Vec::clear);
     for_common(&COMMON_BATCHES, Vec::clear);
+    for_common(&COMMON_QUEUES, Vec::clear);
 }
 
 #[inline]
-fn take<T: Default>(own: &'static Own<T>, common: &Common<T>) -> T {
+fn take<T: Default>(own: &'static Own<T>, common: &Common<T>, kept: usize) -> T {
     own.with_borrow_mut(|own| {
         if own.is_empty() {
             for_common(common, |common| {
-                own.extend(common.drain(common.len().saturating_sub(KEPT / 2)..));
+                own.extend(common.drain(common.len().saturating_sub(kept / 2)..));
             });
         }
         own.pop().unwrap_or_default()
     })
 }
 
+/// Of `kept` that each thread keeps; twice as many are kept for whichever thread needs them.
 #[inline]
-fn give<T>(emptied: T, own: &'static Own<T>, common: &Common<T>) {
+fn give<T>(emptied: T, own: &'static Own<T>, common: &Common<T>, kept: usize) {
     own.with_borrow_mut(|own| {
-        if own.len() == KEPT {
+        if own.len() == kept {
             for_common(common, |common| {
-                let room = COMMON.saturating_sub(common.len()).min(KEPT / 2);
+                let room = (2 * kept).saturating_sub(common.len()).min(kept / 2);
                 common.extend(own.drain(..room));
             });
-            own.truncate(KEPT / 2);
+            own.truncate(kept / 2);
         }
         own.push(emptied);
     });

@@ -29,6 +29,7 @@ pub(crate) mod http;
 mod mask;
 mod payload;
 mod protocol;
+mod spent;
 mod utf8;
 
 pub(crate) use client_handshake::{Accepted, ClientRefused, ClientRequest, new_key, verify};

@@ -5,12 +5,13 @@
 //!
 //! - *Small* messages share blocks of at most [`BLOCK`] bytes: one allocation for all that a read
 //!   brought, and a kept message of 20 bytes holds [`BLOCK`] bytes alive at worst.
+//! - *Middling* messages have a block of their own, at most about twice their size.
 //! - *Large* messages have a buffer of their own, at most about twice their size, which comes home
 //!   when the last reference to the message is dropped, on whatever thread that is.
 //!
 //! As long as user code drops what it gets, the same memory is used again and again: an inline
-//! echo allocates nothing per small message, and large messages don't make the allocator give pages
-//! back to the system and fetch them again.
+//! echo allocates nothing per message that is not large, and large ones don't make the allocator
+//! give pages back to the system and fetch them again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +22,7 @@ use tungstenite::protocol::Message;
 
 use super::close::Violation;
 use super::mask::mask;
+use super::spent::Spent;
 
 /// The most memory that small messages share.
 const BLOCK: usize = 4096;
@@ -38,8 +40,13 @@ const SPARE: usize = 16 << 20;
 pub(crate) struct Blocks {
     /// What is left of the current block of small messages: empty, with spare capacity.
     block: BytesMut,
+    /// All of the current block; 0 if there is none.
+    size: usize,
     /// Blocks come back, so that they are worth making large.
     reused: bool,
+    /// Used up by small messages, and by middling ones.
+    small: Spent,
+    middling: Spent,
     home: Arc<Home>,
 }
 
@@ -187,7 +194,10 @@ impl Blocks {
     pub(crate) fn new(reused: bool) -> Self {
         Self {
             block: BytesMut::new(),
+            size: 0,
             reused,
+            small: Spent::default(),
+            middling: Spent::default(),
             home: Arc::default(),
         }
     }
@@ -206,8 +216,10 @@ impl Blocks {
         coming: usize,
         messages: &mut Vec<Message>,
     ) -> Result<(), Violation> {
-        let bytes = if payload.len() > SHARE_MAX {
+        let bytes = if payload.len() >= STAGGERED {
             self.copy_large(payload, key)
+        } else if payload.len() > SHARE_MAX {
+            self.copy_middling(payload, key)
         } else if !self.reused && payload.len() + FRAME >= coming {
             // Nobody to share with.
             let mut alone = payload.to_vec();
@@ -238,6 +250,25 @@ impl Blocks {
         one.pop().map(Message::into_data).unwrap_or_default()
     }
 
+    #[inline(never)]
+    fn copy_middling(&mut self, payload: &[u8], key: [u8; 4]) -> Bytes {
+        let most = 2 * payload.len() + BLOCK;
+        let mut block = match self.middling.reclaim(payload.len(), most) {
+            Some(block) => block,
+            // Many are out at a time: from where there may be more of them.
+            None if self.middling.is_full() => return self.copy_large(payload, key),
+            None => BytesMut::with_capacity(payload.len()),
+        };
+        for piece in payload.chunks(NEAR) {
+            let start = block.len();
+            block.extend_from_slice(piece);
+            mask(&mut block[start..], key, start);
+        }
+        let message = block.split().freeze();
+        self.middling.add(block);
+        message
+    }
+
     fn copy_large(&mut self, payload: &[u8], key: [u8; 4]) -> Bytes {
         let mut buffer = self.buffer(payload.len(), payload.len());
         for piece in payload.chunks(NEAR) {
@@ -256,7 +287,12 @@ impl Blocks {
         };
         // All of it or nothing: what is left of a block that is kept is not worth having.
         if !self.block.try_reclaim(size) {
-            self.block = BytesMut::with_capacity(size);
+            let block = self.small.reclaim(size, BLOCK);
+            let block = block.unwrap_or_else(|| BytesMut::with_capacity(size));
+            let old = std::mem::replace(&mut self.block, block);
+            if std::mem::replace(&mut self.size, self.block.capacity()) > 0 {
+                self.small.add(old);
+            }
         }
     }
 
@@ -298,13 +334,16 @@ impl Blocks {
 
     /// Whether there is memory that could be released.
     pub(crate) fn holds_memory(&self) -> bool {
-        !self.home.open().buffers.is_empty()
+        !(self.small.is_empty() && self.middling.is_empty() && self.home.open().buffers.is_empty())
     }
 
     /// Lets go of all memory that is not in use.
     pub(crate) fn release(&mut self) {
         *self.home.open() = Spare::default();
         self.block = BytesMut::new();
+        self.size = 0;
+        self.small.release();
+        self.middling.release();
     }
 }
 

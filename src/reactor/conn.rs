@@ -38,7 +38,7 @@ use super::outbound::Outbound;
 use super::upstream::Upstream;
 use crate::config::{Config, OverRate};
 use crate::error::duplicate;
-use crate::link::{Dial, Event};
+use crate::link::{Dial, EventBatch};
 use crate::message::{CloseCause, Message};
 use crate::net::Stream;
 use crate::peer::Peer;
@@ -62,7 +62,7 @@ pub(crate) struct Context<'a, U> {
     /// Empty between uses.
     pub(crate) messages: &'a mut Vec<Message>,
     /// Empty between uses.
-    pub(crate) batch: &'a mut VecDeque<Event>,
+    pub(crate) batch: &'a mut EventBatch,
     /// Empty between uses; keeps its memory.
     pub(crate) out: &'a mut Outbound,
     /// Links that the turn made runnable.

@@ -17,6 +17,7 @@ use super::dialing::{self, Dialing};
 use super::opening::Opening;
 use super::outbound::Outbound;
 use super::slab::Slab;
+use super::spreading::{Reach, Run, Spread};
 use super::timer::Wheel;
 use super::topics::Audience;
 use super::upstream::Upstream;
@@ -24,9 +25,7 @@ use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::error::Error;
 use crate::id::{Key, PeerId};
-use crate::link::{
-    self, Command, Dial, Event, Inlet, Link, LoopHandle, Publication, Shared, SharedFrame,
-};
+use crate::link::{self, Command, Dial, EventBatch, Inlet, Link, LoopHandle, Shared};
 use crate::message::{CloseCause, CloseCode, Message};
 use crate::net::{Listener, Stream};
 use crate::peer::Peer;
@@ -127,6 +126,8 @@ pub(crate) struct EventLoop<U> {
     again: Vec<Key>,
     /// Connections that are to be made; always empty on a server.
     dials: VecDeque<Box<Dial>>,
+    /// Frames for many, gathered and not spread yet; empty between steps.
+    run: Run,
     /// Connections that were sent something this turn, each once.
     touched: Vec<Key>,
     /// Connections to be removed; may name one twice.
@@ -144,7 +145,7 @@ struct Tools {
     buf: ReadBuffer,
     blocks: Blocks,
     messages: Vec<Message>,
-    batch: VecDeque<Event>,
+    batch: EventBatch,
     out: Outbound,
 }
 
@@ -177,6 +178,7 @@ impl<U: Upstream> EventLoop<U> {
             now: 0,
             again: Vec::new(),
             dials: VecDeque::new(),
+            run: Run::default(),
             touched: Vec::new(),
             gone: Vec::new(),
             runnable: Vec::new(),
@@ -187,7 +189,7 @@ impl<U: Upstream> EventLoop<U> {
                 buf: ReadBuffer::new(READ_BUFFER),
                 blocks,
                 messages: Vec::new(),
-                batch: VecDeque::new(),
+                batch: EventBatch::default(),
                 out: Outbound::default(),
             },
         }
@@ -322,6 +324,7 @@ impl<U: Upstream> EventLoop<U> {
                 Err(_) => break,
             }
         }
+        self.spread();
     }
 
     /// Begins to connect, as often as the budget allows.
@@ -500,6 +503,11 @@ impl<U: Upstream> EventLoop<U> {
     }
 
     fn carry_out(&mut self, command: Command) {
+        use Command::{Broadcast, Flush, Publish, Resume};
+        if !matches!(command, Broadcast(..) | Publish(..) | Flush(_) | Resume(_)) {
+            // It may write to outboxes, or change who is there.
+            self.spread();
+        }
         match command {
             Command::Flush(key) => self.touch(key),
             Command::Resume(key) => self.serve(key, |conn, _| conn.resume()),
@@ -533,13 +541,12 @@ impl<U: Upstream> EventLoop<U> {
                 link.outbox().say_goodbye();
                 self.applied(&link);
             }
-            Command::Broadcast(frame, permit) => {
-                self.broadcast(&frame);
-                self.inlet.give_back(permit);
-                self.handle.ordered_applied();
+            Command::Broadcast(frame, permit) => self.gather(Spread::All(frame, permit)),
+            Command::Publish(publication, permit) => {
+                self.gather(Spread::Topic(publication, permit));
             }
             Command::Multicast { frame, to, except } => {
-                self.multicast(&frame, &to, except);
+                self.reach().multicast(&frame, &to, except);
                 self.handle.ordered_applied();
             }
             Command::Batch(commands, permit) => {
@@ -547,11 +554,6 @@ impl<U: Upstream> EventLoop<U> {
                     self.carry_out(command);
                 }
                 self.inlet.give_back(permit);
-            }
-            Command::Publish(publication, permit) => {
-                self.publish(&publication);
-                self.inlet.give_back(permit);
-                self.handle.ordered_applied();
             }
             // If the connection is gone, it is struck off by a command behind this one.
             Command::Subscribe(key, topic) => self.audience.subscribe(topic, key),
@@ -578,46 +580,35 @@ impl<U: Upstream> EventLoop<U> {
         }
     }
 
-    fn broadcast(&mut self, frame: &SharedFrame) {
-        for (key, conn) in self.conns.iter_mut() {
-            if !conn.hears_broadcasts() {
-                continue;
-            }
-            conn.peer.link.send_shared(frame, None);
-            if !std::mem::replace(&mut conn.touched, true) {
-                self.touched.push(key);
-            }
+    /// Spreads a frame together with those before and behind it, if they are for the same connections.
+    fn gather(&mut self, spread: Spread) {
+        if !self.run.takes(&spread) {
+            self.spread();
         }
+        self.run.push(spread);
     }
 
-    fn publish(&mut self, publication: &Publication) {
-        let here = |id: &PeerId| id.loop_index() == self.handle.index;
-        let except = publication.except.filter(here).map(PeerId::key);
-        for &key in self.audience.of(publication.topic) {
-            if Some(key) == except {
-                continue;
-            }
-            let Some(conn) = self.conns.get_mut(key).filter(|c| c.hears_broadcasts()) else {
-                continue;
-            };
-            let link = &conn.peer.link;
-            link.send_shared(&publication.frame, publication.latest.as_ref());
-            if !std::mem::replace(&mut conn.touched, true) {
-                self.touched.push(key);
-            }
+    /// Puts what was gathered into the outboxes.
+    fn spread(&mut self) {
+        if self.run.is_empty() {
+            return;
         }
+        let mut run = std::mem::take(&mut self.run);
+        self.reach().spread(&run);
+        for spread in run.drain() {
+            self.inlet.give_back(spread.into_permit());
+            self.handle.ordered_applied();
+        }
+        // Keeps the memory.
+        self.run = run;
     }
 
-    fn multicast(&mut self, frame: &SharedFrame, to: &[Key], except: Option<Key>) {
-        for &key in to {
-            let conn = self.conns.get_mut(key).filter(|c| c.hears_broadcasts());
-            let Some(conn) = conn.filter(|_| Some(key) != except) else {
-                continue;
-            };
-            conn.peer.link.send_shared(frame, None);
-            if !std::mem::replace(&mut conn.touched, true) {
-                self.touched.push(key);
-            }
+    fn reach(&mut self) -> Reach<'_> {
+        Reach {
+            conns: &mut self.conns,
+            audience: &self.audience,
+            touched: &mut self.touched,
+            index: self.handle.index,
         }
     }
 

@@ -18,6 +18,7 @@ mod reading;
 #[cfg(feature = "tls")]
 mod securing;
 mod slab;
+mod spreading;
 mod timer;
 mod topics;
 mod upstream;

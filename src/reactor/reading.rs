@@ -6,7 +6,7 @@ use super::conn::{Conn, Context, Habit, Phase, Rest, over_rate_waits};
 use super::liveness::Moment;
 use super::upstream::{Run, Upstream};
 use crate::config::Config;
-use crate::link::{self, Event, Load};
+use crate::link::{Event, Load};
 use crate::message::{Bytes, CloseCause, CloseCode, CloseFrame, Message};
 use crate::proto::{Filled, Opcode, Violation};
 
@@ -415,8 +415,6 @@ impl Conn {
         if cx.upstream.is_inline() {
             // The replies are there already.
             self.dirty = true;
-        } else if cx.batch.capacity() == 0 {
-            *cx.batch = link::take_batch();
         }
     }
 

@@ -15,8 +15,8 @@ use crate::hub::Task;
 #[cfg(feature = "deflate")]
 use crate::link::Compression;
 use crate::link::{
-    Agreement, Command, Event, Inline, Link, Load, Opening, defer_wakes, give_batch, lock,
-    wake_deferred,
+    Agreement, Command, Event, EventBatch, Inline, Link, Load, Opening, defer_wakes, give_batch,
+    lock, wake_deferred,
 };
 use crate::message::{Bytes, CloseCause, CloseCode, CloseReason, Message};
 use crate::peer::Peer;
@@ -332,7 +332,7 @@ impl Upstream for ToWorkers {
         false
     }
 
-    fn deliver(&self, peer: &Peer, events: &mut VecDeque<Event>) -> bool {
+    fn deliver(&self, peer: &Peer, events: &mut EventBatch) -> bool {
         peer.link.deliver(events)
     }
 
@@ -375,7 +375,7 @@ impl<H: Handler> Upstream for OnTheLoop<H> {
         true
     }
 
-    fn deliver(&self, peer: &Peer, events: &mut VecDeque<Event>) -> bool {
+    fn deliver(&self, peer: &Peer, events: &mut EventBatch) -> bool {
         let link = &peer.link;
         if link.has_parked() {
             // Behind those that wait already.
