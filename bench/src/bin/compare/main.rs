@@ -121,10 +121,10 @@ fn run(args: &Args) -> Result<usize> {
     if args.list {
         scenarios
             .iter()
-            .for_each(|scenario| println!("{:36}{}", scenario.name, scenario.title()));
+            .for_each(|scenario| println!("{:44}{}", scenario.name, scenario.title()));
         servers
             .iter()
-            .for_each(|server| println!("{:36}{}", server.name, server.label));
+            .for_each(|server| println!("{:44}{}", server.name, server.label));
         return Ok(0);
     }
     // Of ten thousand connections each side has a file; what is started here inherits the limit.

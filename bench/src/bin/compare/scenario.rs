@@ -82,8 +82,8 @@ impl Scenario {
             }
             Mode::OpenLoop => {
                 let cores = match self.shared_cores {
-                    true => "on both cores",
-                    false => "on one core",
+                    true => "sharing both cores",
+                    false => "with a core each",
                 };
                 let percent = self.percent;
                 format!("latency of {size} at {percent} % load, {connections} connections, {cores}")
