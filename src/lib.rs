@@ -60,6 +60,7 @@
 #![cfg_attr(docsrs, feature(doc_auto_cfg))]
 
 mod addr;
+mod bucket;
 mod client;
 mod config;
 mod error;
@@ -69,6 +70,7 @@ mod id;
 mod link;
 mod message;
 mod net;
+mod network;
 mod peer;
 mod proto;
 mod reactor;
@@ -82,7 +84,9 @@ pub use self::client::{
 };
 #[cfg(feature = "deflate")]
 pub use self::config::Deflate;
-pub use self::config::{Compress, MessageRate, Origin, OverRate, Overflow};
+pub use self::config::{
+    ByteRate, Compress, ForwardedHeader, MessageRate, Origin, OverRate, Overflow, ProxyProtocol,
+};
 
 pub use self::error::{Error, Result, SendError, Sent};
 pub use self::http::{Request, Response};
@@ -95,8 +99,12 @@ pub use self::message::{
     Bytes, CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Message, Utf8Bytes,
 };
 pub use self::net::Listen;
+#[cfg(unix)]
+pub use self::net::ReusePort;
+#[cfg(all(unix, feature = "systemd"))]
+pub use self::net::SystemdSockets;
 #[cfg(feature = "tls")]
 pub use self::net::{Tls, Trust};
 pub use self::peer::Peer;
-pub use self::server::{Accept, Event, Handler, Server, ServerHandle};
+pub use self::server::{Accept, Drain, Event, Handler, Server, ServerHandle};
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};

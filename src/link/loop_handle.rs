@@ -16,7 +16,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
@@ -26,7 +26,7 @@ use super::{Dial, Link, Publication, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
-use crate::message::Message;
+use crate::message::{CloseCode, Message};
 use crate::net::Stream;
 #[cfg(feature = "tls")]
 use crate::net::TlsStream;
@@ -89,6 +89,12 @@ pub(crate) enum Command {
     Batch(Vec<Command>, Permit),
     /// Close all connections and end the loop, by this time at the latest.
     Shutdown(Instant),
+    /// The same, a few at a time over so long, with this code.
+    Drain {
+        code: CloseCode,
+        spread: Duration,
+        deadline: Instant,
+    },
 }
 
 /// Messages to many that may be on their way to a loop. Whoever broadcasts or publishes faster than the

@@ -15,6 +15,7 @@
 //!
 //! A connection that is silent holds no buffers here at all.
 
+mod arrivals;
 #[cfg(feature = "deflate")]
 mod deflate;
 mod dial;
@@ -48,6 +49,7 @@ use crate::proto::{Opcode, may_travel};
 use crate::worker::Mailbox;
 use subscriptions::Subscriptions;
 
+use arrivals::Arrivals;
 #[cfg(feature = "deflate")]
 pub(crate) use deflate::Compression;
 pub(crate) use dial::{Connected, Dial, Target};

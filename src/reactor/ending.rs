@@ -188,6 +188,7 @@ impl Conn {
 
     /// All is said: from here on the peer hangs up, or the deadline does.
     pub(super) fn linger<U: Upstream>(&mut self, cx: &Context<'_, U>) {
+        self.leave_opening();
         self.phase = Phase::Lingering;
         self.since = Moment::at(cx.now);
         self.rearm = true;

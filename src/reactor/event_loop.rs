@@ -18,6 +18,7 @@ use super::opening::Opening;
 use super::outbound::Outbound;
 use super::slab::Slab;
 use super::spreading::{Reach, Run, Spread};
+use super::stopping::Stopping;
 use super::timer::Wheel;
 use super::topics::Audience;
 use super::upstream::Upstream;
@@ -26,7 +27,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::id::{Key, PeerId};
 use crate::link::{self, Command, Dial, EventBatch, Inlet, Link, LoopHandle, Shared};
-use crate::message::{CloseCause, CloseCode, Message};
+use crate::message::{CloseCause, Message};
 use crate::net::{Listener, Stream};
 use crate::peer::Peer;
 use crate::proto::{Blocks, ReadBuffer};
@@ -48,10 +49,6 @@ const TIDY: Duration = Duration::from_millis(100);
 /// Runnable connections are passed on in groups of this size, so that with more than one core the
 /// workers begin while the loop still reads.
 const GROUP: usize = 32;
-
-/// Connections told to go away per turn when the server stops, so that a large server stays able to
-/// write what they say last.
-const FAREWELLS: usize = 256;
 
 /// Connections that a client's loop begins to make per turn.
 const DIALS: usize = 64;
@@ -92,7 +89,8 @@ impl Prepared {
     }
 }
 
-/// Starts the thread of a loop. The listeners go to the first loop, which deals out to `loops`.
+/// Starts the thread of a loop. What its listeners bring is dealt out to `loops`, unless each loop has
+/// its own.
 pub(crate) fn spawn<U: Upstream>(
     prepared: Prepared,
     upstream: U,
@@ -147,13 +145,6 @@ struct Tools {
     messages: Vec<Message>,
     batch: EventBatch,
     out: Outbound,
-}
-
-/// The server is being shut down.
-struct Stopping {
-    deadline: Instant,
-    /// Connections that have not been told.
-    untold: Vec<Key>,
 }
 
 impl<U: Upstream> EventLoop<U> {
@@ -268,13 +259,8 @@ impl<U: Upstream> EventLoop<U> {
         let until = |at: u64| Duration::from_millis(at).saturating_sub(now);
         let timers = self.wheel.next().map(until);
         let accept = self.acceptor.deadline(self.now).map(until);
-        let stop = self.stopping.as_ref().map(|stopping| {
-            if stopping.untold.is_empty() {
-                stopping.deadline.saturating_duration_since(Instant::now())
-            } else {
-                Duration::ZERO
-            }
-        });
+        let stopping = self.stopping.as_ref();
+        let stop = stopping.map(|stopping| stopping.wait(Instant::now()));
         [timers, accept, stop].into_iter().flatten().min()
     }
 
@@ -396,14 +382,15 @@ impl<U: Upstream> EventLoop<U> {
         let Some(stopping) = &mut self.stopping else {
             return;
         };
-        if Instant::now() >= stopping.deadline {
+        let now = Instant::now();
+        if now >= stopping.deadline {
             return self.end_all();
         }
-        let some = stopping.untold.len().saturating_sub(FAREWELLS);
-        for key in stopping.untold.split_off(some) {
+        let code = stopping.code;
+        for key in stopping.due(now) {
             self.serve(key, |conn, cx| {
                 if conn.is_open() {
-                    conn.go_away(CloseCode::Away, "", CloseCause::Shutdown, cx);
+                    conn.go_away(code, "", CloseCause::Shutdown, cx);
                     conn.flush_if_dirty(cx);
                 } else {
                     conn.stop_opening(cx);
@@ -429,6 +416,7 @@ impl<U: Upstream> EventLoop<U> {
                 continue;
             };
             self.wheel.cancel(key.slot);
+            conn.leave_opening();
             conn.part(self.poll.registry());
             #[cfg(feature = "tls")]
             if !U::DIALS && conn.is_securing() {
@@ -440,6 +428,7 @@ impl<U: Upstream> EventLoop<U> {
                 &self.handle.shared,
                 conn.peer.link.remote(),
                 conn.is_refused(),
+                conn.is_counted_by_ip(),
             );
         }
     }
@@ -467,7 +456,7 @@ impl<U: Upstream> EventLoop<U> {
             runnable: &mut self.runnable,
             dials: &mut self.dials,
             large_left: &mut self.large_left,
-            stopping: self.stopping.is_some(),
+            stopping: self.stopping.as_ref().map(|stopping| stopping.code),
         };
         act(conn, &mut cx);
         if conn.gone {
@@ -561,7 +550,16 @@ impl<U: Upstream> EventLoop<U> {
             Command::Shutdown(deadline) => {
                 self.acceptor.close(self.poll.registry());
                 let untold = self.conns.keys().collect();
-                self.stopping = Some(Stopping { deadline, untold });
+                self.stopping = Some(Stopping::at_once(untold, deadline));
+            }
+            Command::Drain {
+                code,
+                spread,
+                deadline,
+            } => {
+                self.acceptor.close(self.poll.registry());
+                let untold = self.conns.keys().collect();
+                self.stopping = Some(Stopping::spread(untold, code, spread, deadline));
             }
         }
     }
@@ -614,18 +612,24 @@ impl<U: Upstream> EventLoop<U> {
 
     /// Takes a socket in.
     fn adopt(&mut self, stream: Stream, remote: RemoteAddr) {
-        if self.stopping.is_some() || self.is_full() {
-            return;
-        }
-        let refusal = match acceptor::admit(&self.handle.shared, remote) {
+        let admitted = match self.stopping.is_some() || self.is_full() {
+            true => Err(None),
+            false => acceptor::admit(&self.handle.shared, remote),
+        };
+        let refusal = match admitted {
             Ok(()) => None,
             Err(Some(status)) => Some(status),
-            Err(None) => return,
+            Err(None) => return self.handle.shared.leave_opening(),
         };
-        #[cfg(feature = "tls")]
-        let stream = self.handle.shared.secure(stream);
         let config = self.handle.config.clone();
-        let opening = Phase::Opening(Box::new(Opening::new(refusal)));
+        let opening = Opening::new(refusal, config.proxies.contains(remote.ip()), &config);
+        #[cfg(feature = "tls")]
+        let stream = match opening.awaits_proxy_header() {
+            // It comes before TLS.
+            true => stream,
+            false => self.handle.shared.secure(stream),
+        };
+        let opening = Phase::Opening(Box::new(opening));
         self.take_in(stream, remote, config, opening);
     }
 

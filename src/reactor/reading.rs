@@ -5,7 +5,7 @@ use std::io;
 use super::conn::{Conn, Context, Habit, Phase, Rest, over_rate_waits};
 use super::liveness::Moment;
 use super::upstream::{Run, Upstream};
-use crate::config::Config;
+use crate::config::{ByteRate, Config, OverRate};
 use crate::link::{Event, Load};
 use crate::message::{Bytes, CloseCause, CloseCode, CloseFrame, Message};
 use crate::proto::{Filled, Opcode, Violation};
@@ -157,6 +157,13 @@ impl Conn {
                     // Anything received is as good as a pong.
                     self.rearm = true;
                 }
+                if let Phase::Open(Some(allowance)) = &mut self.phase {
+                    let within = allowance.take_bytes(filled.arrived, cx.now);
+                    self.rearm |= allowance.is_out_of_bytes(cx.now);
+                    if !within {
+                        self.on_too_many_bytes(cx);
+                    }
+                }
                 return Some(filled);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
@@ -164,6 +171,16 @@ impl Conn {
             Err(error) => self.fail_transport(&error, cx),
         }
         None
+    }
+
+    /// The last read brought more than what was left of the allowance.
+    #[cold]
+    fn on_too_many_bytes<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        let closes = |rate: ByteRate| rate.over == OverRate::Close;
+        if self.ending.is_none() && cx.config.byte_rate.is_some_and(closes) {
+            let text = "too many bytes";
+            self.close_for(CloseCode::Policy, text, CloseCause::RateLimit, cx);
+        }
     }
 
     /// Looks at bytes in the order they came; keeps those whose time has not come.
@@ -380,8 +397,8 @@ impl Conn {
     }
 
     fn note_message(&mut self, bytes: usize, now: u64) {
-        if let Phase::Open(Some(bucket)) = &mut self.phase {
-            bucket.take_one(now);
+        if let Phase::Open(Some(allowance)) = &mut self.phase {
+            allowance.take_message(now);
         }
         self.habit = if bytes >= LARGE {
             Habit::Large

@@ -9,7 +9,7 @@
 
 use std::io;
 
-use super::conn::{Conn, Context, Phase};
+use super::conn::{Conn, Context};
 use super::liveness::Moment;
 use super::upstream::Upstream;
 use crate::error::Error;
@@ -17,21 +17,6 @@ use crate::link::Event;
 use crate::net::{Stream, TlsError, TlsStream};
 
 impl Conn {
-    /// Not yet a stream that can be read from or written to.
-    pub(crate) fn is_securing(&self) -> bool {
-        !self.stream.is_ready()
-    }
-
-    /// A server's: the handshake waits for the peer, for so long already, while as many are under way
-    /// as may be.
-    pub(super) fn keeps_others_out(&self, now: u64, patience: u64) -> bool {
-        matches!(self.phase, Phase::Opening(_))
-            && matches!(self.stream, Stream::Tls(_))
-            && self.is_securing()
-            && now >= self.last_seen.ms(now) + patience
-            && self.peer.link.handle.shared.is_shaking_hands()
-    }
-
     /// The next step of the handshake, if something was announced since the last.
     pub(super) fn secure<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if !self.readable || self.gone {
