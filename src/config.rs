@@ -248,6 +248,8 @@ pub(crate) struct Config {
     pub(crate) max_connections_per_ip: usize,
     pub(crate) message_rate: Option<MessageRate>,
     pub(crate) nodelay: bool,
+    pub(crate) read_buffer: usize,
+    pub(crate) on_quiet: Option<fn()>,
     pub(crate) origin: Origin,
     #[cfg(feature = "tls")]
     pub(crate) max_tls_handshakes: usize,
@@ -276,6 +278,8 @@ impl Default for Config {
             max_connections_per_ip: usize::MAX,
             message_rate: None,
             nodelay: true,
+            read_buffer: 64 << 10,
+            on_quiet: None,
             origin: Origin::SameHost,
             #[cfg(feature = "tls")]
             max_tls_handshakes: 256,

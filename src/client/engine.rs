@@ -20,8 +20,8 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::{
-    Command, Dial, Event, Inline, Load, LoopHandle, Shared, defer_wakes, give_batch, lock,
-    wake_deferred,
+    Command, Dial, Event, Inline, Load, LoopHandle, Shared, defer_wakes, give_batch, keeps_spare,
+    lock, release_own_spare, wake_deferred,
 };
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
@@ -391,6 +391,14 @@ impl Work<Job> for Engine {
 
     fn pause(&self) {
         wake_deferred();
+    }
+
+    fn keeps(&self) -> bool {
+        keeps_spare()
+    }
+
+    fn rest(&self) {
+        release_own_spare();
     }
 }
 

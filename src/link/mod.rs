@@ -61,7 +61,10 @@ pub use queue::LatestKey;
 pub(crate) use queue::{QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;
-pub(crate) use spare::{give_batch, give_buffer, release as release_spare, take_batch};
+pub(crate) use spare::{
+    give_batch, give_buffer, keeps as keeps_spare, release as release_spare,
+    release_own as release_own_spare, take_batch,
+};
 pub(crate) use thread::{Cork, Inline, defer_wakes, wake_deferred};
 pub(crate) use topics::{Publication, Topics};
 

@@ -32,10 +32,6 @@ use crate::net::{Listener, Stream};
 use crate::peer::Peer;
 use crate::proto::{Blocks, ReadBuffer};
 
-/// The read buffer of a loop. A read that fills it is cut short for the turn, so it is also the
-/// bytes that one connection may bring per turn.
-const READ_BUFFER: usize = 64 << 10;
-
 /// Events taken from the kernel per turn.
 const EVENTS: usize = 1024;
 
@@ -135,6 +131,8 @@ pub(crate) struct EventLoop<U> {
     large_left: usize,
     /// Work was given away a moment ago.
     nap: bool,
+    /// There was something to do since memory was last let go of.
+    untidy: bool,
     stopping: Option<Stopping>,
     tools: Tools,
 }
@@ -163,6 +161,8 @@ impl<U: Upstream> EventLoop<U> {
             handle,
         } = prepared;
         let blocks = Blocks::new(upstream.is_inline());
+        // A read that fills it is cut short for the turn.
+        let buf = ReadBuffer::new(handle.config.read_buffer);
         Self {
             poll,
             events: Events::with_capacity(EVENTS),
@@ -182,9 +182,10 @@ impl<U: Upstream> EventLoop<U> {
             runnable: Vec::new(),
             large_left: 0,
             nap: false,
+            untidy: false,
             stopping: None,
             tools: Tools {
-                buf: ReadBuffer::new(READ_BUFFER),
+                buf,
                 blocks,
                 messages: Vec::new(),
                 batch: VecDeque::new(),
@@ -231,7 +232,7 @@ impl<U: Upstream> EventLoop<U> {
             Some(Duration::ZERO)
         } else if napping {
             Some(NAP)
-        } else if self.tools.blocks.holds_memory() {
+        } else if self.worth_tidying() {
             Some(timeout.map_or(TIDY, |timeout| timeout.min(TIDY)))
         } else {
             timeout
@@ -239,13 +240,18 @@ impl<U: Upstream> EventLoop<U> {
         let result = self.poll.poll(&mut self.events, timeout);
         self.handle.awake();
         self.now = self.start.elapsed().as_millis() as u64;
+        self.untidy |= !self.events.is_empty();
         if self.events.is_empty() {
             // It was quiet for as long as it took.
             match timeout {
                 Some(NAP) => self.nap = false,
                 Some(TIDY) => {
+                    self.untidy = false;
                     self.tools.blocks.release();
                     link::release_spare();
+                    if let Some(call) = self.handle.config.on_quiet {
+                        call();
+                    }
                 }
                 _ => {}
             }
@@ -254,6 +260,12 @@ impl<U: Upstream> EventLoop<U> {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Whether there is something to let go of after some idleness, or somebody to tell.
+    fn worth_tidying(&self) -> bool {
+        self.tools.blocks.holds_memory()
+            || (self.untidy && (self.handle.config.on_quiet.is_some() || link::keeps_spare()))
     }
 
     /// The nearest of all deadlines; zero if something waits already.

@@ -15,8 +15,8 @@ use crate::hub::Task;
 #[cfg(feature = "deflate")]
 use crate::link::Compression;
 use crate::link::{
-    Agreement, Command, Event, Inline, Link, Load, Opening, defer_wakes, give_batch, lock,
-    wake_deferred,
+    Agreement, Command, Event, Inline, Link, Load, Opening, defer_wakes, give_batch, keeps_spare,
+    lock, release_own_spare, wake_deferred,
 };
 use crate::message::{Bytes, CloseCause, CloseCode, CloseReason, Message};
 use crate::peer::Peer;
@@ -315,6 +315,14 @@ impl<H: Handler> Work<Task> for Engine<H> {
 
     fn pause(&self) {
         wake_deferred();
+    }
+
+    fn keeps(&self) -> bool {
+        keeps_spare()
+    }
+
+    fn rest(&self) {
+        release_own_spare();
     }
 }
 
