@@ -66,6 +66,9 @@ mod error;
 mod http;
 mod hub;
 mod id;
+#[cfg(feature = "_internals")]
+#[doc(hidden)]
+pub mod internals;
 mod link;
 mod message;
 mod net;

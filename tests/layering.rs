@@ -15,6 +15,7 @@ const RANKS: &[(u32, &[&str])] = &[
     (5, &["reactor"]),
     (6, &["client", "hub"]),
     (7, &["server"]),
+    (8, &["internals"]),
 ];
 
 /// Every source file under `dir`, by its path below `src`, without comments.
