@@ -82,7 +82,7 @@ mod worker;
 pub use self::addr::RemoteAddr;
 #[cfg(feature = "redis")]
 pub use self::backplane::Redis;
-pub use self::backplane::{Backplane, BackplaneState, Kept, Local, Node, Post, Tail};
+pub use self::backplane::{Backplane, BackplaneState, Kept, Local, Node, Post, Shards, Tail};
 pub use self::client::{
     Client, ClientEvent, ClientHandle, ClientHandler, Clients, Reconnect, Retry, RetryReason,
     connect,

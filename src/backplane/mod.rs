@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `local` | [`Local`]: there are no others |
 //! | `envelope` | how a message travels between nodes |
+//! | `shards` | [`Shards`]: topics spread over several |
 //! | `redis` | [`Redis`], feature `redis` |
 //!
 //! A backplane knows no connections and no loops. It is told which topics have subscribers here, takes
@@ -14,6 +15,7 @@ mod envelope;
 mod local;
 #[cfg(feature = "redis")]
 mod redis;
+mod shards;
 
 use std::fmt::Debug;
 use std::sync::Weak;
@@ -27,6 +29,7 @@ use crate::message::{LatestKey, Message};
 pub use local::Local;
 #[cfg(feature = "redis")]
 pub use redis::Redis;
+pub use shards::Shards;
 
 /// A message that is published to a topic, on its way between nodes.
 #[derive(Clone, Debug)]
@@ -152,8 +155,8 @@ pub trait Node: Send + Sync {
     /// What was wanted.
     fn adopt(&self, tail: Tail);
 
-    /// Nothing is heard at present: from now on something may be missing everywhere.
-    fn out_of_step(&self);
+    /// Nothing is heard of this topic at present: from now on something may be missing.
+    fn out_of_step(&self, topic: &str);
 }
 
 /// What can be said of a backplane at one moment. Counters begin with the server.
