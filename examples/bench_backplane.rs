@@ -71,8 +71,9 @@ fn measure(
     took.sort_unstable();
     let sent = Instant::now();
     std::thread::scope(|scope| {
-        scope
-            .spawn(|| (0..THROUGHPUT).for_each(|_| drop(from.publish(topic, "x".repeat(PAYLOAD)))));
+        scope.spawn(|| {
+            (0..THROUGHPUT).for_each(|_| assert!(from.publish(topic, "x".repeat(PAYLOAD))))
+        });
         (0..THROUGHPUT).for_each(|_| next(&events));
     });
     let rate = THROUGHPUT as f64 / sent.elapsed().as_secs_f64();
