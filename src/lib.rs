@@ -63,6 +63,7 @@
 
 mod addr;
 mod backplane;
+mod bucket;
 mod client;
 mod config;
 mod error;
@@ -71,8 +72,11 @@ mod http;
 mod hub;
 mod id;
 mod link;
+mod logging;
 mod message;
+mod metrics;
 mod net;
+mod network;
 mod peer;
 mod proto;
 mod reactor;
@@ -89,7 +93,9 @@ pub use self::client::{
 };
 #[cfg(feature = "deflate")]
 pub use self::config::Deflate;
-pub use self::config::{Compress, MessageRate, Origin, OverRate, Overflow};
+pub use self::config::{
+    ByteRate, Compress, ForwardedHeader, MessageRate, Origin, OverRate, Overflow, ProxyProtocol,
+};
 
 pub use self::error::{Error, Result, SendError, Sent};
 pub use self::history::{Follow, Followed, Follower, History, NoOffset, Offset, Since};
@@ -101,9 +107,16 @@ pub use self::id::PeerId;
 pub use self::message::{
     Bytes, CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, LatestKey, Message, Utf8Bytes,
 };
+pub use self::metrics::{
+    BackplaneMetrics, Histogram, LoopMetrics, Metrics, TickMetrics, WorkerMetrics,
+};
 pub use self::net::Listen;
+#[cfg(unix)]
+pub use self::net::ReusePort;
+#[cfg(all(unix, feature = "systemd"))]
+pub use self::net::SystemdSockets;
 #[cfg(feature = "tls")]
 pub use self::net::{Tls, Trust};
 pub use self::peer::Peer;
-pub use self::server::{Accept, Event, Handler, Server, ServerHandle};
+pub use self::server::{Accept, Drain, Event, Handler, Server, ServerHandle};
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};

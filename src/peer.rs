@@ -163,7 +163,8 @@ impl Peer {
         self.link.outbox().queued()
     }
 
-    /// Where the peer connected from.
+    /// Where the peer connected from; behind a proxy that the server
+    /// [trusts](crate::Server::trust_proxies), where the client did.
     pub fn remote_addr(&self) -> RemoteAddr {
         self.link.remote()
     }

@@ -16,7 +16,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
@@ -25,7 +25,9 @@ use super::{Dial, Link, Publication, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
-use crate::message::{LatestKey, Message};
+use crate::logging::Throttle;
+use crate::message::{CloseCode, LatestKey, Message};
+use crate::metrics::{LoopCounters, LoopMetrics};
 use crate::net::Stream;
 #[cfg(feature = "tls")]
 use crate::net::TlsStream;
@@ -88,6 +90,12 @@ pub(crate) enum Command {
     Batch(Vec<Command>, Permit),
     /// Close all connections and end the loop, by this time at the latest.
     Shutdown(Instant),
+    /// The same, a few at a time over so long, with this code.
+    Drain {
+        code: CloseCode,
+        spread: Duration,
+        deadline: Instant,
+    },
 }
 
 /// Messages to many that may be on their way to a loop. Whoever broadcasts or publishes faster than the
@@ -112,6 +120,7 @@ pub(crate) struct LoopHandle {
     /// Ordered commands put in, and carried out: `applied <= issued`.
     issued: AtomicU64,
     applied: AtomicU64,
+    pub(crate) counters: LoopCounters,
 }
 
 /// The loop's end of its channel.
@@ -149,12 +158,18 @@ impl LoopHandle {
             state: AtomicU8::new(AWAKE),
             issued: AtomicU64::new(0),
             applied: AtomicU64::new(0),
+            counters: LoopCounters::default(),
         };
         let inlet = Inlet {
             commands: receiver,
             permits: returned,
         };
         (Arc::new(handle), inlet)
+    }
+
+    /// What the loop has done so far, and what waits for it.
+    pub(crate) fn metrics(&self) -> LoopMetrics {
+        self.counters.read(self.commands.len())
     }
 
     fn address(&self) -> usize {
@@ -247,7 +262,10 @@ impl LoopHandle {
             return;
         }
         if let Err(error) = self.waker.wake() {
-            log::error!("loop {}: cannot be woken: {error}", self.index);
+            static UNWOKEN: Throttle = Throttle::new();
+            if let Some(more) = UNWOKEN.pass() {
+                log::error!("loop {}: cannot be woken: {error}{more}", self.index);
+            }
         }
     }
 

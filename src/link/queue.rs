@@ -138,6 +138,16 @@ pub(super) struct Queue {
     latest: HashMap<QueueKey, u64>,
     /// The latest message of keys that wait for what was sent before them to arrive here.
     pub(super) early: HashMap<LatestKey, Early>,
+    pub(super) lost: Lost,
+}
+
+/// How many messages did not stay in a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// Dropped to make room.
+    pub(super) dropped: u32,
+    /// Replaced by a later one of the same key.
+    pub(super) conflated: u32,
 }
 
 impl Queue {
@@ -147,6 +157,7 @@ impl Queue {
         if let Some(key) = &key {
             if let Some(place) = self.place(key) {
                 let old = std::mem::replace(&mut self.segments[place].0, segment);
+                self.lost.conflated += 1;
                 return old.len();
             }
             let number = self.base + self.segments.len() as u64;

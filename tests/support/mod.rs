@@ -169,6 +169,11 @@ impl<S: Read + Write> Raw<S> {
         }
     }
 
+    /// Whether what was read and not yet looked at begins so.
+    pub fn begins(&self, bytes: &[u8]) -> bool {
+        self.buf.starts_with(bytes)
+    }
+
     pub fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
