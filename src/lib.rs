@@ -118,5 +118,5 @@ pub use self::net::SystemdSockets;
 #[cfg(feature = "tls")]
 pub use self::net::{Tls, Trust};
 pub use self::peer::Peer;
-pub use self::server::{Accept, Drain, Event, Handler, Server, ServerHandle};
+pub use self::server::{Accept, Drain, Event, Handler, Presence, Server, ServerHandle};
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};

@@ -447,3 +447,45 @@ fn history_while_redis_is_away() {
     assert!(peer.unsubscribe("kept"));
     assert_eq!(other.0.handle.subscribers("kept"), 0);
 }
+
+// ---- presence ----
+
+/// On all nodes; a node that dies takes those on it along.
+#[test]
+fn who_is_there() {
+    let Some(mut redis) = Redis::start() else {
+        return;
+    };
+    let wire = Wire::to(&redis);
+    let (one, other) = (node(&redis.url()), node(&wire.url));
+    let (here, there) = (&one.0.handle, &other.0.handle);
+    assert!(here.who("hall").is_empty());
+    let ada = here.enter("hall", "ada").unwrap();
+    let again = here.enter("hall", "ada").unwrap();
+    let ben = there.enter("hall", "ben").unwrap();
+    let elsewhere = there.enter("yard", "cy").unwrap();
+    for handle in [here, there] {
+        until("both are there", || handle.who("hall") == ["ada", "ben"]);
+        until("one is in the yard", || handle.who("yard") == ["cy"]);
+    }
+    drop(again);
+    drop(elsewhere);
+    until("the yard is empty", || here.who("yard").is_empty());
+    assert_eq!(there.who("hall"), ["ada", "ben"], "one of two has left");
+    // As good as dead.
+    wire.cut();
+    until("it has expired", || here.who("hall") == ["ada"]);
+    wire.mend();
+    until("it is back", || here.who("hall") == ["ada", "ben"]);
+    redis.kill();
+    until("those here are known", || here.who("hall") == ["ada"]);
+    drop(ada);
+    assert!(here.who("hall").is_empty());
+    redis.begin();
+    until("it is seen that she has left", || {
+        there.who("hall") == ["ben"]
+    });
+    until("it is seen here too", || here.who("hall") == ["ben"]);
+    drop(ben);
+    until("nobody is left", || here.who("hall").is_empty());
+}

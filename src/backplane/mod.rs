@@ -13,6 +13,7 @@
 #[cfg(feature = "redis")]
 mod envelope;
 mod local;
+mod presence;
 #[cfg(feature = "redis")]
 mod redis;
 mod shards;
@@ -27,6 +28,7 @@ use crate::id::PeerId;
 use crate::message::{LatestKey, Message};
 
 pub use local::Local;
+pub(crate) use presence::Presences;
 #[cfg(feature = "redis")]
 pub use redis::Redis;
 pub use shards::Shards;
@@ -129,6 +131,18 @@ pub trait Backplane: Debug + Send + Sync + 'static {
     /// Somebody here wants to know all that there is of a topic: [`Node::missing`].
     fn refresh(&self, topic: &str) {
         let _ = topic;
+    }
+
+    /// Somebody of this name has entered a topic here, or nobody of this name is left. Calls for one
+    /// topic come in the order of what happened.
+    fn announce(&self, topic: &str, name: &str, present: bool) {
+        let _ = (topic, name, present);
+    }
+
+    /// Who is in a topic, on all nodes, each name once. `None`: it can't tell. May block.
+    fn who(&self, topic: &str) -> Option<Vec<String>> {
+        let _ = topic;
+        None
     }
 
     /// How it is doing.

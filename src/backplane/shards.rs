@@ -83,6 +83,14 @@ impl<B: Backplane> Backplane for Shards<B> {
         self.of(topic).refresh(topic);
     }
 
+    fn announce(&self, topic: &str, name: &str, present: bool) {
+        self.of(topic).announce(topic, name, present);
+    }
+
+    fn who(&self, topic: &str) -> Option<Vec<String>> {
+        self.of(topic).who(topic)
+    }
+
     /// The sum of all; connected if all are.
     fn state(&self) -> BackplaneState {
         let first = BackplaneState {
