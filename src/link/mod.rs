@@ -65,7 +65,10 @@ use queue::Lost;
 pub(crate) use queue::{QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;
-pub(crate) use spare::{give_batch, give_buffer, release as release_spare};
+pub(crate) use spare::{
+    give_batch, give_buffer, keeps as keeps_spare, release as release_spare,
+    release_own as release_own_spare,
+};
 pub(crate) use thread::{Cork, Inline, defer_wakes, wake_deferred};
 pub(crate) use topics::{Publication, Topics};
 
@@ -292,7 +295,8 @@ impl Link {
         let command = command.map(|command| {
             if let Some(command) = command {
                 // Under the lock, so that no close frame gets between what was accepted and its
-                // command.
+                // command. In a call of a room, which holds it back, one of another thread may: then
+                // it stays counted as undelivered.
                 self.handle.ordered(command);
             }
         });
