@@ -89,7 +89,7 @@ mod worker;
 pub use self::addr::RemoteAddr;
 #[cfg(feature = "redis")]
 pub use self::backplane::Redis;
-pub use self::backplane::{Backplane, BackplaneState, Kept, Local, Node, Post, Tail};
+pub use self::backplane::{Backplane, BackplaneState, Kept, Local, Node, Post, Shards, Tail};
 pub use self::client::{
     Client, ClientEvent, ClientHandle, ClientHandler, Clients, Reconnect, Retry, RetryReason,
     connect,
@@ -121,5 +121,5 @@ pub use self::net::SystemdSockets;
 #[cfg(feature = "tls")]
 pub use self::net::{Tls, Trust};
 pub use self::peer::Peer;
-pub use self::server::{Accept, Drain, Event, Handler, Server, ServerHandle};
+pub use self::server::{Accept, Drain, Event, Handler, Presence, Server, ServerHandle};
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};

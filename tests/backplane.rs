@@ -332,6 +332,57 @@ fn a_redis_that_forgets_is_told_of() {
     assert_eq!(missed(&other, before), ["gap", "after"]);
 }
 
+/// One of two goes away: the topics of the other know nothing of it.
+#[test]
+fn topics_spread_over_several() {
+    let (Some(first), Some(mut second)) = (Redis::start(), Redis::start()) else {
+        return;
+    };
+    let node = || {
+        let (handler, seen) = spy(|_, _| ());
+        let shards = [&first, &second].map(|r| framemill::Redis::new(r.url()).unwrap());
+        let shards = framemill::Shards::new(shards.into()).unwrap();
+        let settings =
+            |s: framemill::Server| s.backplane(shards).history("kept*", History::last(99));
+        let server = serve(settings, handler);
+        until("the node is connected", || connected(&server.handle));
+        (server, seen)
+    };
+    let (one, other) = (node(), node());
+    let topics: Vec<_> = (0..8).map(|n| format!("kept{n}")).collect();
+    let (mut raw, peer) = client(&one, &[]);
+    for topic in &topics {
+        assert!(peer.subscribe_from(topic, Since::Start));
+        assert_eq!(said(&mut raw).0, "live");
+    }
+    let all = |raw: &mut Raw, text: &str| {
+        for topic in &topics {
+            assert!(other.0.handle.publish(topic, text));
+        }
+        (0..8).for_each(|_| assert_eq!(said(raw).2, text));
+    };
+    all(&mut raw, "before");
+    let kept = |redis: &Redis| {
+        let size = redis.ask("DBSIZE").unwrap();
+        size.strip_prefix(':').unwrap().parse::<usize>().unwrap() / 3
+    };
+    let (here, there) = (kept(&first), kept(&second));
+    assert!(
+        here > 0 && there > 0 && here + there == 8,
+        "{here} and {there}"
+    );
+    second.kill();
+    until("it is missed", || !one.0.handle.backplane_state().connected);
+    for topic in &topics {
+        assert!(other.0.handle.publish(topic, "meanwhile"));
+    }
+    (0..here).for_each(|_| assert_eq!(said(&mut raw).2, "meanwhile"));
+    assert!(!raw.hears(support::redis::QUIET));
+    second.begin();
+    (0..there).for_each(|_| assert_eq!(said(&mut raw).2, "meanwhile"));
+    all(&mut raw, "after");
+}
+
 /// As when it was killed, or its replica took over: the numbers that it would give again are seen as such.
 #[test]
 fn a_redis_that_forgets_the_latest_is_told_of() {
@@ -395,4 +446,46 @@ fn history_while_redis_is_away() {
     assert_eq!(all, ["0", "1"]);
     assert!(peer.unsubscribe("kept"));
     assert_eq!(other.0.handle.subscribers("kept"), 0);
+}
+
+// ---- presence ----
+
+/// On all nodes; a node that dies takes those on it along.
+#[test]
+fn who_is_there() {
+    let Some(mut redis) = Redis::start() else {
+        return;
+    };
+    let wire = Wire::to(&redis);
+    let (one, other) = (node(&redis.url()), node(&wire.url));
+    let (here, there) = (&one.0.handle, &other.0.handle);
+    assert!(here.who("hall").is_empty());
+    let ada = here.enter("hall", "ada").unwrap();
+    let again = here.enter("hall", "ada").unwrap();
+    let ben = there.enter("hall", "ben").unwrap();
+    let elsewhere = there.enter("yard", "cy").unwrap();
+    for handle in [here, there] {
+        until("both are there", || handle.who("hall") == ["ada", "ben"]);
+        until("one is in the yard", || handle.who("yard") == ["cy"]);
+    }
+    drop(again);
+    drop(elsewhere);
+    until("the yard is empty", || here.who("yard").is_empty());
+    assert_eq!(there.who("hall"), ["ada", "ben"], "one of two has left");
+    // As good as dead.
+    wire.cut();
+    until("it has expired", || here.who("hall") == ["ada"]);
+    wire.mend();
+    until("it is back", || here.who("hall") == ["ada", "ben"]);
+    redis.kill();
+    until("those here are known", || here.who("hall") == ["ada"]);
+    drop(ada);
+    assert!(here.who("hall").is_empty());
+    redis.begin();
+    until("it is seen that she has left", || {
+        there.who("hall") == ["ben"]
+    });
+    until("it is seen here too", || here.who("hall") == ["ben"]);
+    drop(ben);
+    until("nobody is left", || here.who("hall").is_empty());
 }

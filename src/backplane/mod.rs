@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `local` | [`Local`]: there are no others |
 //! | `envelope` | how a message travels between nodes |
+//! | `shards` | [`Shards`]: topics spread over several |
 //! | `redis` | [`Redis`], feature `redis` |
 //!
 //! A backplane knows no connections and no loops. It is told which topics have subscribers here, takes
@@ -12,8 +13,10 @@
 #[cfg(feature = "redis")]
 mod envelope;
 mod local;
+mod presence;
 #[cfg(feature = "redis")]
 mod redis;
+mod shards;
 
 use std::fmt::Debug;
 use std::sync::Weak;
@@ -25,8 +28,10 @@ use crate::id::PeerId;
 use crate::message::{LatestKey, Message};
 
 pub use local::Local;
+pub(crate) use presence::Presences;
 #[cfg(feature = "redis")]
 pub use redis::Redis;
+pub use shards::Shards;
 
 /// A message that is published to a topic, on its way between nodes.
 #[derive(Clone, Debug)]
@@ -128,6 +133,18 @@ pub trait Backplane: Debug + Send + Sync + 'static {
         let _ = topic;
     }
 
+    /// Somebody of this name has entered a topic here, or nobody of this name is left. Calls for one
+    /// topic come in the order of what happened.
+    fn announce(&self, topic: &str, name: &str, present: bool) {
+        let _ = (topic, name, present);
+    }
+
+    /// Who is in a topic, on all nodes, each name once. `None`: it can't tell. May block.
+    fn who(&self, topic: &str) -> Option<Vec<String>> {
+        let _ = topic;
+        None
+    }
+
     /// How it is doing.
     fn state(&self) -> BackplaneState;
 
@@ -152,8 +169,8 @@ pub trait Node: Send + Sync {
     /// What was wanted.
     fn adopt(&self, tail: Tail);
 
-    /// Nothing is heard at present: from now on something may be missing everywhere.
-    fn out_of_step(&self);
+    /// Nothing is heard of this topic at present: from now on something may be missing.
+    fn out_of_step(&self, topic: &str);
 }
 
 /// What can be said of a backplane at one moment. Counters begin with the server.

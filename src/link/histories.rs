@@ -344,13 +344,9 @@ impl Node for Shared {
         }
     }
 
-    fn out_of_step(&self) {
-        let feeds: Vec<_> = lock(&self.histories.feeds)
-            .by_name
-            .values()
-            .cloned()
-            .collect();
-        for feed in feeds {
+    fn out_of_step(&self, topic: &str) {
+        let feed = lock(&self.histories.feeds).by_name.get(topic).cloned();
+        if let Some(feed) = feed {
             lock(&feed).in_step = false;
         }
     }

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::{Arrivals, Histories, Topics};
-use crate::backplane::Backplane;
+use crate::backplane::{Backplane, Presences};
 use crate::config::Config;
 #[cfg(feature = "tls")]
 use {
@@ -23,6 +23,8 @@ pub(crate) struct Shared {
     pub(crate) topics: Topics,
     /// Topics that keep their last messages.
     pub(crate) histories: Arc<Histories>,
+    /// Who is in which topic here.
+    pub(crate) presences: Presences,
     /// Other nodes, if there may be any.
     pub(crate) backplane: Option<Arc<dyn Backplane>>,
     /// Connections that are accepted and not yet closed, on all loops.
@@ -58,6 +60,7 @@ impl Shared {
             config,
             topics: Topics::default(),
             histories: Arc::default(),
+            presences: Presences::default(),
             backplane: None,
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::drain::{Drain, Hurry};
+use super::presence::Presence;
 use crate::backplane::BackplaneState;
 #[cfg(feature = "tls")]
 use crate::error::{Error, Result};
@@ -231,6 +232,28 @@ impl ServerHandle {
     pub fn subscribers(&self, topic: &str) -> usize {
         let running = self.inner.running.get();
         running.map_or(0, |r| r.shared.topics.subscribers(topic))
+    }
+
+    /// Somebody is in a topic from now on, under this name, until what is returned is dropped: for others
+    /// to [see](Self::who), on all nodes. Who may be called what, and whether a name may be there twice,
+    /// is yours to say; it has nothing to do with who subscribes. `None`: the server is not running.
+    ///
+    /// Others see it a moment later. When a node dies, those on it are seen for 10 s more.
+    pub fn enter(&self, topic: &str, name: &str) -> Option<Presence> {
+        let running = self.inner.running.get()?;
+        Some(Presence::begin(running.shared.clone(), topic, name))
+    }
+
+    /// Who is in a topic, on all nodes, each name once, in order. While Redis is away, those on this
+    /// node. With `Redis` it asks there, so it blocks, at most some seconds: not for handlers with
+    /// `workers(0)`.
+    pub fn who(&self, topic: &str) -> Vec<String> {
+        let Some(running) = self.inner.running.get() else {
+            return Vec::new();
+        };
+        let shared = &running.shared;
+        let everywhere = shared.backplane.as_ref().and_then(|b| b.who(topic));
+        everywhere.unwrap_or_else(|| shared.presences.of(topic))
     }
 
     /// How the [backplane](crate::Server::backplane) is doing. With [`Local`](crate::Local), which is

@@ -5,6 +5,7 @@ mod drain;
 mod events;
 mod handle;
 mod handler;
+mod presence;
 mod room_handler;
 mod session;
 
@@ -13,3 +14,4 @@ pub use drain::Drain;
 pub use events::Event;
 pub use handle::ServerHandle;
 pub use handler::{Accept, Handler};
+pub use presence::Presence;

@@ -75,7 +75,7 @@ fn now() -> u64 {
 }
 
 impl Inner {
-    fn key(&self, topic: &str, what: &str) -> String {
+    pub(super) fn key(&self, topic: &str, what: &str) -> String {
         format!("{}{{{topic}}}:{what}", self.prefix)
     }
 

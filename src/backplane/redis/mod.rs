@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `keeping` | topics with history: streams, and the script that adds to them |
+//! | `present` | who is in a topic |
 //! | `publisher` | one thread: from the queue to Redis, many commands at a time |
 //! | `subscriber` | one thread: subscribes to what is wanted here, and takes what comes |
 //! | `retry` | pauses between attempts, which the end of the server cuts short |
@@ -16,6 +17,7 @@
 //! subscriber, which blocks in a read, learns that it has something to do.
 
 mod keeping;
+mod present;
 mod publisher;
 mod retry;
 mod subscriber;
@@ -92,6 +94,8 @@ struct Inner {
     wanted: Mutex<Wanted>,
     end: End,
     complained: Mutex<Option<Instant>>,
+    /// For questions of the server's threads.
+    asking: Mutex<Option<Connection>>,
     /// The publisher is connected.
     speaks: AtomicBool,
     /// The subscriber is.
@@ -125,6 +129,8 @@ enum Job {
         keep: Option<History>,
         sender: Option<PeerId>,
     },
+    /// Somebody has entered a topic, or left.
+    Present(Box<str>, Box<str>, bool),
     /// The subscriber has something to do.
     Tell,
     /// The end is near, see `Inner::end`.
@@ -153,6 +159,7 @@ impl Redis {
                 wanted: Mutex::default(),
                 end: End::default(),
                 complained: Mutex::default(),
+                asking: Mutex::default(),
                 speaks: AtomicBool::new(false),
                 hears: AtomicBool::new(false),
                 subscribed: AtomicUsize::new(0),
@@ -229,6 +236,20 @@ impl Backplane for Redis {
 
     fn refresh(&self, topic: &str) {
         self.look_at(topic);
+    }
+
+    fn announce(&self, topic: &str, name: &str, present: bool) {
+        let (topic, name) = (topic.into(), name.into());
+        let _ = self.jobs.send(Job::Present(topic, name, present));
+    }
+
+    fn who(&self, topic: &str) -> Option<Vec<String>> {
+        let answer = self.inner.who(topic);
+        answer
+            .inspect_err(|error| {
+                log::debug!(target: "framemill::backplane", "Redis: can't tell who is there: {error}");
+            })
+            .ok()
     }
 
     fn state(&self) -> BackplaneState {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use redis::{Connection, Pipeline, RedisError, RedisResult, Value, cmd};
 
+use super::present::Present;
 use super::retry::BackOff;
 use super::{Inner, Job, keeping};
 use crate::backplane::Post;
@@ -50,6 +51,7 @@ pub(super) struct Publisher {
     pending: VecDeque<Pending>,
     /// The next message's number.
     sequence: u64,
+    present: Present,
     /// The subscriber is to be told that it has something to do.
     tell: bool,
     last_sign: Option<Instant>,
@@ -72,6 +74,7 @@ impl Publisher {
             back_off: BackOff::default(),
             pending: VecDeque::new(),
             sequence: 1,
+            present: Present::default(),
             tell: false,
             last_sign: None,
         }
@@ -81,7 +84,10 @@ impl Publisher {
         loop {
             self.take();
             let end = &self.inner.end;
-            let nothing_left = self.pending.is_empty() && self.queue.is_empty() && !self.tell;
+            let nothing_left = self.pending.is_empty()
+                && self.queue.is_empty()
+                && !self.tell
+                && !self.present.has_news();
             if end.deadline().is_some() && nothing_left || end.has_come() {
                 break;
             }
@@ -98,7 +104,7 @@ impl Publisher {
 
     /// Takes from the queue what fits into a batch; waits if there is nothing to do.
     fn take(&mut self) {
-        if self.pending.is_empty() && !self.tell {
+        if self.pending.is_empty() && !self.tell && !self.present.has_news() {
             let sign = self
                 .last_sign
                 .map_or(Duration::ZERO, |at| HEARTBEAT.saturating_sub(at.elapsed()));
@@ -140,6 +146,7 @@ impl Publisher {
                 });
                 self.sequence += 1;
             }
+            Job::Present(topic, name, present) => self.present.note(topic, name, present),
             Job::Tell => self.tell = true,
             // The subscriber wakes up by it.
             Job::Stop => self.tell = true,
@@ -162,6 +169,11 @@ impl Publisher {
         if sign {
             let own = self.inner.own_channel();
             batch.add_command(cmd("PUBLISH").arg(own).arg("").take());
+        }
+        let present = self.present.commands(&self.inner);
+        let presences = present.len();
+        for command in present {
+            batch.add_command(command);
         }
         // What stands before it of the same topic, which must have got through.
         let mut before = HashMap::new();
@@ -197,15 +209,14 @@ impl Publisher {
             log::info!(target: "framemill::backplane", "Redis: connected");
         }
         self.back_off.succeeded();
+        for _ in 0..presences {
+            if let Some(error) = refusal(connection.recv_response()?)? {
+                log::debug!(target: "framemill::backplane", "Redis: who is there can't be told: {error}");
+            }
+        }
+        self.present.told();
         for _ in 0..self.pending.len() {
-            let refused = match connection.recv_response()? {
-                Value::ServerError(error) => Some(RedisError::from(error)),
-                _ => None,
-            };
-            match refused {
-                Some(error) if error.code().is_some_and(|code| PASSING.contains(&code)) => {
-                    return Err(error);
-                }
+            match refusal(connection.recv_response()?)? {
                 Some(error) => self
                     .inner
                     .lose(1, &format!("Redis refuses a message: {error}")),
@@ -223,6 +234,7 @@ impl Publisher {
     /// Whatever was not acknowledged is sent again, on another connection.
     fn failed(&mut self, error: &RedisError) {
         self.connection = None;
+        self.present.repeat();
         self.inner.failures.fetch_add(1, Relaxed);
         if self.inner.speaks.swap(false, Relaxed) {
             log::warn!(target: "framemill::backplane", "Redis: publishing has stopped: {error}");
@@ -231,4 +243,14 @@ impl Publisher {
         }
         self.back_off.wait(&self.inner.end);
     }
+}
+
+/// What Redis says of one command, if it doesn't carry it out. An error: this will pass.
+fn refusal(answer: Value) -> RedisResult<Option<RedisError>> {
+    let Value::ServerError(error) = answer else {
+        return Ok(None);
+    };
+    let error = RedisError::from(error);
+    let passes = error.code().is_some_and(|code| PASSING.contains(&code));
+    if passes { Err(error) } else { Ok(Some(error)) }
 }

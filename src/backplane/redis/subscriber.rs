@@ -65,7 +65,7 @@ impl Subscriber {
             };
             self.inner.subscribed.store(0, Relaxed);
             if let Some(node) = self.node.upgrade() {
-                node.out_of_step();
+                self.asked.iter().for_each(|topic| node.out_of_step(topic));
             }
             self.inner.failures.fetch_add(1, Relaxed);
             if self.inner.hears.swap(false, Relaxed) {
