@@ -77,7 +77,7 @@ fn encode(size: usize, rounds: u64) {
 
 fn mailbox(items: u64, rounds: u64) {
     let mut mailbox = AnyMailbox::default();
-    let mut batch = VecDeque::new();
+    let mut batch = Box::<VecDeque<u64>>::default();
     for _ in 0..rounds {
         batch.extend(0..items);
         assert_eq!(

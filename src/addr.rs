@@ -1,13 +1,15 @@
 //! Who is at the other end of a connection.
 //!
-//! Only the peer's identity as the kernel tells it. Not here: addresses to listen on, and whatever
-//! a proxy claims in `Forwarded` or `X-Forwarded-For` (any client can write those; a handler that
-//! trusts its proxy reads the header).
+//! Not here: addresses to listen on, and what proxies tell of their clients (`proto/forwarded.rs`,
+//! `proto/proxy.rs`).
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// The address of a connected peer.
+///
+/// As the kernel tells it; or as a proxy tells it, if the server
+/// [trusts](crate::Server::trust_proxies) that. The port is 0 where a proxy does not tell it.
 ///
 /// A Unix socket has no address worth telling: clients hardly ever bind theirs to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +23,7 @@ pub enum RemoteAddr {
 impl RemoteAddr {
     /// The peer's IP address, which is what limits per address count by; `None` on a Unix socket.
     ///
-    /// It is given as the kernel gave it: an IPv4 peer of a dual-stack listener is `::ffff:a.b.c.d`
+    /// It is given as the kernel (or the proxy) gave it: an IPv4 peer of a dual-stack listener is `::ffff:a.b.c.d`
     /// (see [`IpAddr::to_canonical`]).
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
@@ -47,55 +49,43 @@ impl fmt::Display for RemoteAddr {
     }
 }
 
-/// The same in 22 bytes instead of 32: what a connection keeps. Flow labels are not kept.
+/// The same in 20 bytes instead of 32: what a connection keeps. Flow labels are not kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PackedAddr {
     ip: [u8; 16],
-    /// The index of an interface; those are small numbers.
+    /// The index of an interface; those are small numbers. Or what the address is, if not of IPv6.
     scope: u16,
     port: u16,
-    kind: Kind,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    V4,
-    V6,
-    Unix,
-}
+const V4: u16 = u16::MAX;
+const UNIX: u16 = u16::MAX - 1;
 
 impl From<RemoteAddr> for PackedAddr {
     fn from(addr: RemoteAddr) -> Self {
         let mut ip = [0; 16];
-        let (scope, port, kind) = match addr {
-            RemoteAddr::Unix => (0, 0, Kind::Unix),
+        let (scope, port) = match addr {
+            RemoteAddr::Unix => (UNIX, 0),
             RemoteAddr::Ip(SocketAddr::V4(addr)) => {
                 ip[..4].copy_from_slice(&addr.ip().octets());
-                (0, addr.port(), Kind::V4)
+                (V4, addr.port())
             }
             RemoteAddr::Ip(SocketAddr::V6(addr)) => {
                 ip = addr.ip().octets();
-                (addr.scope_id() as u16, addr.port(), Kind::V6)
+                ((addr.scope_id() as u16).min(UNIX - 1), addr.port())
             }
         };
-        Self {
-            ip,
-            scope,
-            port,
-            kind,
-        }
+        Self { ip, scope, port }
     }
 }
 
 impl From<PackedAddr> for RemoteAddr {
     fn from(packed: PackedAddr) -> Self {
         let [a, b, c, d, ..] = packed.ip;
-        Self::Ip(match packed.kind {
-            Kind::Unix => return Self::Unix,
-            Kind::V4 => SocketAddrV4::new([a, b, c, d].into(), packed.port).into(),
-            Kind::V6 => {
-                SocketAddrV6::new(packed.ip.into(), packed.port, 0, packed.scope.into()).into()
-            }
+        Self::Ip(match packed.scope {
+            UNIX => return Self::Unix,
+            V4 => SocketAddrV4::new([a, b, c, d].into(), packed.port).into(),
+            scope => SocketAddrV6::new(packed.ip.into(), packed.port, 0, scope.into()).into(),
         })
     }
 }
@@ -126,6 +116,6 @@ mod tests {
         }
         let unix = PackedAddr::from(RemoteAddr::Unix);
         assert_eq!(RemoteAddr::from(unix), RemoteAddr::Unix);
-        assert_eq!(size_of::<PackedAddr>(), 22);
+        assert_eq!(size_of::<PackedAddr>(), 20);
     }
 }

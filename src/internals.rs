@@ -48,8 +48,8 @@ pub fn encode_text(payload: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Puts `batch` into an idle mailbox, runs it, and gives the batch back, empty.
-pub fn through_mailbox(mailbox: &mut AnyMailbox, batch: &mut VecDeque<u64>) -> u64 {
-    assert!(mailbox.0.push(batch));
+pub fn through_mailbox(mailbox: &mut AnyMailbox, batch: &mut Box<VecDeque<u64>>) -> u64 {
+    assert!(mailbox.0.push(batch, Box::default));
     *batch = mailbox.0.take();
     let sum = batch.drain(..).sum();
     assert!(!mailbox.0.finish());

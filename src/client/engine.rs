@@ -20,8 +20,8 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::{
-    Command, Dial, Event, Inline, Load, LoopHandle, Shared, defer_wakes, give_batch, keeps_spare,
-    lock, release_own_spare, wake_deferred,
+    Command, Dial, Event, EventBatch, Inline, Load, LoopHandle, Shared, defer_wakes, give_batch,
+    keeps_spare, lock, release_own_spare, wake_deferred,
 };
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
@@ -343,7 +343,7 @@ impl Engine {
     }
 
     /// Parks what there was no room for.
-    fn set_aside(&self, peer: &Peer, rest: VecDeque<Event>, waits: Waiting) {
+    fn set_aside(&self, peer: &Peer, rest: EventBatch, waits: Waiting) {
         peer.link.set_aside(rest);
         // It may have run only because the peer is no longer congested.
         if waits.begins() {
@@ -373,11 +373,13 @@ fn fail(dial: Box<Dial>, error: Error) {
 }
 
 impl Work<Job> for Engine {
-    fn begin(&self) {
+    type Desk = ();
+
+    fn begin(&self, _: usize) {
         defer_wakes();
     }
 
-    fn run(&self, job: &Job) -> bool {
+    fn run(&self, (): &mut (), job: &mut Job) -> bool {
         match job {
             Job::Run(peer) => self.run_mailbox(peer),
             Job::Failed(failed) => {
@@ -389,7 +391,7 @@ impl Work<Job> for Engine {
         }
     }
 
-    fn pause(&self) {
+    fn pause(&self, (): &mut ()) {
         wake_deferred();
     }
 
@@ -417,11 +419,11 @@ impl Upstream for ToWorkers {
         false
     }
 
-    fn deliver(&self, peer: &Peer, events: &mut VecDeque<Event>) -> bool {
+    fn deliver(&self, peer: &Peer, events: &mut EventBatch) -> bool {
         peer.link.deliver(events)
     }
 
-    fn schedule(&self, peer: Peer) {
+    fn schedule(&self, peer: Peer, _: Instant) {
         self.0.push(Job::Run(peer));
     }
 
@@ -448,7 +450,7 @@ impl Upstream for OnTheLoop {
         true
     }
 
-    fn deliver(&self, peer: &Peer, events: &mut VecDeque<Event>) -> bool {
+    fn deliver(&self, peer: &Peer, events: &mut EventBatch) -> bool {
         let link = &peer.link;
         if link.has_parked() {
             // Behind those that wait already.
@@ -465,7 +467,7 @@ impl Upstream for OnTheLoop {
         false
     }
 
-    fn schedule(&self, peer: Peer) {
+    fn schedule(&self, peer: Peer, _: Instant) {
         // Not marked as inline: what is sent here asks for a flush like anything else.
         while self.0.run_mailbox(&peer) {}
         // Reading has waited for this.

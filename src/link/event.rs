@@ -8,6 +8,10 @@ use crate::net::TlsStream;
 use crate::proto::handshake::Upgrade;
 
 use super::dial::Connected;
+use crate::worker::Batch;
+
+/// Events on their way to a handler.
+pub(crate) type EventBatch = Batch<Event>;
 
 /// One entry of an inbox.
 #[derive(Debug)]

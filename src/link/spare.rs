@@ -11,11 +11,10 @@
 )]
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::thread::LocalKey;
 
-use super::event::Event;
+use super::event::EventBatch;
 use super::queue::Queue;
 
 /// Kept by each thread; half of it is passed on or taken over at a time.
@@ -35,13 +34,13 @@ type Own<T> = LocalKey<RefCell<Vec<T>>>;
 
 static COMMON_BUFFERS: Common<Vec<u8>> = Mutex::new(Vec::new());
 static COMMON_LARGE: Common<Vec<u8>> = Mutex::new(Vec::new());
-static COMMON_BATCHES: Common<VecDeque<Event>> = Mutex::new(Vec::new());
+static COMMON_BATCHES: Common<EventBatch> = Mutex::new(Vec::new());
 static COMMON_QUEUES: Common<Box<Queue>> = Mutex::new(Vec::new());
 
 thread_local! {
     static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     static LARGE_BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    static BATCHES: RefCell<Vec<VecDeque<Event>>> = const { RefCell::new(Vec::new()) };
+    static BATCHES: RefCell<Vec<EventBatch>> = const { RefCell::new(Vec::new()) };
     static QUEUES: RefCell<Vec<Box<Queue>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -70,13 +69,13 @@ pub(crate) fn give_buffer(mut buffer: Vec<u8>) {
 
 /// The same for batches of events.
 #[inline]
-pub(crate) fn take_batch() -> VecDeque<Event> {
+pub(crate) fn take_batch() -> EventBatch {
     take(&BATCHES, &COMMON_BATCHES, KEPT)
 }
 
 #[inline]
-pub(crate) fn give_batch(mut batch: VecDeque<Event>) {
-    if batch.capacity() > 0 && batch.capacity() <= EVENTS {
+pub(crate) fn give_batch(mut batch: EventBatch) {
+    if batch.capacity() <= EVENTS {
         batch.clear();
         give(batch, &BATCHES, &COMMON_BATCHES, KEPT);
     }

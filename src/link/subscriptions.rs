@@ -8,18 +8,17 @@ use std::collections::HashSet;
 use super::topics::{Named, Topic};
 use super::{Command, Link, lock};
 
-/// Nothing but a pointer for most connections.
-pub(super) type Subscriptions = Option<Box<HashSet<Named>>>;
+pub(super) type Subscriptions = HashSet<Named>;
 
 impl Link {
     /// `false`: nothing can be sent any more, or there are no topics here.
     pub(crate) fn subscribe(&self, name: &str) -> bool {
-        let mut subscriptions = lock(&self.subscriptions);
+        let mut subscriptions = lock(&self.extra.get_or_init(Box::default).subscriptions);
         // Sealed before `end_subscriptions`, so nothing is subscribed to behind that.
         if self.outbox().is_sealed() {
             return false;
         }
-        if subscriptions.as_ref().is_some_and(|set| set.contains(name)) {
+        if subscriptions.contains(name) {
             return true;
         }
         let topics = &self.handle.shared.topics;
@@ -28,21 +27,22 @@ impl Link {
         };
         let command = Command::Subscribe(self.id.key(), topic.number);
         self.handle.put_in_at_once(command);
-        subscriptions.get_or_insert_default().insert(Named(topic));
+        subscriptions.insert(Named(topic));
         true
     }
 
     /// `false`: it was not subscribed.
-    pub(crate) fn unsubscribe(&self, name: &str) -> bool {
-        let mut subscriptions = lock(&self.subscriptions);
-        let Some(set) = subscriptions.as_mut() else {
+    pub(super) fn unsubscribe(&self, name: &str) -> bool {
+        let Some(extra) = self.extra.get() else {
             return false;
         };
-        let Some(Named(topic)) = set.take(name) else {
+        let mut subscriptions = lock(&extra.subscriptions);
+        let Some(Named(topic)) = subscriptions.take(name) else {
             return false;
         };
-        if set.is_empty() {
-            *subscriptions = None;
+        if subscriptions.is_empty() {
+            // It may have been large.
+            *subscriptions = HashSet::new();
         }
         self.leave(&topic);
         true
@@ -51,8 +51,11 @@ impl Link {
     /// The connection ends, and with it all that it subscribes to. Its outbox is sealed.
     pub(crate) fn end_subscriptions(&self) {
         debug_assert!(self.outbox().is_sealed());
-        let mut subscriptions = lock(&self.subscriptions);
-        for Named(topic) in subscriptions.take().into_iter().flat_map(|set| *set) {
+        let Some(extra) = self.extra.get() else {
+            return;
+        };
+        let mut subscriptions = lock(&extra.subscriptions);
+        for Named(topic) in std::mem::take(&mut *subscriptions) {
             self.leave(&topic);
         }
     }

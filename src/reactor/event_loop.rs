@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use mio::{Events, Poll, Token};
 
 use super::acceptor::{self, Acceptor};
@@ -17,6 +18,8 @@ use super::dialing::{self, Dialing};
 use super::opening::Opening;
 use super::outbound::Outbound;
 use super::slab::Slab;
+use super::spreading::{Reach, Run, Spread};
+use super::stopping::Stopping;
 use super::timer::Wheel;
 use super::topics::Audience;
 use super::upstream::Upstream;
@@ -24,10 +27,9 @@ use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::error::Error;
 use crate::id::{Key, PeerId};
-use crate::link::{
-    self, Command, Dial, Event, Inlet, Link, LoopHandle, Publication, Shared, SharedFrame,
-};
-use crate::message::{CloseCause, CloseCode, Message};
+use crate::link::{self, Command, Dial, EventBatch, Inlet, Link, LoopHandle, Shared};
+use crate::message::{CloseCause, Message};
+use crate::metrics::Refusal;
 use crate::net::{Listener, Stream};
 use crate::peer::Peer;
 use crate::proto::{Blocks, ReadBuffer};
@@ -45,10 +47,6 @@ const TIDY: Duration = Duration::from_millis(100);
 /// Runnable connections are passed on in groups of this size, so that with more than one core the
 /// workers begin while the loop still reads.
 const GROUP: usize = 32;
-
-/// Connections told to go away per turn when the server stops, so that a large server stays able to
-/// write what they say last.
-const FAREWELLS: usize = 256;
 
 /// Connections that a client's loop begins to make per turn.
 const DIALS: usize = 64;
@@ -89,7 +87,8 @@ impl Prepared {
     }
 }
 
-/// Starts the thread of a loop. The listeners go to the first loop, which deals out to `loops`.
+/// Starts the thread of a loop. What its listeners bring is dealt out to `loops`, unless each loop has
+/// its own.
 pub(crate) fn spawn<U: Upstream>(
     prepared: Prepared,
     upstream: U,
@@ -119,10 +118,16 @@ pub(crate) struct EventLoop<U> {
     /// The clock: milliseconds since `start`, read once per turn.
     start: Instant,
     now: u64,
+    /// When the turn began.
+    woke: Instant,
+    /// Runs of inline handlers, wrapping: a sample of them is timed.
+    runs: u32,
     /// Connections cut short, each once.
     again: Vec<Key>,
     /// Connections that are to be made; always empty on a server.
     dials: VecDeque<Box<Dial>>,
+    /// Frames for many, gathered and not spread yet; empty between steps.
+    run: Run,
     /// Connections that were sent something this turn, each once.
     touched: Vec<Key>,
     /// Connections to be removed; may name one twice.
@@ -142,15 +147,8 @@ struct Tools {
     buf: ReadBuffer,
     blocks: Blocks,
     messages: Vec<Message>,
-    batch: VecDeque<Event>,
+    batch: EventBatch,
     out: Outbound,
-}
-
-/// The server is being shut down.
-struct Stopping {
-    deadline: Instant,
-    /// Connections that have not been told.
-    untold: Vec<Key>,
 }
 
 impl<U: Upstream> EventLoop<U> {
@@ -161,6 +159,7 @@ impl<U: Upstream> EventLoop<U> {
             handle,
         } = prepared;
         let blocks = Blocks::new(upstream.is_inline());
+        let start = Instant::now();
         // A read that fills it is cut short for the turn.
         let buf = ReadBuffer::new(handle.config.read_buffer);
         Self {
@@ -173,10 +172,13 @@ impl<U: Upstream> EventLoop<U> {
             conns: Slab::default(),
             audience: Audience::default(),
             wheel: Wheel::new(0),
-            start: Instant::now(),
+            start,
             now: 0,
+            woke: start,
+            runs: 0,
             again: Vec::new(),
             dials: VecDeque::new(),
+            run: Run::default(),
             touched: Vec::new(),
             gone: Vec::new(),
             runnable: Vec::new(),
@@ -188,7 +190,7 @@ impl<U: Upstream> EventLoop<U> {
                 buf,
                 blocks,
                 messages: Vec::new(),
-                batch: VecDeque::new(),
+                batch: EventBatch::default(),
                 out: Outbound::default(),
             },
         }
@@ -225,7 +227,8 @@ impl<U: Upstream> EventLoop<U> {
 
     /// Sleeps until there is something to do.
     fn wait(&mut self) -> io::Result<()> {
-        let timeout = self.timeout();
+        let (timeout, slept_from) = self.timeout().unzip();
+        let timeout = timeout.unwrap_or(Some(Duration::ZERO));
         let busy = timeout == Some(Duration::ZERO);
         let napping = self.nap && timeout.is_none_or(|t| t > NAP);
         let timeout = if busy || !self.handle.fall_asleep(self.nap) {
@@ -239,7 +242,13 @@ impl<U: Upstream> EventLoop<U> {
         };
         let result = self.poll.poll(&mut self.events, timeout);
         self.handle.awake();
-        self.now = self.start.elapsed().as_millis() as u64;
+        let woke = Instant::now();
+        // A turn that another follows at once lasts until that one begins.
+        let ended = slept_from.unwrap_or(woke);
+        let turn = ended.saturating_duration_since(self.woke);
+        self.handle.counters.turns.record(turn);
+        self.woke = woke;
+        self.now = woke.saturating_duration_since(self.start).as_millis() as u64;
         self.untidy |= !self.events.is_empty();
         if self.events.is_empty() {
             // It was quiet for as long as it took.
@@ -268,24 +277,22 @@ impl<U: Upstream> EventLoop<U> {
             || (self.untidy && (self.handle.config.on_quiet.is_some() || link::keeps_spare()))
     }
 
-    /// The nearest of all deadlines; zero if something waits already.
-    fn timeout(&self) -> Option<Duration> {
+    /// The time until the nearest of all deadlines, if there is one, and the time now. `None`: something
+    /// waits already.
+    fn timeout(&self) -> Option<(Option<Duration>, Instant)> {
         let waiting = !self.again.is_empty() || !self.touched.is_empty() || !self.dials.is_empty();
         if waiting || self.handle.has_own() {
-            return Some(Duration::ZERO);
+            return None;
         }
-        let now = self.start.elapsed();
-        let until = |at: u64| Duration::from_millis(at).saturating_sub(now);
+        let now = Instant::now();
+        let since_start = now.saturating_duration_since(self.start);
+        let until = |at: u64| Duration::from_millis(at).saturating_sub(since_start);
         let timers = self.wheel.next().map(until);
         let accept = self.acceptor.deadline(self.now).map(until);
-        let stop = self.stopping.as_ref().map(|stopping| {
-            if stopping.untold.is_empty() {
-                stopping.deadline.saturating_duration_since(Instant::now())
-            } else {
-                Duration::ZERO
-            }
-        });
-        [timers, accept, stop].into_iter().flatten().min()
+        let stopping = self.stopping.as_ref();
+        let stop = stopping.map(|stopping| stopping.wait(now));
+        let nearest = [timers, accept, stop].into_iter().flatten().min();
+        Some((nearest, now))
     }
 
     fn sockets(&mut self) {
@@ -334,6 +341,7 @@ impl<U: Upstream> EventLoop<U> {
                 Err(_) => break,
             }
         }
+        self.spread();
     }
 
     /// Begins to connect, as often as the budget allows.
@@ -405,14 +413,15 @@ impl<U: Upstream> EventLoop<U> {
         let Some(stopping) = &mut self.stopping else {
             return;
         };
-        if Instant::now() >= stopping.deadline {
+        let now = Instant::now();
+        if now >= stopping.deadline {
             return self.end_all();
         }
-        let some = stopping.untold.len().saturating_sub(FAREWELLS);
-        for key in stopping.untold.split_off(some) {
+        let code = stopping.code;
+        for key in stopping.due(now) {
             self.serve(key, |conn, cx| {
                 if conn.is_open() {
-                    conn.go_away(CloseCode::Away, "", CloseCause::Shutdown, cx);
+                    conn.go_away(code, "", CloseCause::Shutdown, cx);
                     conn.flush_if_dirty(cx);
                 } else {
                     conn.stop_opening(cx);
@@ -427,7 +436,7 @@ impl<U: Upstream> EventLoop<U> {
             // A nap, not sleep, follows.
             self.nap = !self.upstream.is_inline();
             for peer in self.runnable.drain(..) {
-                self.upstream.schedule(peer);
+                self.upstream.schedule(peer, self.woke);
             }
         }
     }
@@ -438,17 +447,20 @@ impl<U: Upstream> EventLoop<U> {
                 continue;
             };
             self.wheel.cancel(key.slot);
+            conn.leave_opening();
             conn.part(self.poll.registry());
             #[cfg(feature = "tls")]
             if !U::DIALS && conn.is_securing() {
                 self.handle.shared.leave_handshake();
             }
-            conn.peer.link.outbox().abandon();
+            conn.uncount();
             conn.peer.link.end_subscriptions();
+            self.handle.counters.connections.take_away(1);
             acceptor::discharge(
                 &self.handle.shared,
                 conn.peer.link.remote(),
                 conn.is_refused(),
+                conn.is_counted_by_ip(),
             );
         }
     }
@@ -476,7 +488,9 @@ impl<U: Upstream> EventLoop<U> {
             runnable: &mut self.runnable,
             dials: &mut self.dials,
             large_left: &mut self.large_left,
-            stopping: self.stopping.is_some(),
+            runs: &mut self.runs,
+            counters: &self.handle.counters,
+            stopping: self.stopping.as_ref().map(|stopping| stopping.code),
         };
         act(conn, &mut cx);
         if conn.gone {
@@ -512,6 +526,11 @@ impl<U: Upstream> EventLoop<U> {
     }
 
     fn carry_out(&mut self, command: Command) {
+        use Command::{Broadcast, Flush, Publish, Resume};
+        if !matches!(command, Broadcast(..) | Publish(..) | Flush(_) | Resume(_)) {
+            // It may write to outboxes, or change who is there.
+            self.spread();
+        }
         match command {
             Command::Flush(key) => self.touch(key),
             Command::Resume(key) => self.serve(key, |conn, _| conn.resume()),
@@ -538,20 +557,19 @@ impl<U: Upstream> EventLoop<U> {
                 self.applied(&link);
             }
             Command::SendLatest { link, key } => {
-                link.outbox().push_latest(key, &link.config);
+                link.push_latest(key);
                 self.applied(&link);
             }
             Command::Close(link) => {
                 link.outbox().say_goodbye();
                 self.applied(&link);
             }
-            Command::Broadcast(frame, permit) => {
-                self.broadcast(&frame);
-                self.inlet.give_back(permit);
-                self.handle.ordered_applied();
+            Command::Broadcast(frame, permit) => self.gather(Spread::All(frame, permit)),
+            Command::Publish(publication, permit) => {
+                self.gather(Spread::Topic(publication, permit));
             }
             Command::Multicast { frame, to, except } => {
-                self.multicast(&frame, &to, except);
+                self.reach().multicast(&frame, &to, except);
                 self.handle.ordered_applied();
             }
             Command::Batch(commands, permit) => {
@@ -560,18 +578,22 @@ impl<U: Upstream> EventLoop<U> {
                 }
                 self.inlet.give_back(permit);
             }
-            Command::Publish(publication, permit) => {
-                self.publish(&publication);
-                self.inlet.give_back(permit);
-                self.handle.ordered_applied();
-            }
             // If the connection is gone, it is struck off by a command behind this one.
             Command::Subscribe(key, topic) => self.audience.subscribe(topic, key),
             Command::Unsubscribe(key, topic) => self.audience.unsubscribe(topic, key),
             Command::Shutdown(deadline) => {
                 self.acceptor.close(self.poll.registry());
                 let untold = self.conns.keys().collect();
-                self.stopping = Some(Stopping { deadline, untold });
+                self.stopping = Some(Stopping::at_once(untold, deadline));
+            }
+            Command::Drain {
+                code,
+                spread,
+                deadline,
+            } => {
+                self.acceptor.close(self.poll.registry());
+                let untold = self.conns.keys().collect();
+                self.stopping = Some(Stopping::spread(untold, code, spread, deadline));
             }
         }
     }
@@ -590,63 +612,72 @@ impl<U: Upstream> EventLoop<U> {
         }
     }
 
-    fn broadcast(&mut self, frame: &SharedFrame) {
-        for (key, conn) in self.conns.iter_mut() {
-            if !conn.hears_broadcasts() {
-                continue;
-            }
-            conn.peer.link.send_shared(frame, None);
-            if !std::mem::replace(&mut conn.touched, true) {
-                self.touched.push(key);
-            }
+    /// Spreads a frame together with those before and behind it, if they are for the same connections.
+    fn gather(&mut self, spread: Spread) {
+        if !self.run.takes(&spread) {
+            self.spread();
         }
+        self.run.push(spread);
     }
 
-    fn publish(&mut self, publication: &Publication) {
-        let here = |id: &PeerId| id.loop_index() == self.handle.index;
-        let except = publication.except.filter(here).map(PeerId::key);
-        for &key in self.audience.of(publication.topic) {
-            if Some(key) == except {
-                continue;
-            }
-            let Some(conn) = self.conns.get_mut(key).filter(|c| c.hears_broadcasts()) else {
-                continue;
-            };
-            let link = &conn.peer.link;
-            link.send_shared(&publication.frame, publication.latest.as_ref());
-            if !std::mem::replace(&mut conn.touched, true) {
-                self.touched.push(key);
-            }
+    /// Puts what was gathered into the outboxes.
+    fn spread(&mut self) {
+        if self.run.is_empty() {
+            return;
         }
+        let mut run = std::mem::take(&mut self.run);
+        self.reach().spread(&run);
+        for spread in run.drain() {
+            self.inlet.give_back(spread.into_permit());
+            self.handle.ordered_applied();
+        }
+        // Keeps the memory.
+        self.run = run;
     }
 
-    fn multicast(&mut self, frame: &SharedFrame, to: &[Key], except: Option<Key>) {
-        for &key in to {
-            let conn = self.conns.get_mut(key).filter(|c| c.hears_broadcasts());
-            let Some(conn) = conn.filter(|_| Some(key) != except) else {
-                continue;
-            };
-            conn.peer.link.send_shared(frame, None);
-            if !std::mem::replace(&mut conn.touched, true) {
-                self.touched.push(key);
-            }
+    fn reach(&mut self) -> Reach<'_> {
+        Reach {
+            conns: &mut self.conns,
+            audience: &self.audience,
+            touched: &mut self.touched,
+            index: self.handle.index,
         }
     }
 
     /// Takes a socket in.
     fn adopt(&mut self, stream: Stream, remote: RemoteAddr) {
-        if self.stopping.is_some() || self.is_full() {
-            return;
-        }
-        let refusal = match acceptor::admit(&self.handle.shared, remote) {
-            Ok(()) => None,
-            Err(Some(status)) => Some(status),
-            Err(None) => return,
+        let counters = &self.handle.counters;
+        counters.accepted.add(1);
+        let admitted = match self.stopping.is_some() || self.is_full() {
+            true => {
+                counters.refused(Refusal::Shutdown);
+                return self.handle.shared.leave_opening();
+            }
+            false => acceptor::admit(&self.handle.shared, remote),
         };
-        #[cfg(feature = "tls")]
-        let stream = self.handle.shared.secure(stream);
+        let refusal = match admitted {
+            Ok(()) => None,
+            Err(Some(status)) => {
+                counters.refused(match status {
+                    StatusCode::TOO_MANY_REQUESTS => Refusal::PerAddress,
+                    _ => Refusal::MaxConnections,
+                });
+                Some(status)
+            }
+            Err(None) => {
+                counters.refused(Refusal::Unanswered);
+                return self.handle.shared.leave_opening();
+            }
+        };
         let config = self.handle.config.clone();
-        let opening = Phase::Opening(Box::new(Opening::new(refusal)));
+        let opening = Opening::new(refusal, config.proxies.contains(remote.ip()), &config);
+        #[cfg(feature = "tls")]
+        let stream = match opening.awaits_proxy_header() {
+            // It comes before TLS.
+            true => stream,
+            false => self.handle.shared.secure(stream),
+        };
+        let opening = Phase::Opening(Box::new(opening));
         self.take_in(stream, remote, config, opening);
     }
 
@@ -656,6 +687,7 @@ impl<U: Upstream> EventLoop<U> {
 
     fn take_in(&mut self, stream: Stream, remote: RemoteAddr, config: Arc<Config>, phase: Phase) {
         let (handle, now) = (&self.handle, self.now);
+        handle.counters.connections.add(1);
         let key = self.conns.insert_with(|key| {
             let id = PeerId::new(handle.index, key);
             let link = Arc::new(Link::new(id, remote, handle.clone(), config, U::DIALS));
@@ -674,8 +706,7 @@ impl<U: Upstream> EventLoop<U> {
         match registered {
             Some(Ok(())) => self.serve(key, |conn, _| conn.rearm = true),
             Some(Err(error)) => {
-                log::warn!("{remote}: cannot be served: {error}");
-                self.serve(key, |conn, cx| conn.fail_transport(&error, cx));
+                self.serve(key, |conn, cx| conn.cannot_be_served(&error, cx));
             }
             None => {}
         }

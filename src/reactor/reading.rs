@@ -1,13 +1,15 @@
 //! A connection's input: from the kernel to frames, and from frames to events for the handler.
 
 use std::io;
+use std::time::Instant;
 
 use super::conn::{Conn, Context, Habit, Phase, Rest, over_rate_waits};
 use super::liveness::Moment;
 use super::upstream::{Run, Upstream};
-use crate::config::Config;
-use crate::link::{self, Event, Load};
+use crate::config::{ByteRate, Config, OverRate};
+use crate::link::{Event, Load};
 use crate::message::{Bytes, CloseCause, CloseCode, CloseFrame, Message};
+use crate::metrics::Buckets;
 use crate::proto::{Filled, Opcode, Violation};
 
 /// Messages that a connection may bring per turn when handlers run inline: enough that the turn's
@@ -62,6 +64,28 @@ enum Stop {
     OverRate,
     Close(Option<CloseFrame>),
     Failed(Violation),
+}
+
+/// One in so many runs of inline handlers is timed: two readings of the clock are a hundredth of what
+/// it costs to answer one small message.
+const SAMPLE: u32 = 16;
+
+/// A run of an inline handler, if it is one of the sample.
+struct Timed(Option<Instant>);
+
+impl Timed {
+    #[inline]
+    fn begin(runs: &mut u32) -> Self {
+        *runs = runs.wrapping_add(1);
+        Self((*runs % SAMPLE == 0).then(Instant::now))
+    }
+
+    #[inline]
+    fn end(self, buckets: &Buckets) {
+        if let Some(began) = self.0 {
+            buckets.record(began.elapsed());
+        }
+    }
 }
 
 /// What came of handling messages on the spot.
@@ -152,10 +176,18 @@ impl Conn {
                 // whatever arrives later is a new edge; but an end that was announced together with
                 // the data is not announced again.
                 self.readable = filled.all || self.hung_up;
+                cx.counters.received_bytes.add(filled.arrived);
                 self.last_seen = Moment::at(cx.now);
                 if std::mem::take(&mut self.pinged) {
                     // Anything received is as good as a pong.
                     self.rearm = true;
+                }
+                if let Phase::Open(Some(allowance)) = &mut self.phase {
+                    let within = allowance.take_bytes(filled.arrived, cx.now);
+                    self.rearm |= allowance.is_out_of_bytes(cx.now);
+                    if !within {
+                        self.on_too_many_bytes(cx);
+                    }
                 }
                 return Some(filled);
             }
@@ -164,6 +196,16 @@ impl Conn {
             Err(error) => self.fail_transport(&error, cx),
         }
         None
+    }
+
+    /// The last read brought more than what was left of the allowance.
+    #[cold]
+    fn on_too_many_bytes<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        let closes = |rate: ByteRate| rate.over == OverRate::Close;
+        if self.ending.is_none() && cx.config.byte_rate.is_some_and(closes) {
+            let text = "too many bytes";
+            self.close_for(CloseCode::Policy, text, CloseCause::RateLimit, cx);
+        }
     }
 
     /// Looks at bytes in the order they came; keeps those whose time has not come.
@@ -196,7 +238,9 @@ impl Conn {
             let stop = match inline.as_ref().filter(|peer| !peer.link.has_parked()) {
                 Some(peer) => {
                     // Nothing is delivered meanwhile, so all else that is to do waits for its end.
+                    let timed = Timed::begin(cx.runs);
                     let run = upstream.run(peer, |run| self.messages_inline(&mut input, run, cx));
+                    timed.end(&cx.counters.handler);
                     // The replies are there already.
                     self.dirty = true;
                     let Some(handled) = run else {
@@ -283,6 +327,7 @@ impl Conn {
     }
 
     fn after_inline<U: Upstream>(&mut self, handled: &Handled, cx: &mut Context<'_, U>) {
+        cx.counters.received.add(handled.done.messages);
         if handled.held.messages > 0 {
             self.peer.link.inflow.add(handled.held);
             self.deliver(cx);
@@ -310,6 +355,7 @@ impl Conn {
                 let full = room.messages == 0 || room.bytes == 0;
                 if full && self.peer.link.inflow.pause(limit) {
                     self.paused = true;
+                    cx.counters.pauses.add(1);
                     break Stop::Full;
                 }
                 continue;
@@ -380,8 +426,8 @@ impl Conn {
     }
 
     fn note_message(&mut self, bytes: usize, now: u64) {
-        if let Phase::Open(Some(bucket)) = &mut self.phase {
-            bucket.take_one(now);
+        if let Phase::Open(Some(allowance)) = &mut self.phase {
+            allowance.take_message(now);
         }
         self.habit = if bytes >= LARGE {
             Habit::Large
@@ -404,6 +450,7 @@ impl Conn {
         if !cx.messages.is_empty() {
             cx.batch.extend(cx.messages.drain(..).map(Event::Message));
             self.peer.link.inflow.add(load);
+            cx.counters.received.add(load.messages);
             self.deliver(cx);
         }
     }
@@ -415,8 +462,6 @@ impl Conn {
         if cx.upstream.is_inline() {
             // The replies are there already.
             self.dirty = true;
-        } else if cx.batch.capacity() == 0 {
-            *cx.batch = link::take_batch();
         }
     }
 

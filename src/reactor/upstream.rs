@@ -1,9 +1,9 @@
 //! What a loop needs from above. The loop knows neither handlers nor workers.
 
-use std::collections::VecDeque;
+use std::time::Instant;
 
 use crate::error::Error;
-use crate::link::{Dial, Event};
+use crate::link::{Dial, EventBatch};
 use crate::message::Message;
 use crate::peer::Peer;
 
@@ -26,10 +26,10 @@ pub(crate) trait Upstream: Send + 'static {
 
     /// Delivers events in order and leaves `events` empty. `true`: the loop calls
     /// [`schedule`](Self::schedule) when it has gathered what its turn brings.
-    fn deliver(&self, peer: &Peer, events: &mut VecDeque<Event>) -> bool;
+    fn deliver(&self, peer: &Peer, events: &mut EventBatch) -> bool;
 
-    /// Makes a connection's events run.
-    fn schedule(&self, peer: Peer);
+    /// Makes a connection's events run; they have waited since then.
+    fn schedule(&self, peer: Peer, since: Instant);
 
     /// There will be no WebSocket: what was to be made of it comes back, with the reason.
     fn failed(&self, dial: Box<Dial>, error: Error) {

@@ -16,11 +16,15 @@
 
 use std::collections::VecDeque;
 
+/// Items on their way, behind one pointer: so they change hands for nothing, and an empty mailbox is
+/// small.
+pub(crate) type Batch<T> = Box<VecDeque<T>>;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Mailbox<T> {
-    /// As small as a queue can be while it is empty; nothing is ever taken but all.
-    queue: Vec<T>,
+    /// Never empty; nothing is ever taken but all.
+    queue: Option<Batch<T>>,
     state: State,
 }
 
@@ -34,20 +38,20 @@ enum State {
 impl<T> Default for Mailbox<T> {
     fn default() -> Self {
         Self {
-            queue: Vec::new(),
+            queue: None,
             state: State::Idle,
         }
     }
 }
 
 impl<T> Mailbox<T> {
-    /// Adds all of `batch`. `true`: the caller puts the mailbox on the run queue.
+    /// Adds all of `batch`, and leaves an empty one: itself, or a `spare`. `true`: the caller puts the
+    /// mailbox on the run queue.
     #[must_use]
-    pub(crate) fn push(&mut self, batch: &mut VecDeque<T>) -> bool {
-        if self.queue.is_empty() {
-            self.queue = std::mem::take(batch).into();
-        } else {
-            self.queue.extend(batch.drain(..));
+    pub(crate) fn push(&mut self, batch: &mut Batch<T>, spare: impl FnOnce() -> Batch<T>) -> bool {
+        match &mut self.queue {
+            Some(queue) => queue.append(batch),
+            None => self.queue = Some(std::mem::replace(batch, spare())),
         }
         self.schedule_if(State::Idle)
     }
@@ -55,32 +59,35 @@ impl<T> Mailbox<T> {
     /// The same for one item.
     #[must_use]
     pub(crate) fn push_one(&mut self, item: T) -> bool {
-        self.queue.push(item);
+        self.queue.get_or_insert_default().push_back(item);
         self.schedule_if(State::Idle)
     }
 
     /// Everything that waits, for the worker that runs this mailbox.
-    pub(crate) fn take(&mut self) -> VecDeque<T> {
+    pub(crate) fn take(&mut self) -> Batch<T> {
         debug_assert_eq!(self.state, State::Scheduled);
-        std::mem::take(&mut self.queue).into()
+        self.queue.take().unwrap_or_default()
     }
 
     /// Ends a run. `true`: more came meanwhile, and the caller puts it back on the run queue.
     #[must_use]
     pub(crate) fn finish(&mut self) -> bool {
         debug_assert_eq!(self.state, State::Scheduled);
-        if self.queue.is_empty() {
+        let more = self.queue.is_some();
+        if !more {
             self.state = State::Idle;
         }
-        !self.queue.is_empty()
+        more
     }
 
     /// Ends a run with `rest` not done: it goes back in front, and nothing runs until
     /// [`unpark`](Self::unpark).
-    pub(crate) fn park(&mut self, mut rest: VecDeque<T>) {
+    pub(crate) fn park(&mut self, mut rest: Batch<T>) {
         debug_assert_eq!(self.state, State::Scheduled);
-        rest.extend(self.queue.drain(..));
-        self.queue = rest.into();
+        if let Some(mut queue) = self.queue.take() {
+            rest.append(&mut queue);
+        }
+        self.queue = Some(rest).filter(|rest| !rest.is_empty());
         self.state = State::Parked;
     }
 
@@ -108,12 +115,12 @@ mod tests {
     #[test]
     fn scheduled_exactly_once() {
         let mut mailbox = Mailbox::default();
-        assert!(mailbox.push(&mut VecDeque::from([1])));
+        assert!(mailbox.push(&mut Box::new([1].into()), Box::default));
         assert!(!mailbox.push_one(2));
-        assert_eq!(mailbox.take(), [1, 2]);
-        assert!(!mailbox.push(&mut VecDeque::from([3])));
+        assert_eq!(*mailbox.take(), [1, 2]);
+        assert!(!mailbox.push(&mut Box::new([3].into()), Box::default));
         assert!(mailbox.finish());
-        assert_eq!(mailbox.take(), [3]);
+        assert_eq!(*mailbox.take(), [3]);
         assert!(!mailbox.finish());
         assert!(mailbox.push_one(4));
     }
@@ -121,15 +128,15 @@ mod tests {
     #[test]
     fn parked_work_stays_in_front() {
         let mut mailbox = Mailbox::default();
-        assert!(mailbox.push(&mut VecDeque::from([1, 2, 3])));
+        assert!(mailbox.push(&mut Box::new([1, 2, 3].into()), Box::default));
         let mut batch = mailbox.take();
         batch.pop_front();
-        assert!(!mailbox.push(&mut VecDeque::from([4])));
+        assert!(!mailbox.push(&mut Box::new([4].into()), Box::default));
         mailbox.park(batch);
-        assert!(!mailbox.push(&mut VecDeque::from([5])));
+        assert!(!mailbox.push(&mut Box::new([5].into()), Box::default));
         assert!(mailbox.unpark());
         assert!(!mailbox.unpark());
-        assert_eq!(mailbox.take(), [2, 3, 4, 5]);
+        assert_eq!(*mailbox.take(), [2, 3, 4, 5]);
     }
 
     /// Many producers and workers on one mailbox: never two workers at once, and each producer's
@@ -148,8 +155,8 @@ mod tests {
                 let (mailbox, run_queue) = (mailbox.clone(), run_queue.clone());
                 scope.spawn(move || {
                     for item in 0..ITEMS {
-                        let mut batch = VecDeque::from([(producer, item)]);
-                        if mailbox.lock().unwrap().push(&mut batch) {
+                        let mut batch = Box::new(VecDeque::from([(producer, item)]));
+                        if mailbox.lock().unwrap().push(&mut batch, Box::default) {
                             run_queue.send(()).unwrap();
                         }
                     }
@@ -170,7 +177,7 @@ mod tests {
                         assert!(!running.swap(true, Ordering::SeqCst), "two at once");
                         let batch = mailbox.lock().unwrap().take();
                         let mut seen = seen.try_lock().unwrap();
-                        for (producer, item) in batch {
+                        for (producer, item) in *batch {
                             assert_eq!(seen[producer], item);
                             seen[producer] += 1;
                             done.fetch_add(1, Ordering::SeqCst);

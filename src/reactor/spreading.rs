@@ -1,0 +1,163 @@
+//! Frames for many connections of a loop: to all, to a topic's subscribers, to a room's members.
+//!
+//! Frames for the same connections that wait one behind the other are put into each outbox at once, as
+//! one piece that was made of them: to look up a connection, lock its outbox and count costs more than
+//! the bytes of a small message.
+
+use std::sync::Arc;
+
+use super::conn::Conn;
+use super::slab::Slab;
+use super::topics::Audience;
+use crate::id::Key;
+use crate::link::{Permit, Publication, SharedFrame};
+
+/// Frames are gathered up to so many bytes: then a copy costs as much as all else.
+const RUN: usize = 4096;
+
+/// One frame on its way to many.
+#[derive(Debug)]
+pub(super) enum Spread {
+    All(Arc<SharedFrame>, Permit),
+    Topic(Arc<Publication>, Permit),
+}
+
+impl Spread {
+    fn frame(&self) -> &SharedFrame {
+        match self {
+            Self::All(frame, _) => frame,
+            Self::Topic(publication, _) => &publication.frame,
+        }
+    }
+
+    /// For just the same connections, and nothing but a frame for each.
+    fn goes_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All(..), Self::All(..)) => true,
+            (Self::Topic(a, _), Self::Topic(b, _)) => {
+                let plain = a.latest.is_none() && b.latest.is_none();
+                plain && a.topic == b.topic && a.except == b.except
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn into_permit(self) -> Permit {
+        match self {
+            Self::All(_, permit) | Self::Topic(_, permit) => permit,
+        }
+    }
+}
+
+/// Frames that go to the same connections.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    spreads: Vec<Spread>,
+    bytes: usize,
+}
+
+impl Run {
+    pub(super) fn is_empty(&self) -> bool {
+        self.spreads.is_empty()
+    }
+
+    /// Whether this one may be added.
+    pub(super) fn takes(&self, spread: &Spread) -> bool {
+        let room = self.bytes + spread.frame().len() <= RUN;
+        self.spreads
+            .last()
+            .is_none_or(|last| room && last.goes_with(spread))
+    }
+
+    pub(super) fn push(&mut self, spread: Spread) {
+        self.bytes += spread.frame().len();
+        self.spreads.push(spread);
+    }
+
+    /// Lets go of all, when they are spread.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Spread> {
+        self.bytes = 0;
+        self.spreads.drain(..)
+    }
+}
+
+/// What is needed to reach connections.
+pub(super) struct Reach<'a> {
+    pub(super) conns: &'a mut Slab<Conn>,
+    pub(super) audience: &'a Audience,
+    /// Connections that are to be flushed.
+    pub(super) touched: &'a mut Vec<Key>,
+    /// Number of the loop.
+    pub(super) index: usize,
+}
+
+impl Reach<'_> {
+    /// Puts all frames into the outboxes of all whom they are for.
+    pub(super) fn spread(self, run: &Run) {
+        let [first, rest @ ..] = &run.spreads[..] else {
+            return;
+        };
+        if rest.is_empty() {
+            let latest = match first {
+                Spread::Topic(publication, _) => publication.latest.as_ref(),
+                Spread::All(..) => None,
+            };
+            return self.each(first, |conn| {
+                conn.peer.link.send_shared(first.frame(), latest);
+            });
+        }
+        let frames: Vec<_> = run.spreads.iter().map(Spread::frame).collect();
+        let joined = SharedFrame::join(&frames);
+        self.each(first, |conn| {
+            conn.peer.link.send_shared_run(&joined, &frames);
+        });
+    }
+
+    /// Puts a frame into the outboxes of these but one.
+    pub(super) fn multicast(self, frame: &SharedFrame, to: &[Key], except: Option<Key>) {
+        let Self { conns, touched, .. } = self;
+        for &key in to.iter().filter(|&&key| Some(key) != except) {
+            if let Some(conn) = conns.get_mut(key) {
+                reach(key, conn, touched, |conn| {
+                    conn.peer.link.send_shared(frame, None);
+                });
+            }
+        }
+    }
+
+    fn each(self, spread: &Spread, send: impl Fn(&Conn)) {
+        let Self {
+            conns,
+            audience,
+            touched,
+            index,
+        } = self;
+        match spread {
+            Spread::All(..) => {
+                for (key, conn) in conns.iter_mut() {
+                    reach(key, conn, touched, &send);
+                }
+            }
+            Spread::Topic(publication, _) => {
+                let except = publication.except.filter(|id| id.loop_index() == index);
+                let except = except.map(|id| id.key());
+                let subscribers = audience.of(publication.topic).iter();
+                for &key in subscribers.filter(|&&key| Some(key) != except) {
+                    if let Some(conn) = conns.get_mut(key) {
+                        reach(key, conn, touched, &send);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn reach(key: Key, conn: &mut Conn, touched: &mut Vec<Key>, send: impl Fn(&Conn)) {
+    if !conn.hears_broadcasts() {
+        return;
+    }
+    send(conn);
+    if !std::mem::replace(&mut conn.touched, true) {
+        touched.push(key);
+    }
+}

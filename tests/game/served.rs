@@ -1,0 +1,286 @@
+//! The whole server, with clients at real sockets: what it puts people out for, who finds the ship again,
+//! and what a slow client gets.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use framemill::{ClientEvent, Clients, CloseReason, Message, Peer, ServerHandle};
+use socket2::{Domain, Socket, Type};
+
+use crate::picture::{KIND, LOST, Own, Picture};
+use crate::ship::Input;
+use crate::stats::Stats;
+use crate::wire::{ToServer, Token, VERSION, Welcome};
+use crate::{bots, server};
+
+const WAIT: Duration = Duration::from_secs(30);
+
+fn serve(rate: u32) -> (ServerHandle, String, Arc<Stats>) {
+    let stats = Arc::new(Stats::new(false));
+    let handle = server::bind("127.0.0.1:0")
+        .and_then(|server| server.start(server::Game::new(rate, stats.clone())))
+        .unwrap();
+    let url = format!("ws://{}/", handle.local_addr().unwrap());
+    (handle, url, stats)
+}
+
+struct Player {
+    peer: Peer,
+    events: Receiver<ClientEvent>,
+    picture: Picture,
+}
+
+impl Player {
+    fn connect(url: &str) -> Self {
+        let (peer, events) = framemill::connect(url).unwrap();
+        let picture = Picture::default();
+        Self {
+            peer,
+            events,
+            picture,
+        }
+    }
+
+    /// Connects and says hello.
+    fn join(url: &str, name: &str, token: Option<Token>) -> (Self, Welcome) {
+        let player = Self::connect(url);
+        player.say(&ToServer::Hello {
+            token,
+            name: name.into(),
+        });
+        let welcome = Welcome::decode(&player.next()).expect("a welcome comes first");
+        (player, welcome)
+    }
+
+    fn say(&self, message: &ToServer) {
+        self.peer.send(message.encode()).unwrap();
+    }
+
+    fn next(&self) -> Vec<u8> {
+        match self.events.recv_timeout(WAIT).unwrap() {
+            ClientEvent::Message(message) => message.into_data().to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The next snapshot.
+    fn look(&mut self) -> Own {
+        loop {
+            let bytes = self.next();
+            if bytes[0] == KIND {
+                return self.picture.apply(&bytes).expect("it can be read");
+            }
+        }
+    }
+
+    /// How it ends.
+    fn end(&self) -> CloseReason {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            match self.events.recv_deadline(deadline).unwrap() {
+                ClientEvent::Close(reason) => return reason,
+                ClientEvent::Message(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+fn thrust(first: u32, x: i8) -> ToServer {
+    let input = Input {
+        x,
+        y: 0,
+        dash: false,
+    };
+    ToServer::Input {
+        first,
+        inputs: vec![input; 3],
+    }
+}
+
+#[test]
+fn a_ship_obeys() {
+    let (server, url, _) = serve(20);
+    let (mut ada, _) = Player::join(&url, "Ada", None);
+    let start = ada.look().motion;
+    let mut first = 1;
+    while ada.look().motion.x < start.x + 50 * 1024 {
+        ada.say(&thrust(first, 127));
+        first += 3;
+        assert!(first < 3000, "it does not move");
+    }
+    let own = ada.look();
+    assert!(own.done > 0 && own.done < first);
+    ada.say(&ToServer::Ping(*b"12345678"));
+    while ada.next() != b"\x0412345678" {}
+    assert!(server.shutdown(WAIT));
+}
+
+#[test]
+fn whoever_breaks_the_rules_is_told_why() {
+    let (_server, url, _) = serve(20);
+    // Without hello, and with it.
+    let ends = |joined: bool, messages: &[Message]| -> u16 {
+        let player = match joined {
+            true => Player::join(&url, "Eve", None).0,
+            false => Player::connect(&url),
+        };
+        for message in messages {
+            // It may be over before the last.
+            let _ = player.peer.send(message.clone());
+        }
+        player.end().code().into()
+    };
+    let hello = || {
+        Message::from(
+            ToServer::Hello {
+                token: None,
+                name: "Eve".into(),
+            }
+            .encode(),
+        )
+    };
+    assert_eq!(ends(false, &["hello".into()]), 4000);
+    assert_eq!(ends(false, &[vec![9].into()]), 4000);
+    assert_eq!(
+        ends(
+            false,
+            &[[vec![1, VERSION + 1], vec![0; 17]].concat().into()]
+        ),
+        4001
+    );
+    assert_eq!(ends(false, &[thrust(1, 0).encode().into()]), 4003);
+    assert_eq!(ends(true, &["hello".into()]), 4000);
+    assert_eq!(ends(true, &[vec![2, 1].into()]), 4000);
+    assert_eq!(ends(true, &[hello()]), 4003);
+    assert_eq!(
+        ends(true, &[thrust(2, 0).encode().into()]),
+        4002,
+        "not the next"
+    );
+    assert_eq!(
+        ends(true, &[thrust(1, -128).encode().into()]),
+        4002,
+        "too much"
+    );
+    assert_eq!(ends(true, &[vec![0; 129].into()]), 1009);
+    let pings: Vec<_> = vec![ToServer::Ping([0; 8]).encode().into(); 300];
+    assert_eq!(ends(true, &pings), 1008);
+}
+
+#[test]
+fn who_comes_back_finds_the_ship() {
+    let (_server, url, _) = serve(20);
+    let (mut ada, mine) = Player::join(&url, "Ada", None);
+    let (mut bob, his) = Player::join(&url, "Bob", None);
+    assert!(!mine.resumed && mine.ship != his.ship && mine.token != his.token);
+    let at = ada.look().motion;
+    ada.peer.close(1001.into(), "");
+    ada.end();
+    let lost = |bob: &Player| {
+        let mut ships = bob.picture.ships.iter();
+        ships.any(|ship| ship.id == mine.ship && ship.flags & LOST != 0)
+    };
+    while !lost(&bob) {
+        bob.look();
+    }
+    // A token of nobody is a ship of one's own.
+    let (_eve, hers) = Player::join(&url, "Eve", Some([7; 16]));
+    assert!(!hers.resumed && hers.token != [7; 16]);
+
+    let (mut back, again) = Player::join(&url, "Ada 2", Some(mine.token));
+    assert_eq!(
+        again,
+        Welcome {
+            resumed: true,
+            ..mine.clone()
+        }
+    );
+    assert_eq!(back.look().motion, at, "it has waited where it was");
+    while lost(&bob) {
+        bob.look();
+    }
+    let name = |ship: &&crate::picture::SeenShip| ship.id == mine.ship && ship.name == "Ada 2";
+    while bob.picture.ships.iter().find(name).is_none() {
+        bob.look();
+    }
+    // With another connection while the first is still there: only one of them plays.
+    let (mut second, _) = Player::join(&url, "Ada 2", Some(mine.token));
+    assert_eq!(u16::from(back.end().code()), 4004);
+    second.look();
+    second.say(&thrust(1, 100));
+    while second.look().done < 3 {}
+    while lost(&bob) {
+        bob.look();
+    }
+}
+
+/// A client that does not read for a while is not sent what would be old when it arrives: it has a gap,
+/// and after the gap it is told what is now.
+#[test]
+fn a_slow_client_has_gaps_and_no_past() {
+    // Small buffers, so that the way is soon full; those of a listener are those of its connections.
+    let small = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_send_buffer_size(4 << 10).unwrap();
+        socket.set_recv_buffer_size(4 << 10).unwrap();
+        socket
+    };
+    let socket = small();
+    let addr: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&addr.into()).unwrap();
+    socket.listen(128).unwrap();
+    let stats = Arc::new(Stats::new(false));
+    let server = server::bind(TcpListener::from(socket))
+        .and_then(|server| server.start(server::Game::new(60, stats.clone())))
+        .unwrap();
+    let addr: SocketAddr = server.local_addr().unwrap();
+    let url = format!("ws://{addr}/");
+    let crowd = Clients::start(1, 0).unwrap();
+    bots::start(&crowd, &url, 60).unwrap();
+
+    let socket = small();
+    socket.connect(&addr.into()).unwrap();
+    let stream: TcpStream = socket.into();
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    let (mut slow, _) = tungstenite::client::client(url.as_str(), stream).unwrap();
+    let hello = ToServer::Hello {
+        token: None,
+        name: "slow".into(),
+    };
+    slow.send(hello.encode().into()).unwrap();
+
+    // A sign of life now and then; else it would be taken for gone.
+    let alive = |slow: &mut tungstenite::WebSocket<TcpStream>| {
+        let ping = ToServer::Ping([0; 8]).encode();
+        slow.send(ping.into()).expect("it is not put out");
+    };
+    let deadline = Instant::now() + 2 * WAIT;
+    let mut picture = Picture::default();
+    let mut last: Option<u32> = None;
+    let mut gap = 0;
+    // Others may be passed over, too: then once more.
+    while gap < 10 {
+        let before = stats.skipped();
+        while stats.skipped() < before + 100 {
+            assert!(Instant::now() < deadline, "the way never becomes full");
+            alive(&mut slow);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for _ in 0..300 {
+            let bytes = slow.read().expect("it is not put out").into_data();
+            if bytes.first() != Some(&KIND) {
+                continue;
+            }
+            let own = picture
+                .apply(&bytes)
+                .expect("what comes after a gap fits what came before it");
+            gap = last.map_or(0, |last| own.tick - last).max(gap);
+            last = Some(own.tick);
+        }
+        assert!(Instant::now() < deadline, "a gap of {gap} ticks at most");
+    }
+    assert!(crowd.connections() == 60, "nobody else was put out");
+}
