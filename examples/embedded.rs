@@ -1,7 +1,7 @@
 //! An echo server with every limit turned down, for small machines: under 2 MB in all.
 //!
 //! `cargo build --profile embedded --no-default-features --example embedded`, then
-//! `embedded [ADDR]`, by default `127.0.0.1:9001`; see docs/embedded.md.
+//! `embedded [--addr HOST:PORT]`, by default `127.0.0.1:9001`; see docs/embedded.md.
 #![allow(clippy::print_stdout)]
 
 use std::time::Duration;
@@ -9,11 +9,11 @@ use std::time::Duration;
 use framemill::{Message, Origin, Overflow, Peer, Server};
 
 fn main() -> framemill::Result<()> {
-    let addr = std::env::args().nth(1);
+    let addr = std::env::args().skip_while(|arg| arg != "--addr").nth(1);
     let server = Server::bind(addr.as_deref().unwrap_or("127.0.0.1:9001"))?
         .loops(1)
         .workers(0) // handlers run on the loop: one thread, and they must not block
-        .read_buffer(4 << 10)
+        .read_buffer(20 << 10) // a whole message: those that come in one piece wait nowhere
         .max_connections(64)
         .max_head(2 << 10, 32)
         .max_body(1 << 10)
@@ -25,7 +25,7 @@ fn main() -> framemill::Result<()> {
         .close_timeout(Duration::from_secs(2))
         .origin(Origin::Any)
         .start(|peer: &Peer, message: Message| peer.send(message))?;
-    println!("listening on {}", server.local_addrs().join(" "));
+    println!("listening on http://{}", server.local_addrs().join(" "));
     server.wait();
     Ok(())
 }

@@ -392,8 +392,8 @@ impl Server {
     /// Is called by a loop that has had nothing to do for 100 ms, after it has let go of the memory that
     /// it kept for reuse. Default: nothing is called.
     ///
-    /// For allocators that keep what is freed until they are told otherwise. glibc's does: after a burst
-    /// of a gigabyte a hundred megabytes may stay resident, until a program calls
+    /// For allocators that keep what is freed until they are told otherwise. glibc's does: much of
+    /// what a burst took may stay resident until a program calls
     /// [`malloc_trim`](https://man7.org/linux/man-pages/man3/malloc_trim.3.html), which is `unsafe` and so
     /// is left to whoever wants it. The loop waits for it, so it should take milliseconds at most.
     pub fn on_quiet(mut self, call: fn()) -> Self {
