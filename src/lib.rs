@@ -45,6 +45,7 @@
 //! | feature | what | default |
 //! |---|---|---|
 //! | `deflate` | permessage-deflate (RFC 7692): [`Deflate`] | on; used only if the builder asks for it |
+//! | `redis` | topics that span several servers: `Redis` for [`Server::backplane`] | off |
 //! | `tls` | `wss://` through native-tls: `Tls` for servers, `Trust` for clients | off |
 //!
 //! # Threads
@@ -54,16 +55,19 @@
 //! | `framemill-loop-N` | [`Server::loops`] | reads, parses, queues, writes; never runs your code unless `workers(0)` |
 //! | `framemill-worker-N` | [`Server::workers`] | calls your [`Handler`]; for one connection one call at a time, in order; runs your [`Room`]s and timers likewise |
 //! | `framemill-ticker` | 1, once a room has a clock or a timer is set | wakes rooms and timers |
+//! | `framemill-redis-out`, `-in` | 1 each, with `Redis` | pass on what is published here, and take what others publish |
 //! | `framemill-dialer-N` | up to 4, while a [`Client`] needs them | resolve names, wait out the pauses before another attempt |
 //! | `framemill-feeder` | 1, while a receiver of [`ClientEvent`]s does not receive | waits for it |
 
 #![cfg_attr(docsrs, feature(doc_auto_cfg))]
 
 mod addr;
+mod backplane;
 mod bucket;
 mod client;
 mod config;
 mod error;
+mod history;
 mod http;
 mod hub;
 mod id;
@@ -80,6 +84,9 @@ mod server;
 mod worker;
 
 pub use self::addr::RemoteAddr;
+#[cfg(feature = "redis")]
+pub use self::backplane::Redis;
+pub use self::backplane::{Backplane, BackplaneState, Kept, Local, Node, Post, Tail};
 pub use self::client::{
     Client, ClientEvent, ClientHandle, ClientHandler, Clients, Reconnect, Retry, RetryReason,
     connect,
@@ -91,14 +98,14 @@ pub use self::config::{
 };
 
 pub use self::error::{Error, Result, SendError, Sent};
+pub use self::history::{Follow, Followed, Follower, History, NoOffset, Offset, Since};
 pub use self::http::{Request, Response};
 pub use self::hub::{
     Members, Membership, Refused, Room, RoomHandle, RoomStats, Rooms, Tick, Timer,
 };
 pub use self::id::PeerId;
-pub use self::link::LatestKey;
 pub use self::message::{
-    Bytes, CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Message, Utf8Bytes,
+    Bytes, CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, LatestKey, Message, Utf8Bytes,
 };
 pub use self::metrics::{
     BackplaneMetrics, Histogram, LoopMetrics, Metrics, TickMetrics, WorkerMetrics,

@@ -9,8 +9,8 @@ use std::path::Path;
 const RANKS: &[(u32, &[&str])] = &[
     (0, &["addr", "id", "logging", "message", "network"]),
     (1, &["config"]),
-    (2, &["bucket", "error", "http", "metrics"]),
-    (3, &["net", "proto", "worker"]),
+    (2, &["bucket", "error", "history", "http", "metrics"]),
+    (3, &["backplane", "net", "proto", "worker"]),
     (4, &["link"]),
     (5, &["peer"]),
     (6, &["reactor"]),

@@ -20,14 +20,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::queue::LatestKey;
 use super::thread::{self, THREAD, wake_deferred};
 use super::{Dial, Link, Publication, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
 use crate::logging::Throttle;
-use crate::message::{CloseCode, Message};
+use crate::message::{CloseCode, LatestKey, Message};
 use crate::metrics::{LoopCounters, LoopMetrics};
 use crate::net::Stream;
 #[cfg(feature = "tls")]
@@ -104,7 +103,7 @@ pub(crate) enum Command {
 const BROADCASTS: usize = 256;
 
 /// The place of one such message among [`BROADCASTS`], given back when it has been carried out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Permit(bool);
 
 /// A loop, seen from other threads.
@@ -302,6 +301,32 @@ impl LoopHandle {
         self.ordered(Command::Publish(publication, permit));
     }
 
+    /// A place for [`publish_at_once`](Self::publish_at_once), behind all that is held back for this loop.
+    pub(super) fn make_room(self: &Arc<Self>) -> Permit {
+        self.let_go();
+        self.wait_for_permit(THREAD.with(|thread| thread.own_loop.get() != 0))
+    }
+
+    /// Puts in what is held back for this loop.
+    pub(super) fn let_go(self: &Arc<Self>) {
+        if let Some(held) = thread::take_held(self) {
+            self.put_in_all(held);
+        }
+    }
+
+    /// A place that was not needed.
+    pub(super) fn give_back(self: &Arc<Self>, permit: Permit) {
+        if permit.0 {
+            self.send(Command::Batch(Vec::new(), permit));
+        }
+    }
+
+    /// Publishes without waiting or being held back: for whoever has a lock that a loop may want.
+    pub(super) fn publish_at_once(self: &Arc<Self>, publication: Arc<Publication>, permit: Permit) {
+        self.issued.fetch_add(1, Ordering::SeqCst);
+        self.send(Command::Publish(publication, permit));
+    }
+
     /// The same for some connections; in a call of a room only, which holds it back.
     pub(crate) fn multicast(
         self: &Arc<Self>,
@@ -320,6 +345,10 @@ impl LoopHandle {
             // All of the call will have one.
             return Permit(false);
         }
+        self.wait_for_permit(is_loop)
+    }
+
+    fn wait_for_permit(&self, is_loop: bool) -> Permit {
         if self.permits.try_send(()).is_ok() {
             return Permit(true);
         }

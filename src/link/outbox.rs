@@ -11,10 +11,10 @@ use std::collections::VecDeque;
 
 use crate::config::{Config, Overflow};
 use crate::error::{SendError, Sent};
-use crate::message::{CloseCause, CloseCode, Message, Utf8Bytes};
+use crate::message::{CloseCause, CloseCode, LatestKey, Message, Utf8Bytes};
 use crate::proto::{MAX_HEADER, Opcode, data_frame, encode, new_mask, truncate_reason};
 
-use super::queue::{BY_REFERENCE, Early, LatestKey, Lost, Queue, QueueKey, Segment};
+use super::queue::{BY_REFERENCE, Early, Lost, Queue, QueueKey, Segment};
 use super::spare;
 
 /// The bytes that a loop takes at a time from the messages that are kept one by one. What is taken

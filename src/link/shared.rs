@@ -1,12 +1,14 @@
 //! What all loops of a server share: the settings, the topics, and who is connected from where.
 
 use std::any::Any;
+use std::sync::Arc;
 #[cfg(feature = "tls")]
 use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::{Arrivals, Topics};
+use super::{Arrivals, Histories, Topics};
+use crate::backplane::Backplane;
 use crate::config::Config;
 #[cfg(feature = "tls")]
 use {
@@ -19,6 +21,10 @@ use {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) topics: Topics,
+    /// Topics that keep their last messages.
+    pub(crate) histories: Arc<Histories>,
+    /// Other nodes, if there may be any.
+    pub(crate) backplane: Option<Arc<dyn Backplane>>,
     /// Connections that are accepted and not yet closed, on all loops.
     pub(crate) connections: AtomicUsize,
     /// Connections over a limit that are still being told so; not among `connections`.
@@ -51,6 +57,8 @@ impl Shared {
             arrivals: Arrivals::new(&config),
             config,
             topics: Topics::default(),
+            histories: Arc::default(),
+            backplane: None,
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
             cut_off: AtomicBool::new(false),
@@ -59,6 +67,12 @@ impl Shared {
             openings: AtomicUsize::new(0),
             home: OnceLock::new(),
         }
+    }
+
+    /// Topics are those of other nodes as well.
+    pub(crate) fn span_nodes(&mut self, backplane: Arc<dyn Backplane>) {
+        self.topics.span_nodes(backplane.clone(), &self.histories);
+        self.backplane = Some(backplane);
     }
 
     /// A connection of this class opens.

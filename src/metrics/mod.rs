@@ -143,16 +143,16 @@ pub struct TickMetrics {
 pub struct BackplaneMetrics {
     /// Whether it is there now.
     pub connected: bool,
-    /// How often it was lost and found again.
-    pub reconnects: u64,
+    /// Connections that were lost or could not be made.
+    pub failures: u64,
     /// Messages that were sent to other nodes.
     pub published: u64,
     /// Messages that came from other nodes.
     pub received: u64,
     /// Messages that wait to be sent.
     pub queued: u64,
-    /// Messages that were lost because too many waited.
-    pub dropped: u64,
+    /// Messages that other nodes never got, because too many waited or they could not be passed on.
+    pub lost: u64,
 }
 
 impl Metrics {

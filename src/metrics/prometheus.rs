@@ -290,9 +290,9 @@ impl Metrics {
             u8::from(backplane.connected),
         );
         out.counter(
-            "backplane_reconnects_total",
-            "Times that the backplane was lost and found again.",
-            backplane.reconnects,
+            "backplane_failures_total",
+            "Connections to the backplane that were lost or could not be made.",
+            backplane.failures,
         );
         out.counter(
             "backplane_published_total",
@@ -310,9 +310,9 @@ impl Metrics {
             backplane.queued,
         );
         out.counter(
-            "backplane_dropped_total",
-            "Messages lost because too many waited.",
-            backplane.dropped,
+            "backplane_lost_total",
+            "Messages that other nodes never got.",
+            backplane.lost,
         );
     }
 }

@@ -9,14 +9,16 @@ use super::events::{Event, ToChannel};
 use super::handle::{Running, ServerHandle, Threads};
 use super::handler::Handler;
 use super::session::{Engine, OnTheLoop, ToWorkers};
+use crate::backplane::{Backplane, Node};
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
 use crate::config::{
     ByteRate, Config, ForwardedHeader, MessageRate, Origin, Overflow, ProxyProtocol, Rate,
 };
 use crate::error::{Error, Result};
+use crate::history::History;
 use crate::id::PeerId;
-use crate::link::Shared;
+use crate::link::{Histories, Shared};
 #[cfg(feature = "tls")]
 use crate::net::Tls;
 use crate::net::{Bound, Listen, Listener};
@@ -57,6 +59,8 @@ pub struct Server {
     tls: Option<Tls>,
     listeners: Vec<Listener>,
     notify_systemd: bool,
+    backplane: Option<Arc<dyn Backplane>>,
+    histories: Histories,
     handle: ServerHandle,
 }
 
@@ -73,6 +77,8 @@ impl Server {
             tls: None,
             listeners: Vec::new(),
             notify_systemd: false,
+            backplane: None,
+            histories: Histories::default(),
             handle: ServerHandle::new(Vec::new()),
         };
         server.and_bind(addr)
@@ -300,6 +306,32 @@ impl Server {
         self
     }
 
+    // ---- topics ----
+
+    /// Topics that keep their last messages, so that whoever comes back gets what it missed:
+    /// [`Peer::subscribe_from`](crate::Peer::subscribe_from). `topics` is a name, or the beginning of
+    /// some and a `*`; where several match, the first that was set counts. Default: none.
+    ///
+    /// Their subscribers get each message with a line before it that says where it stands, see
+    /// [`Follower`](crate::Follower) and `docs/scaling.md`. With [`Redis`](crate::Server::backplane),
+    /// which then keeps them and decides on their order, they come to everybody by way of Redis: in one
+    /// order for all nodes, but later than what the same thread sends meanwhile, and not while Redis is
+    /// away. Without, they are kept in memory and as prompt as others; a topic without an age stays for
+    /// as long as the server.
+    pub fn history(mut self, topics: &str, history: History) -> Self {
+        self.histories.keep(topics, history);
+        self
+    }
+
+    // ---- other nodes ----
+
+    /// How topics span several servers. Default: [`Local`](crate::Local), so they don't. With the
+    /// feature `redis` there is `Redis`.
+    pub fn backplane(mut self, backplane: impl Backplane) -> Self {
+        self.backplane = Some(Arc::new(backplane));
+        self
+    }
+
     // ---- times ----
 
     /// How long a connection may take to become a WebSocket, [`Handler::open`] included.
@@ -367,6 +399,8 @@ impl Server {
             tls,
             listeners,
             notify_systemd,
+            backplane,
+            histories,
             handle,
         } = self;
         check(&config)?;
@@ -376,7 +410,12 @@ impl Server {
         }
         let engine = Arc::new(Engine::new(handler, &config));
         let (loops, workers) = (config.loops, config.workers);
-        let shared = Arc::new(Shared::new(config));
+        let mut shared = Shared::new(config);
+        shared.histories = Arc::new(histories);
+        if let Some(backplane) = &backplane {
+            shared.span_nodes(backplane.clone());
+        }
+        let shared = Arc::new(shared);
         #[cfg(feature = "tls")]
         tls.into_iter().for_each(|tls| shared.speak_tls(tls));
         let prepared: Vec<Prepared> = (0..loops)
@@ -391,11 +430,15 @@ impl Server {
         handle.home().settle(&shared, run_queue.as_ref());
         shared.topics.span(&handles);
         handle.reachable(Running {
-            shared,
+            shared: shared.clone(),
             loops: handles.clone(),
             workers: engine.workers().clone(),
             started: Instant::now(),
         });
+        if let Some(backplane) = backplane {
+            let node: Arc<dyn Node> = shared;
+            backplane.start(Arc::downgrade(&node))?;
+        }
         engine.start(&handle);
         let mut threads = Vec::with_capacity(loops);
         for (prepared, listeners) in prepared.into_iter().zip(listeners) {

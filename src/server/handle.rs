@@ -7,13 +7,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::drain::{Drain, Hurry};
+use crate::backplane::BackplaneState;
 #[cfg(feature = "tls")]
 use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::hub::{Home, Timer};
-use crate::link::{Command, LatestKey, LoopHandle, Shared, SharedFrame, lock};
-use crate::message::{CloseCode, Message};
-use crate::metrics::{Metrics, WorkerCounters};
+use crate::link::{Command, LoopHandle, Shared, SharedFrame, lock};
+use crate::message::{CloseCode, LatestKey, Message};
+use crate::metrics::{BackplaneMetrics, Metrics, WorkerCounters};
 use crate::net::LocalAddr;
 #[cfg(feature = "tls")]
 use crate::net::Tls;
@@ -143,6 +144,18 @@ impl ServerHandle {
         metrics.connections = self.connections() as u64;
         metrics.run_queue = self.inner.home.run_queue() as u64;
         metrics.ticks = self.inner.home.ticks.read();
+        let backplane = running.shared.backplane.as_ref();
+        metrics.backplane = backplane.map(|backplane| {
+            let state = backplane.state();
+            BackplaneMetrics {
+                connected: state.connected,
+                failures: state.failures,
+                published: state.published,
+                received: state.received,
+                queued: state.queued as u64,
+                lost: state.lost,
+            }
+        });
         metrics
     }
 
@@ -218,6 +231,14 @@ impl ServerHandle {
     pub fn subscribers(&self, topic: &str) -> usize {
         let running = self.inner.running.get();
         running.map_or(0, |r| r.shared.topics.subscribers(topic))
+    }
+
+    /// How the [backplane](crate::Server::backplane) is doing. With [`Local`](crate::Local), which is
+    /// the default, it is all zeros.
+    pub fn backplane_state(&self) -> BackplaneState {
+        let running = self.inner.running.get();
+        let backplane = running.and_then(|r| r.shared.backplane.as_ref());
+        backplane.map_or_else(BackplaneState::default, |backplane| backplane.state())
     }
 
     /// Another certificate and key for new connections: after a renewal, say. Those that are open
@@ -355,6 +376,10 @@ impl ServerHandle {
         // The loops held the run queue open; the workers end once it is empty.
         let idle = pool.is_none_or(|pool| pool.join(deadline)) & home.join_ticker(deadline);
         home.end();
+        let running = self.inner.running.get();
+        if let Some(backplane) = running.and_then(|r| r.shared.backplane.as_ref()) {
+            backplane.stop(deadline);
+        }
         *state = State::Ended(idle && !cut_off);
         idle && !cut_off
     }
