@@ -13,6 +13,7 @@ over_every_transport! {
     the_peer_closes,
     the_handler_closes,
     a_panic_closes_its_own_connection_only,
+    what_comes_behind_a_panic_counts,
     the_peer_vanishes,
     a_half_closed_peer_still_gets_its_answers,
     data_after_close_is_ignored,
@@ -94,6 +95,25 @@ fn a_panic_closes_its_own_connection_only(transport: Transport) {
         assert_eq!(reason.cause(), CloseCause::Panic);
         other.send(Message::text("still there?")).unwrap();
         assert_eq!(other.read().unwrap(), Message::text("still there?"));
+    }
+}
+
+/// What else came with the message that the handler panicked at: the closing does not wait for it again.
+fn what_comes_behind_a_panic_counts(transport: Transport) {
+    for workers in [0, 2] {
+        for (behind, clean) in [(frame(0x88, b"\x03\xF3"), true), (frame(0x83, b"?"), false)] {
+            let (ends, reasons) = unbounded();
+            let server = transport.serve(
+                |s| s.workers(workers).close_timeout(2 * WAIT),
+                Reports(ends),
+            );
+            let mut raw = Raw::open(server.addr);
+            raw.write(&[frame(0x81, b"panic"), behind].concat());
+            assert_eq!(raw.close_code(), Some(1011));
+            assert_eq!(raw.frame(), None);
+            let reason = reasons.recv_timeout(WAIT).unwrap();
+            assert_eq!(reason.is_clean(), clean);
+        }
     }
 }
 

@@ -440,6 +440,116 @@ fn a_room_that_is_behind_slows_its_members_down() {
     }
 }
 
+/// Whoever joins again and again while the room is busy is not read from for ever either.
+#[test]
+fn a_room_that_is_behind_slows_down_who_joins_it() {
+    const LIMIT: usize = 20;
+    for workers in [0, 2] {
+        let rooms = Rooms::new(|_| Sums(0)).keep_empty(true);
+        let joined = Arc::new(AtomicUsize::new(0));
+        let handler = Rejoining(rooms.clone(), joined.clone());
+        let settings = |s: Server| s.workers(workers).inbound_limit(LIMIT, 1 << 20);
+        let server = serve(settings, handler);
+        let mut raw = Raw::open(server.addr);
+        say(&mut raw, "1");
+        until("it is in", || {
+            rooms.find("a").is_some_and(|room| room.len() == 1)
+        });
+        let room = rooms.find("a").unwrap();
+        let (busy, is_busy) = bounded(1);
+        let (gate, open) = bounded::<()>(0);
+        server.handle.after(Duration::ZERO, move || {
+            room.with(move |_, _| {
+                busy.send(()).unwrap();
+                let _ = open.recv_timeout(WAIT);
+            });
+        });
+        is_busy.recv_timeout(WAIT).unwrap();
+        let one = frame(0x81, &[b'1'; 100]);
+        let many = one.repeat(10_000);
+        let mut sent = 0;
+        raw.stream
+            .set_write_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        while let Ok(n) = raw.stream.write(&many[sent % one.len()..]) {
+            sent += n;
+            assert!(sent < 32 << 20, "it is read from all the time");
+        }
+        let most = joined.load(Ordering::SeqCst);
+        assert!((2..=LIMIT + 2).contains(&most), "joined {most} times");
+        drop(gate);
+        raw.stream.set_write_timeout(Some(WAIT)).unwrap();
+        // The rest of a frame that was cut.
+        let rest = (one.len() - sent % one.len()) % one.len();
+        raw.write(&one[one.len() - rest..]);
+        let all = (sent + rest) / one.len() + 1;
+        until("all have joined", || joined.load(Ordering::SeqCst) == all);
+        until("it is in", || rooms.find("a").is_some_and(|a| a.len() == 1));
+    }
+}
+
+/// Joins the room with each message.
+struct Rejoining(Rooms<Sums>, Arc<AtomicUsize>);
+
+impl Handler for Rejoining {
+    type Session = Option<Membership<Sums>>;
+
+    fn open(&self, _: &Request, _: &Peer) -> Result<Accept<Self::Session>, Response> {
+        Ok(Accept::new(None))
+    }
+
+    fn message(&self, session: &mut Self::Session, peer: &Peer, _: Message) {
+        *session = Some(self.0.join("a", peer, ()));
+        self.1.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Without workers, the thread that ticks may be the one that runs a room when others bring it more; as
+/// much as they like, others have their ticks.
+#[test]
+fn a_flooded_room_does_not_keep_the_ticker() {
+    let rooms = Rooms::new(|name| Slow(name == "/flooded")).tick_rate(50.0);
+    let handler = rooms.handler(|request| Ok((request.path().to_owned(), ())));
+    let server = serve(|s: Server| s.workers(0), handler);
+    let mut other = enter(&server, "/other");
+    let mut raw = enter(&server, "/flooded");
+    hears(&mut other, "tick");
+    hears(&mut raw, "tick");
+    let flood = thread::spawn(move || {
+        let many = frame(0x81, b"1").repeat(100);
+        while raw.stream.write_all(&many).is_ok() {}
+    });
+    // So long that the first of it has long arrived.
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < deadline {
+        assert!(other.hears(Duration::from_secs(2)), "no tick any more");
+    }
+    drop(server);
+    flood.join().unwrap();
+}
+
+/// Takes its time with each message, and perhaps with ticks, so that there are messages behind them.
+struct Slow(bool);
+
+impl Room for Slow {
+    type Join = ();
+
+    fn join(&mut self, _: &mut Members, _: &Peer, (): ()) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn message(&mut self, _: &mut Members, _: &Peer, _: Message) {
+        thread::sleep(Duration::from_millis(1));
+    }
+
+    fn tick(&mut self, room: &mut Members, _: Tick) {
+        room.broadcast("tick");
+        if self.0 {
+            thread::sleep(Duration::from_millis(30));
+        }
+    }
+}
+
 struct Sums(usize);
 
 impl Room for Sums {

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
+use crossbeam_channel::unbounded;
 use framemill::{
     Accept, Bytes, CloseCause, CloseCode, Handler, Message, Overflow, Peer, Request, Response,
     Server, ServerHandle,
 };
 use support::spy::{PLENTY, Seen, narrow, number, numbered, spy, upgraded};
-use support::{Raw, Running, Transport, frame, over_every_transport, serve, until};
+use support::{Raw, Running, Transport, WAIT, frame, over_every_transport, serve, until};
 
 over_every_transport! {
     everyone_but_the_sender,
@@ -513,4 +514,86 @@ fn keys_of_topics_are_their_own(transport: Transport) {
     assert_eq!(got, ["it 4", "other 4", "sent 4"]);
     peer.send("end").unwrap();
     assert_eq!(text(&mut slow), "end");
+}
+
+/// Frames that wait one behind the other are put into outboxes together, but not past what is sent to one,
+/// and not to who subscribes, unsubscribes or closes in between.
+#[test]
+fn what_waits_together_keeps_its_order() {
+    const CLIENTS: usize = 3;
+    const TOPICS: [&str; 2] = ["a", "b"];
+    for seed in 1..=20_u64 {
+        let (busy, is_busy) = unbounded();
+        let (gate, open) = unbounded::<()>();
+        let (handler, seen) = spy(move |_, _| {
+            busy.send(()).unwrap();
+            let _ = open.recv_timeout(WAIT);
+        });
+        let server = serve(|s: Server| s.workers(0), handler);
+        let mut raws: Vec<_> = (0..=CLIENTS).map(|_| Raw::open(server.addr)).collect();
+        let peers: Vec<_> = (0..=CLIENTS).map(|_| seen.peer()).collect();
+        // The last keeps the loop busy while all else is asked.
+        raws[CLIENTS].write(&frame(0x81, b"wait"));
+        is_busy.recv_timeout(WAIT).unwrap();
+        let mut random = seed;
+        let mut pick = |below: usize| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) as usize % below
+        };
+        let mut subscribed = [[false; 2]; CLIENTS];
+        let mut closed = [false; CLIENTS];
+        let mut expected = vec![Vec::new(); CLIENTS];
+        for n in 0..200 {
+            let (who, topic) = (pick(CLIENTS), pick(2));
+            let text = format!("{n} {}", "x".repeat([1, 100, 3000, 5000][pick(4)]));
+            let mut goes_to = [false; CLIENTS];
+            match pick(20) {
+                0..5 => {
+                    assert!(server.handle.broadcast(text.clone()));
+                    goes_to = [true; CLIENTS];
+                }
+                5..10 => {
+                    assert!(server.handle.publish(TOPICS[topic], text.clone()));
+                    goes_to = subscribed.map(|s| s[topic]);
+                }
+                10..14 => {
+                    assert!(peers[who].publish(TOPICS[topic], text.clone()));
+                    goes_to = subscribed.map(|s| s[topic]);
+                    goes_to[who] = false;
+                }
+                14..16 => goes_to[who] = peers[who].send(text.clone()).is_ok(),
+                16..18 => subscribed[who][topic] = peers[who].subscribe(TOPICS[topic]),
+                18 => {
+                    peers[who].unsubscribe(TOPICS[topic]);
+                    subscribed[who][topic] = false;
+                }
+                _ if n > 150 => {
+                    closed[who] |= peers[who].close(CloseCode::Normal, "");
+                }
+                _ => {}
+            }
+            for who in 0..CLIENTS {
+                if goes_to[who] && !closed[who] {
+                    expected[who].push(text.clone());
+                }
+            }
+        }
+        for peer in &peers[..CLIENTS] {
+            peer.close(CloseCode::Normal, "");
+        }
+        drop(gate);
+        for (who, raw) in raws[..CLIENTS].iter_mut().enumerate() {
+            for text in &expected[who] {
+                let (_, payload) = raw.frame().expect("more");
+                assert!(
+                    payload == text.as_bytes(),
+                    "seed {seed}: {:.5} to {who}",
+                    text
+                );
+            }
+            assert_eq!(raw.close_code(), Some(1000));
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use super::task::{Runnable, Task, run_here};
+use super::task::{Later, Runnable, Task, run_here};
 use super::ticker::{Look, Ticker};
 use crate::link::{Command, Shared, lock};
 use crate::metrics::TickCounters;
@@ -97,15 +97,25 @@ impl Home {
     }
 
     /// Makes something run: on a worker, or here if there is none (any more).
-    pub(super) fn run(&self, runnable: Arc<dyn Runnable>) {
+    pub(super) fn run(self: &Arc<Self>, runnable: Arc<dyn Runnable>) {
         let task = Task::Run(runnable);
         let left = match self.workers.get() {
             Some(workers) => workers.push(task).err(),
             None => Some(task),
         };
         if let Some(Task::Run(runnable)) = left {
-            run_here(runnable);
+            run_here(runnable, |more| self.run_later(more));
         }
+    }
+
+    /// Without workers: on the ticker, between other things.
+    fn run_later(self: &Arc<Self>, runnable: Arc<dyn Runnable>) {
+        let (home, mut later) = (self.clone(), Later::new(runnable));
+        let look = move |_| {
+            home.run(later.take()?);
+            None
+        };
+        self.at(Instant::now(), Box::new(look));
     }
 
     /// A room that held this connection has caught up.

@@ -51,7 +51,7 @@ struct Stage<R> {
 
 /// A call to be made.
 pub(super) enum Call<R: Room> {
-    Join(Arc<Seat>, R::Join),
+    Join(Waiting, R::Join),
     Message(Waiting, Message),
     Leave(Arc<Seat>),
     Tick,
@@ -125,6 +125,11 @@ impl<R: Room> Place<R> {
         Ok(inbox.calls.push_one(call))
     }
 
+    /// How many calls wait.
+    pub(super) fn waiting(&self) -> usize {
+        lock(&self.inbox).calls.len()
+    }
+
     /// Makes a call, in its turn. `false`: there is no such room any more.
     pub(super) fn call(&self, call: Call<R>) -> bool {
         match self.put_in(call) {
@@ -157,7 +162,7 @@ impl<R: Room> Place<R> {
 
     fn perform(&self, stage: &mut Stage<R>, call: Call<R>) {
         match call {
-            Call::Join(seat, join) => self.join(stage, seat, join),
+            Call::Join(waiting, join) => self.join(stage, waiting.seat().clone(), join),
             Call::Leave(seat) if stage.members.has(&seat) => self.leave(stage, seat.peer.id()),
             Call::Leave(_) => {}
             Call::Message(waiting, message) if stage.members.has(waiting.seat()) => {

@@ -50,7 +50,7 @@ use crate::peer::Peer;
 /// ```
 ///
 /// With `workers(0)` a room runs on the thread that brings it work: the loop's, the ticker's, or one of
-/// yours; one that is running already is only given more.
+/// yours; one that is running already is only given more, which the ticker's thread deals with.
 pub trait Room: Send + 'static {
     /// What comes along when somebody joins: a name, a token. `()` if there is nothing to say.
     type Join: Send + 'static;

@@ -74,7 +74,8 @@ impl<R: Room> Rooms<R> {
 
     /// Asks for `peer` to be let into the room of this name, which is made if there is none. Returns at
     /// once; [`Room::join`] decides. Keep the membership in the session: when it is dropped, the
-    /// peer leaves the room.
+    /// peer leaves the room. While as many calls wait in the room as messages may wait for a handler, the
+    /// handler is given no more of the connection's messages until this one has had its turn.
     ///
     /// A peer that is in the room already leaves it first, and its earlier membership is without effect
     /// from then on. So is the membership of a connection that is a client's, not a server's.
@@ -93,7 +94,7 @@ impl<R: Room> Rooms<R> {
             return Membership::new(RoomHandle { place }, Arc::new(seat));
         };
         let seat = Arc::new(Seat::new(peer.clone(), home.clone()));
-        let (place, run) = registry.enter(name, home, Call::Join(seat.clone(), join));
+        let (place, run) = registry.enter(name, home, &seat, join);
         if run {
             place.make_run();
         }
@@ -144,12 +145,14 @@ impl<R: Room> Registry<R> {
         self: &Arc<Self>,
         name: &str,
         home: &Arc<Home>,
-        call: Call<R>,
+        seat: &Arc<Seat>,
+        join: R::Join,
     ) -> (Arc<Place<R>>, bool) {
         let mut places = lock(&self.places);
-        let mut call = call;
         // One whose server has ended is as good as gone: it would have neither workers nor ticks.
         let there = places.get(name).filter(|p| !p.home.has_ended());
+        let waiting = seat.wait_to_join(there.map_or(0, |place| place.waiting()));
+        let mut call = Call::Join(waiting, join);
         if let Some(place) = there {
             match place.put_in(call) {
                 Ok(run) => return (place.clone(), run),

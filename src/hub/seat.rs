@@ -21,9 +21,10 @@ pub(super) struct Seat {
     holding: AtomicBool,
 }
 
-/// A message that waits, for as long as this lives.
+/// A message that waits, or the joining itself, for as long as this lives.
 pub(super) struct Waiting {
     seat: Arc<Seat>,
+    messages: usize,
     bytes: usize,
 }
 
@@ -40,10 +41,21 @@ impl Seat {
 
     /// A message is put in.
     pub(super) fn wait(self: &Arc<Self>, bytes: usize) -> Waiting {
-        let messages = self.messages.fetch_add(1, Ordering::SeqCst) + 1;
+        self.wait_as(1, bytes)
+    }
+
+    /// The joining is put in, behind so many calls. If they are many, it counts for as many messages as
+    /// may wait: whoever joins again and again is slowed down too.
+    pub(super) fn wait_to_join(self: &Arc<Self>, behind: usize) -> Waiting {
+        let most = self.limit().messages;
+        self.wait_as(if behind < most { 0 } else { most }, 0)
+    }
+
+    fn wait_as(self: &Arc<Self>, messages: usize, bytes: usize) -> Waiting {
+        let messages_before = self.messages.fetch_add(messages, Ordering::SeqCst);
         let bytes_before = self.bytes.fetch_add(bytes, Ordering::SeqCst);
         let load = Load {
-            messages,
+            messages: messages_before + messages,
             bytes: bytes_before + bytes,
         };
         if load.reaches(self.limit()) && !self.holding.swap(true, Ordering::SeqCst) {
@@ -52,6 +64,7 @@ impl Seat {
         }
         Waiting {
             seat: self.clone(),
+            messages,
             bytes,
         }
     }
@@ -85,7 +98,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         let seat = &self.seat;
-        seat.messages.fetch_sub(1, Ordering::SeqCst);
+        seat.messages.fetch_sub(self.messages, Ordering::SeqCst);
         seat.bytes.fetch_sub(self.bytes, Ordering::SeqCst);
         if seat.holding.load(Ordering::SeqCst) {
             seat.release_below_quarter();

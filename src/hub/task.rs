@@ -30,8 +30,9 @@ thread_local! {
 }
 
 /// Runs something on this thread: at once, or after what it is running so already. So rooms that
-/// bring each other work don't pile up on the stack.
-pub(super) fn run_here(runnable: Arc<dyn Runnable>) {
+/// bring each other work don't pile up on the stack. What has got more to do meanwhile goes to `later`:
+/// others may bring it work for ever.
+pub(super) fn run_here(runnable: Arc<dyn Runnable>, later: impl Fn(Arc<dyn Runnable>)) {
     HERE.with(|(busy, next)| {
         next.borrow_mut().push_back(runnable);
         if busy.replace(true) {
@@ -42,11 +43,33 @@ pub(super) fn run_here(runnable: Arc<dyn Runnable>) {
                 break;
             };
             if runnable.run() {
-                next.borrow_mut().push_back(runnable);
+                later(runnable);
             }
         }
         busy.set(false);
     });
+}
+
+/// What is to run later. If it never does, it runs when this goes.
+pub(super) struct Later(Option<Arc<dyn Runnable>>);
+
+impl Later {
+    pub(super) fn new(runnable: Arc<dyn Runnable>) -> Self {
+        Self(Some(runnable))
+    }
+
+    /// Gives it away.
+    pub(super) fn take(&mut self) -> Option<Arc<dyn Runnable>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        if let Some(runnable) = self.take() {
+            while runnable.run() {}
+        }
+    }
 }
 
 /// Runs user code. `None`: it panicked.

@@ -295,7 +295,8 @@ impl Link {
         let command = command.map(|command| {
             if let Some(command) = command {
                 // Under the lock, so that no close frame gets between what was accepted and its
-                // command.
+                // command. In a call of a room, which holds it back, one of another thread may: then
+                // it stays counted as undelivered.
                 self.handle.ordered(command);
             }
         });

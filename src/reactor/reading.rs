@@ -90,7 +90,6 @@ impl Timed {
 
 /// What came of handling messages on the spot.
 struct Handled {
-    stop: Stop,
     /// Found, and handled but for those that are held.
     done: Load,
     /// In the batch.
@@ -237,19 +236,25 @@ impl Conn {
             // Behind those that wait already, if there are any.
             let stop = match inline.as_ref().filter(|peer| !peer.link.has_parked()) {
                 Some(peer) => {
+                    let mut stop = None;
                     // Nothing is delivered meanwhile, so all else that is to do waits for its end.
                     let timed = Timed::begin(cx.runs);
-                    let run = upstream.run(peer, |run| self.messages_inline(&mut input, run, cx));
+                    let run = upstream.run(peer, |run| {
+                        self.messages_inline(&mut input, &mut stop, run, cx)
+                    });
                     timed.end(&cx.counters.handler);
                     // The replies are there already.
                     self.dirty = true;
-                    let Some(handled) = run else {
-                        // It panicked. What comes after it is looked at all the same.
-                        cx.messages.clear();
-                        continue;
-                    };
-                    self.after_inline(&handled, cx);
-                    handled.stop
+                    match run {
+                        Some(handled) => self.after_inline(&handled, cx),
+                        // It panicked: those found behind that message are of no interest to it.
+                        None => cx.messages.clear(),
+                    }
+                    match stop {
+                        Some(stop) => stop,
+                        // What comes after a panic is looked at all the same.
+                        None => continue,
+                    }
                 }
                 None => self.messages(&mut input, cx),
             };
@@ -270,8 +275,9 @@ impl Conn {
         }
     }
 
-    /// Handles messages on the spot. When the peer becomes congested, those that were found and not
-    /// handled are left in the batch.
+    /// Handles messages on the spot, until there is a reason to `stop`; it is known before those that
+    /// were found last are handled, which may panic. When the peer becomes congested, those that were
+    /// found and not handled are left in the batch.
     ///
     /// In rounds: some are found, then those are handled. A message is written in one kind of pieces
     /// and read in another, and a processor that has to do the second right after the first waits until
@@ -280,6 +286,7 @@ impl Conn {
     fn messages_inline<U: Upstream>(
         &mut self,
         input: &mut &mut [u8],
+        stop: &mut Option<Stop>,
         run: &mut U::Run<'_>,
         cx: &mut Context<'_, U>,
     ) -> Handled {
@@ -288,7 +295,7 @@ impl Conn {
         let mut inflated = 0;
         loop {
             let round = done.messages + ROUND;
-            let stop = loop {
+            *stop = loop {
                 if done.messages == round {
                     break None;
                 }
@@ -319,9 +326,11 @@ impl Conn {
                 cx.batch.push_back(Event::Message(message));
             }
             cx.messages.clear();
-            let full = (held.messages > 0).then_some(Stop::Full);
-            if let Some(stop) = stop.or(full) {
-                return Handled { stop, done, held };
+            if held.messages > 0 {
+                stop.get_or_insert(Stop::Full);
+            }
+            if stop.is_some() {
+                return Handled { done, held };
             }
         }
     }

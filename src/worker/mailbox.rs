@@ -63,6 +63,11 @@ impl<T> Mailbox<T> {
         self.schedule_if(State::Idle)
     }
 
+    /// How many items wait.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.len())
+    }
+
     /// Everything that waits, for the worker that runs this mailbox.
     pub(crate) fn take(&mut self) -> Batch<T> {
         debug_assert_eq!(self.state, State::Scheduled);
