@@ -79,8 +79,10 @@ fn messages_and_bytes_both_ways() {
             let events = |m: &Metrics| m.workers.iter().map(|w| w.events).sum::<u64>();
             // The opening, and each message.
             comes_to(&server, events, 503);
-            assert!(metrics.mailbox_wait.count() >= 3, "runs of the mailbox");
-            assert!(metrics.handler.count() >= metrics.mailbox_wait.count());
+            assert!(metrics.handler.count() >= 3, "runs of the mailbox");
+            // The waiting of the first is measured, and then of one in eight.
+            let waits = metrics.mailbox_wait.count();
+            assert!((1..=metrics.handler.count() / 8 + 2).contains(&waits));
         }
         assert!(metrics.total.turns.count() >= 3);
         assert!(metrics.total.turns.sum() <= metrics.uptime);
@@ -111,11 +113,12 @@ fn a_busy_worker_and_its_queue() {
     let (let_go, gate) = crossbeam_channel::bounded::<()>(0);
     let handler = move |_: &Peer, _: Message| gate.recv().is_ok();
     let server = serve(|s| s.workers(1), handler);
-    let mut peers: Vec<_> = (0..3).map(|_| client(server.addr)).collect();
+    // So many that some of those that wait are measured.
+    let mut peers: Vec<_> = (0..16).map(|_| client(server.addr)).collect();
     for peer in &mut peers {
         peer.send(Message::text("x")).unwrap();
     }
-    comes_to(&server, |m| (m.workers[0].busy, m.run_queue), (true, 2));
+    comes_to(&server, |m| (m.workers[0].busy, m.run_queue), (true, 15));
     let begun = std::time::Instant::now();
     while begun.elapsed() < Duration::from_millis(50) {
         std::thread::yield_now();
@@ -123,7 +126,7 @@ fn a_busy_worker_and_its_queue() {
     drop(let_go);
     comes_to(&server, |m| (m.workers[0].busy, m.run_queue), (false, 0));
     let metrics = server.handle.metrics();
-    // The first ran as long as the others waited.
+    // The first ran about as long as the others waited.
     assert!(metrics.handler.quantile(1.0) >= Duration::from_millis(30));
     assert!(metrics.mailbox_wait.quantile(1.0) >= Duration::from_millis(30));
 }

@@ -423,7 +423,7 @@ impl Upstream for ToWorkers {
         peer.link.deliver(events)
     }
 
-    fn schedule(&self, peer: Peer, _: Instant) {
+    fn schedule(&self, peer: Peer, _: Option<Instant>) {
         self.0.push(Job::Run(peer));
     }
 
@@ -467,7 +467,7 @@ impl Upstream for OnTheLoop {
         false
     }
 
-    fn schedule(&self, peer: Peer, _: Instant) {
+    fn schedule(&self, peer: Peer, _: Option<Instant>) {
         // Not marked as inline: what is sent here asks for a flush like anything else.
         while self.0.run_mailbox(&peer) {}
         // Reading has waited for this.

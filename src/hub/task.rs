@@ -11,7 +11,7 @@ use crate::peer::Peer;
 
 /// An entry of the run queue.
 pub(crate) enum Task {
-    /// The mailbox of a connection, and since when it has waited, if that is known.
+    /// The mailbox of a connection, and since when it has waited, if that is measured.
     Conn(Peer, Option<Instant>),
     /// A room, a timer.
     Run(Arc<dyn Runnable>),

@@ -47,8 +47,8 @@ pub struct Metrics {
     /// of a room or a timer. With `workers(0)` a sample: one read in 16 is timed, splitting it into
     /// messages included.
     pub handler: Histogram,
-    /// How long connections waited for a worker: from when the loop woke to read, until it was taken up.
-    /// None with `workers(0)`.
+    /// How long connections waited for a worker: from when the loop woke to read, until it was taken up. A
+    /// sample, one run in 8; none with `workers(0)`.
     pub mailbox_wait: Histogram,
     /// Connections, rooms and timers that wait for a worker now.
     pub run_queue: u64,

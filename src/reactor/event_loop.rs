@@ -48,6 +48,9 @@ const TIDY: Duration = Duration::from_millis(100);
 /// workers begin while the loop still reads.
 const GROUP: usize = 32;
 
+/// Of one in so many runs it is noted how long it had to wait for a worker.
+const WAITS: u32 = 8;
+
 /// Connections that a client's loop begins to make per turn.
 const DIALS: usize = 64;
 
@@ -120,7 +123,7 @@ pub(crate) struct EventLoop<U> {
     now: u64,
     /// When the turn began.
     woke: Instant,
-    /// Runs of inline handlers, wrapping: a sample of them is timed.
+    /// Runs of handlers, inline or on workers, wrapping: of some samples are taken.
     runs: u32,
     /// Connections cut short, each once.
     again: Vec<Key>,
@@ -436,7 +439,9 @@ impl<U: Upstream> EventLoop<U> {
             // A nap, not sleep, follows.
             self.nap = !self.upstream.is_inline();
             for peer in self.runnable.drain(..) {
-                self.upstream.schedule(peer, self.woke);
+                let timed = self.runs % WAITS == 0;
+                self.runs = self.runs.wrapping_add(1);
+                self.upstream.schedule(peer, timed.then_some(self.woke));
             }
         }
     }

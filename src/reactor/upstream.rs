@@ -28,8 +28,8 @@ pub(crate) trait Upstream: Send + 'static {
     /// [`schedule`](Self::schedule) when it has gathered what its turn brings.
     fn deliver(&self, peer: &Peer, events: &mut EventBatch) -> bool;
 
-    /// Makes a connection's events run; they have waited since then.
-    fn schedule(&self, peer: Peer, since: Instant);
+    /// Makes a connection's events run. `since`: this is one of those whose waiting is measured.
+    fn schedule(&self, peer: Peer, since: Option<Instant>);
 
     /// There will be no WebSocket: what was to be made of it comes back, with the reason.
     fn failed(&self, dial: Box<Dial>, error: Error) {

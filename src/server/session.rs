@@ -408,8 +408,8 @@ impl Upstream for ToWorkers {
         peer.link.deliver(events)
     }
 
-    fn schedule(&self, peer: Peer, since: Instant) {
-        self.0.push(Task::Conn(peer, Some(since)));
+    fn schedule(&self, peer: Peer, since: Option<Instant>) {
+        self.0.push(Task::Conn(peer, since));
     }
 }
 
@@ -463,7 +463,7 @@ impl<H: Handler> Upstream for OnTheLoop<H> {
         link.park(rest)
     }
 
-    fn schedule(&self, peer: Peer, _: Instant) {
+    fn schedule(&self, peer: Peer, _: Option<Instant>) {
         // Not marked as inline: what is sent here asks for a flush like anything else.
         while self.0.run_mailbox(&peer, &mut 0) {}
     }
