@@ -2,8 +2,8 @@
 //!
 //! `bench_server echo --addr 127.0.0.1:9001 --workers 0` sends every message back to its sender,
 //! `broadcast` and `publish` to every connection, the sender included (`publish` by way of a topic; with
-//! `--topics N`, to those of its own topic), and `sink` to nobody. Prints one line, `listening on ADDR`, when it is ready; ends on SIGINT or SIGTERM with a close frame (1001) to
-//! everybody.
+//! `--topics N`, to one of many topics in turn), and `sink` to nobody. Prints one line, `listening on
+//! ADDR`, when it is ready; ends on SIGINT or SIGTERM with a close frame (1001) to everybody.
 #![allow(clippy::print_stdout)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ usage: bench_server <echo|broadcast|publish|sink> [OPTIONS]
 
   echo       every message back to its sender
   broadcast  every message to every connection, its sender included
-  publish    every message to the topic that its sender subscribes to, the sender included
+  publish    every message to the next topic in turn, its sender included
   sink       every message to nobody
 
   --addr HOST:PORT|unix:PATH   where to listen [127.0.0.1:9001]
@@ -26,7 +26,8 @@ usage: bench_server <echo|broadcast|publish|sink> [OPTIONS]
   --workers N                  worker threads; 0 runs the handler on the loops [one per core]
   --max-message BYTES          longest message [1048576]
   --handshake-timeout SECS     for the opening handshake [10]
-  --topics N                   for publish: the n-th connection has topic n modulo N [1]
+  --topics N                   for publish: the m-th message goes to topic m modulo N [1]
+  --subscriptions S            for publish: a connection has S topics, the n-th those that are n modulo N/S [1]
   --queue-limit BYTES          what may wait to be written to one peer [1048576]
   --ping SECS                  silence before a ping, 0 for no pings [25]
   --deflate                    permessage-deflate, each message for itself
@@ -63,6 +64,7 @@ struct Args {
     loops: usize,
     workers: Option<usize>,
     topics: usize,
+    subscriptions: usize,
     max_message: usize,
     handshake_timeout: f64,
     queue_limit: usize,
@@ -86,6 +88,7 @@ impl Args {
             loops: 1,
             workers: None,
             topics: 1,
+            subscriptions: 1,
             max_message: 1 << 20,
             handshake_timeout: 10.0,
             queue_limit: 1 << 20,
@@ -123,6 +126,7 @@ impl Args {
             "--loops" => self.loops = number(&name, &value)?,
             "--workers" => self.workers = Some(number(&name, &value)?),
             "--topics" => self.topics = number::<usize>(&name, &value)?.max(1),
+            "--subscriptions" => self.subscriptions = number::<usize>(&name, &value)?.max(1),
             "--max-message" => self.max_message = number(&name, &value)?,
             "--handshake-timeout" => self.handshake_timeout = seconds(&name, &value)?,
             "--queue-limit" => self.queue_limit = number(&name, &value)?,
@@ -203,26 +207,31 @@ fn seconds(name: &str, value: &str) -> Result<f64, String> {
         .ok_or(format!("{name}: {value} is not a number of seconds"))
 }
 
-/// Every message to the topic of its sender.
+/// Every message to the next topic in turn.
 struct Publisher {
     server: ServerHandle,
-    topics: usize,
+    /// Their names.
+    topics: Vec<String>,
+    /// So many connections after another have no topic in common.
+    groups: usize,
     opened: AtomicUsize,
+    published: AtomicUsize,
 }
 
 impl Handler for Publisher {
-    /// The name of the topic.
-    type Session = String;
+    type Session = ();
 
-    fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<String>, Response> {
-        let n = self.opened.fetch_add(1, Ordering::Relaxed) % self.topics;
-        let topic = format!("topic {n}");
-        peer.subscribe(&topic);
-        Ok(Accept::new(topic))
+    fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
+        let group = self.opened.fetch_add(1, Ordering::Relaxed) % self.groups;
+        for topic in self.topics[group..].iter().step_by(self.groups) {
+            peer.subscribe(topic);
+        }
+        Ok(Accept::new(()))
     }
 
-    fn message(&self, topic: &mut String, _: &Peer, message: Message) {
-        self.server.publish(topic, message);
+    fn message(&self, (): &mut (), _: &Peer, message: Message) {
+        let topic = self.published.fetch_add(1, Ordering::Relaxed) % self.topics.len();
+        self.server.publish(&self.topics[topic], message);
     }
 }
 
@@ -258,8 +267,10 @@ fn main() -> framemill::Result<()> {
         }),
         Mode::Publish => server.start(Publisher {
             server: everybody,
-            topics: args.topics,
+            topics: (0..args.topics).map(|n| format!("topic {n}")).collect(),
+            groups: (args.topics / args.subscriptions).max(1),
             opened: AtomicUsize::new(0),
+            published: AtomicUsize::new(0),
         }),
         Mode::Sink => server.start(|_: &Peer, _: Message| ()),
     }?;

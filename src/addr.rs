@@ -1,13 +1,15 @@
 //! Who is at the other end of a connection.
 //!
-//! Only the peer's identity as the kernel tells it. Not here: addresses to listen on, and whatever
-//! a proxy claims in `Forwarded` or `X-Forwarded-For` (any client can write those; a handler that
-//! trusts its proxy reads the header).
+//! Not here: addresses to listen on, and what proxies tell of their clients (`proto/forwarded.rs`,
+//! `proto/proxy.rs`).
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// The address of a connected peer.
+///
+/// As the kernel tells it; or as a proxy tells it, if the server
+/// [trusts](crate::Server::trust_proxies) that. The port is 0 where a proxy does not tell it.
 ///
 /// A Unix socket has no address worth telling: clients hardly ever bind theirs to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +23,7 @@ pub enum RemoteAddr {
 impl RemoteAddr {
     /// The peer's IP address, which is what limits per address count by; `None` on a Unix socket.
     ///
-    /// It is given as the kernel gave it: an IPv4 peer of a dual-stack listener is `::ffff:a.b.c.d`
+    /// It is given as the kernel (or the proxy) gave it: an IPv4 peer of a dual-stack listener is `::ffff:a.b.c.d`
     /// (see [`IpAddr::to_canonical`]).
     pub fn ip(&self) -> Option<IpAddr> {
         match self {

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::network::Networks;
+
 /// What happens to a message that finds the outbound queue of its peer full.
 ///
 /// The queue counts every byte from [`Peer::send`](crate::Peer::send) until the kernel took it. It
@@ -94,6 +96,35 @@ fn same_host(scheme: &str, from: &str, host: &str) -> bool {
     plain(from) == plain(host)
 }
 
+/// In which header the proxies that a server [trusts](crate::Server::trust_proxies) tell the client's
+/// address.
+///
+/// Only one can be believed: a proxy that writes one of these headers hands the other through as the
+/// client wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`, as nearly all proxies write it. The default.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded`, RFC 7239.
+    Forwarded,
+    /// In none: they use the PROXY protocol, or it is of no interest.
+    None,
+}
+
+/// Whether connections from the proxies that a server [trusts](crate::Server::trust_proxies) begin
+/// with a header of the PROXY protocol, version 1 or 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProxyProtocol {
+    /// They must, and are hung up on otherwise.
+    Required,
+    /// They may. Mind that a proxy that sends no header of its own hands through what its client
+    /// sends first, which may be one.
+    Optional,
+}
+
 /// What happens when a peer sends messages faster than [`MessageRate`] allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -105,6 +136,13 @@ pub enum OverRate {
     Close,
 }
 
+/// How fast a [`Bucket`](crate::bucket::Bucket) fills and how much it holds, both in tokens. At least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rate {
+    pub(crate) per_second: u32,
+    pub(crate) burst: u32,
+}
+
 /// How many messages a peer may send: a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageRate {
@@ -114,6 +152,37 @@ pub struct MessageRate {
     pub burst: u32,
     /// What happens to a peer that sends more.
     pub over: OverRate,
+}
+
+impl MessageRate {
+    pub(crate) fn rate(self) -> Rate {
+        Rate {
+            per_second: self.per_second,
+            burst: self.burst,
+        }
+    }
+}
+
+/// How many bytes a peer may send: frames of every kind count, with their headers, and compressed
+/// messages as they are; what TLS adds does not. A token bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRate {
+    /// Bytes a second in the long run; at least 1.
+    pub per_second: u32,
+    /// Bytes at once after a silence; at least 1. What one read of the socket brings (64 KiB, more in
+    /// the middle of a large message) may go beyond; then what follows waits for as long as that takes.
+    pub burst: u32,
+    /// What happens to a peer that sends more.
+    pub over: OverRate,
+}
+
+impl ByteRate {
+    pub(crate) fn rate(self) -> Rate {
+        Rate {
+            per_second: self.per_second,
+            burst: self.burst,
+        }
+    }
 }
 
 /// Settings of permessage-deflate (RFC 7692), the compression of messages.
@@ -246,7 +315,18 @@ pub(crate) struct Config {
     pub(crate) overflow: Overflow,
     pub(crate) max_connections: usize,
     pub(crate) max_connections_per_ip: usize,
+    /// Bits of an IPv6 address that count as one address.
+    pub(crate) ipv6_prefix: u8,
+    /// Connections accepted, on the whole server and from one address.
+    pub(crate) accept_rate: Option<Rate>,
+    pub(crate) accept_rate_per_ip: Option<Rate>,
+    pub(crate) max_handshakes: usize,
     pub(crate) message_rate: Option<MessageRate>,
+    pub(crate) byte_rate: Option<ByteRate>,
+    /// The proxies that are believed.
+    pub(crate) proxies: Networks,
+    pub(crate) forwarded_header: ForwardedHeader,
+    pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) nodelay: bool,
     pub(crate) origin: Origin,
     #[cfg(feature = "tls")]
@@ -274,7 +354,15 @@ impl Default for Config {
             overflow: Overflow::Close,
             max_connections: usize::MAX,
             max_connections_per_ip: usize::MAX,
+            ipv6_prefix: 64,
+            accept_rate: None,
+            accept_rate_per_ip: None,
+            max_handshakes: usize::MAX,
             message_rate: None,
+            byte_rate: None,
+            proxies: Networks::default(),
+            forwarded_header: ForwardedHeader::default(),
+            proxy_protocol: None,
             nodelay: true,
             origin: Origin::SameHost,
             #[cfg(feature = "tls")]

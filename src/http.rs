@@ -66,6 +66,10 @@ impl Request {
         self.version = version;
     }
 
+    pub(crate) fn set_remote_addr(&mut self, remote_addr: RemoteAddr) {
+        self.remote_addr = remote_addr;
+    }
+
     pub(crate) fn set_body(&mut self, body: Bytes) {
         self.body = body;
     }
@@ -162,7 +166,8 @@ impl Request {
         &self.body
     }
 
-    /// The peer at the other end of the connection, which may be a proxy.
+    /// The client: whoever is at the other end of the connection, or whom it speaks for if that is a
+    /// proxy that the server [trusts](crate::Server::trust_proxies).
     pub fn remote_addr(&self) -> RemoteAddr {
         self.remote_addr
     }
@@ -325,6 +330,11 @@ impl Response {
     /// [`header`](Self::header).
     pub fn unauthorized() -> Self {
         Self::plain(StatusCode::UNAUTHORIZED, "unauthorized\n")
+    }
+
+    /// 503: not now; the server is full, or about to stop.
+    pub fn unavailable() -> Self {
+        Self::plain(StatusCode::SERVICE_UNAVAILABLE, "unavailable\n")
     }
 
     /// 426 with `Upgrade: websocket` and `Sec-WebSocket-Version: 13`: this address speaks only

@@ -37,6 +37,12 @@ impl PeerId {
         Self(high | (loop_index as u64) << Self::SLOT_BITS | u64::from(key.slot))
     }
 
+    /// What [`as_u64`](Self::as_u64) gave.
+    #[cfg(feature = "redis")]
+    pub(crate) fn from_u64(id: u64) -> Self {
+        Self(id)
+    }
+
     pub(crate) fn key(self) -> Key {
         Key {
             slot: self.0 as u32 & (Self::MAX_SLOTS - 1),

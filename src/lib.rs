@@ -45,6 +45,7 @@
 //! | feature | what | default |
 //! |---|---|---|
 //! | `deflate` | permessage-deflate (RFC 7692): [`Deflate`] | on; used only if the builder asks for it |
+//! | `redis` | topics that span several servers: `Redis` for [`Server::backplane`] | off |
 //! | `tls` | `wss://` through native-tls: `Tls` for servers, `Trust` for clients | off |
 //!
 //! # Threads
@@ -54,21 +55,28 @@
 //! | `framemill-loop-N` | [`Server::loops`] | reads, parses, queues, writes; never runs your code unless `workers(0)` |
 //! | `framemill-worker-N` | [`Server::workers`] | calls your [`Handler`]; for one connection one call at a time, in order; runs your [`Room`]s and timers likewise |
 //! | `framemill-ticker` | 1, once a room has a clock or a timer is set | wakes rooms and timers |
+//! | `framemill-redis-out`, `-in` | 1 each, with `Redis` | pass on what is published here, and take what others publish |
 //! | `framemill-dialer-N` | up to 4, while a [`Client`] needs them | resolve names, wait out the pauses before another attempt |
 //! | `framemill-feeder` | 1, while a receiver of [`ClientEvent`]s does not receive | waits for it |
 
 #![cfg_attr(docsrs, feature(doc_auto_cfg))]
 
 mod addr;
+mod backplane;
+mod bucket;
 mod client;
 mod config;
 mod error;
+mod history;
 mod http;
 mod hub;
 mod id;
 mod link;
+mod logging;
 mod message;
+mod metrics;
 mod net;
+mod network;
 mod peer;
 mod proto;
 mod reactor;
@@ -76,27 +84,39 @@ mod server;
 mod worker;
 
 pub use self::addr::RemoteAddr;
+#[cfg(feature = "redis")]
+pub use self::backplane::Redis;
+pub use self::backplane::{Backplane, BackplaneState, Kept, Local, Node, Post, Tail};
 pub use self::client::{
     Client, ClientEvent, ClientHandle, ClientHandler, Clients, Reconnect, Retry, RetryReason,
     connect,
 };
 #[cfg(feature = "deflate")]
 pub use self::config::Deflate;
-pub use self::config::{Compress, MessageRate, Origin, OverRate, Overflow};
+pub use self::config::{
+    ByteRate, Compress, ForwardedHeader, MessageRate, Origin, OverRate, Overflow, ProxyProtocol,
+};
 
 pub use self::error::{Error, Result, SendError, Sent};
+pub use self::history::{Follow, Followed, Follower, History, NoOffset, Offset, Since};
 pub use self::http::{Request, Response};
 pub use self::hub::{
     Members, Membership, Refused, Room, RoomHandle, RoomStats, Rooms, Tick, Timer,
 };
 pub use self::id::PeerId;
-pub use self::link::LatestKey;
 pub use self::message::{
-    Bytes, CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Message, Utf8Bytes,
+    Bytes, CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, LatestKey, Message, Utf8Bytes,
+};
+pub use self::metrics::{
+    BackplaneMetrics, Histogram, LoopMetrics, Metrics, TickMetrics, WorkerMetrics,
 };
 pub use self::net::Listen;
+#[cfg(unix)]
+pub use self::net::ReusePort;
+#[cfg(all(unix, feature = "systemd"))]
+pub use self::net::SystemdSockets;
 #[cfg(feature = "tls")]
 pub use self::net::{Tls, Trust};
 pub use self::peer::Peer;
-pub use self::server::{Accept, Event, Handler, Server, ServerHandle};
+pub use self::server::{Accept, Drain, Event, Handler, Server, ServerHandle};
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};

@@ -7,6 +7,39 @@ pub use tungstenite::Utf8Bytes;
 pub use tungstenite::protocol::frame::coding::CloseCode;
 pub use tungstenite::protocol::{CloseFrame, Message};
 
+/// What `send_latest` and `publish_latest` tell messages apart by: a number or a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LatestKey {
+    /// A number, such as the id of an entity. Costs nothing to make.
+    Number(u64),
+    /// A name, such as a ticker symbol.
+    Name(Box<str>),
+}
+
+macro_rules! latest_key_from {
+    ($($number:ty),*) => {$(
+        impl From<$number> for LatestKey {
+            fn from(number: $number) -> Self {
+                Self::Number(number.into())
+            }
+        }
+    )*};
+}
+latest_key_from!(u8, u16, u32, u64);
+
+impl From<&str> for LatestKey {
+    fn from(name: &str) -> Self {
+        Self::Name(name.into())
+    }
+}
+
+impl From<String> for LatestKey {
+    fn from(name: String) -> Self {
+        Self::Name(name.into())
+    }
+}
+
 /// Who brought a connection to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Initiator {

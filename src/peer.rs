@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::addr::RemoteAddr;
 use crate::config::Compress;
 use crate::error::{SendError, Sent};
+use crate::history::Since;
 use crate::id::PeerId;
-use crate::link::{LatestKey, Link};
-use crate::message::{CloseCause, CloseCode, Message};
+use crate::link::Link;
+use crate::message::{CloseCause, CloseCode, LatestKey, Message};
 use crate::proto::may_travel;
 
 /// One connection, seen from anywhere: cheap to clone, to be sent to and used by any thread, for as
@@ -88,10 +89,27 @@ impl Peer {
         self.link.subscribe(topic)
     }
 
+    /// Subscribes to a topic that [keeps](crate::Server::history) its last messages, from one of them
+    /// on: what is kept after it is sent first, then what is published from then on, with no gap and
+    /// nothing twice. Each message says where it stands; between them comes what is told in
+    /// [`Follow`](crate::Follow): `live` once all is sent that was missed, `gap` before that if the
+    /// history does not reach back so far.
+    ///
+    /// Does not wait: with a backplane that keeps the history, what was missed may come a little later,
+    /// and not before Redis is back. A subscription of before is replaced. What this peer published
+    /// itself comes with the rest of what it missed. `false`: the topic keeps nothing, or as for
+    /// [`subscribe`](Self::subscribe).
+    ///
+    /// What is sent counts towards [`outbound_limit`](crate::Server::outbound_limit), which should
+    /// have room for a history; a client that is closed for it comes back for the rest.
+    pub fn subscribe_from(&self, topic: &str, since: impl Into<Since>) -> bool {
+        self.link.subscribe_from(topic, since.into())
+    }
+
     /// Ends a subscription: what this thread publishes from now on does not arrive. `true`: there was
     /// one.
     pub fn unsubscribe(&self, topic: &str) -> bool {
-        self.link.unsubscribe(topic)
+        self.link.unsubscribe_from(topic)
     }
 
     /// Sends a text or binary message to all who subscribe to `topic`, except this connection itself,
@@ -145,7 +163,8 @@ impl Peer {
         self.link.outbox().queued()
     }
 
-    /// Where the peer connected from.
+    /// Where the peer connected from; behind a proxy that the server
+    /// [trusts](crate::Server::trust_proxies), where the client did.
     pub fn remote_addr(&self) -> RemoteAddr {
         self.link.remote()
     }

@@ -432,3 +432,60 @@ fn the_ticker_fits() {
     );
     fits(&mut page, "ticker");
 }
+
+// ---- the dashboard ----
+
+#[test]
+fn the_dashboard_shows_what_happens() {
+    let Some(browser) = browser::find("the dashboard shows what happens") else {
+        return;
+    };
+    let example = Example::start("dashboard", &["--clients", "40"]);
+    let mut page = browser.page();
+    page.screen(1280, 860, 1.0, false);
+    page.open(&example.url("/dashboard"));
+    page.until("it is connected", CONNECTED);
+    page.until("clients are there", "frames.at(-1)?.connections > 20");
+    page.until("they say something", "frames.at(-1).in > 10");
+    page.until(
+        "times are shown",
+        "/s$/.test($('tiles').children[4].lastChild.textContent)",
+    );
+    page.until("some have left", "frames.at(-1).causes.handshake > 0");
+    page.until(
+        "and why",
+        "[...document.querySelectorAll('#causes .row')].some(row => row.textContent.startsWith('handshake'))",
+    );
+    // Two loops, four workers; all of them have had something to do.
+    page.until(
+        "loops and workers are shown",
+        "$('loops').children.length == 2 && $('workers').children.length == 4",
+    );
+    // News go on, and something is drawn.
+    page.until("more comes", "frames.length > 8");
+    let drawn = "CHARTS.filter(chart => !chart.card.hidden).every(chart => {
+        const {width, height} = chart.canvas;
+        const all = chart.canvas.getContext('2d').getImageData(0, 0, width, height).data;
+        return all.some(value => value);
+    })";
+    page.until("the charts are drawn", drawn);
+    page.screenshot("dashboard");
+    page.dark(true);
+    page.screenshot("dashboard-dark");
+    page.phone();
+    page.until(
+        "it fits a phone",
+        "document.documentElement.scrollWidth <= innerWidth",
+    );
+    page.screenshot("dashboard-phone");
+    assert_eq!(page.errors(), [""; 0]);
+    // Whoever comes later sees the past at once.
+    let mut other = browser.page();
+    other.open(&example.url("/dashboard"));
+    other.until("it has the past", "frames.length > 8");
+    assert!(example.stop().success());
+    page.until(
+        "it says that the server is gone",
+        "document.body.dataset.state == 'offline'",
+    );
+}

@@ -366,3 +366,41 @@ fn the_slow_client_of_the_ticker_reports() {
     // It does not hold up the end.
     assert!(ticker.stop().success());
 }
+
+// ---- the dashboard, where it is asked for ----
+
+/// A response of an example: status and body.
+fn answer(example: &Example, path: &str) -> (u16, String) {
+    let mut raw = Raw::over(TcpStream::connect(&example.addr).unwrap());
+    raw.stream.set_read_timeout(Some(WAIT)).unwrap();
+    let host = &example.addr;
+    raw.write(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+    let (status, _, body) = raw.response();
+    (status, String::from_utf8(body).unwrap())
+}
+
+#[test]
+fn examples_have_a_dashboard_if_asked() {
+    for name in ["chat", "ticker", "game"] {
+        let plain = Example::start(name, &[]);
+        assert_eq!(answer(&plain, "/dashboard").0, 404, "{name}");
+        assert_eq!(answer(&plain, "/metrics").0, 404, "{name}");
+        let watched = Example::start(name, &["--dashboard"]);
+        // What it does itself, it still does.
+        assert_eq!(answer(&watched, "/"), answer(&plain, "/"), "{name}");
+        let (status, page) = answer(&watched, "/dashboard");
+        assert!(status == 200 && page.contains("<title>framemill dashboard"));
+        let (status, text) = answer(&watched, "/metrics");
+        assert!(status == 200 && text.contains("\nframemill_accepted_total{loop=\"0\"} "));
+
+        let url = format!("ws://{}/dashboard/live", watched.addr);
+        let stream = TcpStream::connect(&watched.addr).unwrap();
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        let (mut live, _) = tungstenite::client::client(url, stream).unwrap();
+        let past = hear(&mut live);
+        assert!(past.is_array(), "{past}");
+        let (first, second) = (hear(&mut live), hear(&mut live));
+        assert!(first["connections"].as_u64() >= Some(1), "{first}");
+        assert!(first["t"].as_u64() < second["t"].as_u64());
+    }
+}

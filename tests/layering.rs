@@ -7,14 +7,15 @@ use std::path::Path;
 
 /// A module may import those of lower ranks and itself.
 const RANKS: &[(u32, &[&str])] = &[
-    (0, &["addr", "config", "id", "message"]),
-    (1, &["error", "http"]),
-    (2, &["net", "proto", "worker"]),
-    (3, &["link"]),
-    (4, &["peer"]),
-    (5, &["reactor"]),
-    (6, &["client", "hub"]),
-    (7, &["server"]),
+    (0, &["addr", "id", "logging", "message", "network"]),
+    (1, &["config"]),
+    (2, &["bucket", "error", "history", "http", "metrics"]),
+    (3, &["backplane", "net", "proto", "worker"]),
+    (4, &["link"]),
+    (5, &["peer"]),
+    (6, &["reactor"]),
+    (7, &["client", "hub"]),
+    (8, &["server"]),
 ];
 
 /// Every source file under `dir`, by its path below `src`, without comments.

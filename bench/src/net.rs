@@ -214,13 +214,9 @@ impl Poller {
         Events(events): &'e mut Events,
         timeout: Option<Duration>,
     ) -> Result<impl Iterator<Item = (usize, EventFlags)> + use<'e>> {
-        // In whole milliseconds, rounded up: a wait of zero would spin.
-        let timeout = timeout.map(|time| {
-            let millis = time.as_millis() as i64 + 1;
-            Timespec {
-                tv_sec: millis / 1000,
-                tv_nsec: millis % 1000 * 1_000_000,
-            }
+        let timeout = timeout.map(|time| Timespec {
+            tv_sec: time.as_secs() as i64,
+            tv_nsec: i64::from(time.subsec_nanos()),
         });
         events.clear();
         match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {

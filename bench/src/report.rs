@@ -9,7 +9,7 @@ pub struct Report {
     pub error: Option<String>,
     /// Length of the measured window. The CPU figures are of the same window.
     pub seconds: f64,
-    /// Echoes, deliveries (broadcast) or connections (connect). Of all but connections, one in
+    /// Echoes, deliveries (broadcast and publish) or connections (connect). Of all but connections, one in
     /// about sixty was compared byte for byte.
     pub messages: u64,
     pub messages_per_second: f64,
@@ -23,11 +23,20 @@ pub struct Report {
     pub server_busy: Option<f64>,
     /// The same of the load generator.
     pub load_busy: f64,
-    /// From writing a message to reading its echo, in microseconds (with one in flight).
+    /// From writing a message to reading its echo, in microseconds (with one in flight). In an open
+    /// loop, from when it should have been written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_us: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_us: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p999_us: Option<f64>,
+    /// How late the load generator sent, the 99th percentile in microseconds (open loop).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late_us: Option<f64>,
+    /// The rate that was asked for (open loop).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked_per_second: Option<f64>,
     /// Bytes of payload that the server compressed a message to (with --deflate).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compressed: Option<u64>,

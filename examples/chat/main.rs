@@ -2,12 +2,14 @@
 //!
 //! `cargo run --release --example chat`, then open the printed address in two windows, or on a phone
 //! with `-- --addr 0.0.0.0:9001`. A room begins with whoever comes first and is forgotten, with what
-//! was said in it, when the last one leaves.
+//! was said in it, when the last one leaves. `--dashboard` adds a page of figures, `/dashboard`.
 //!
 //! A room is a [`ChatRoom`] of its own on the worker pool: see `room.rs`. What travels is JSON, see
 //! `protocol.rs`; what may be said, and how often, is in `limits.rs`; the page is `page.html`.
 #![allow(clippy::print_stdout, unreachable_pub)]
 
+#[path = "../support/dashboard/mod.rs"]
+mod dashboard;
 mod limits;
 mod protocol;
 mod room;
@@ -21,9 +23,10 @@ use framemill::{
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use self::dashboard::Dashboard;
 use self::room::{ChatRoom, Guest};
 
-const USAGE: &str = "usage: chat [--addr HOST:PORT]";
+const USAGE: &str = "usage: chat [--addr HOST:PORT] [--dashboard]";
 
 const PAGE: &str = include_str!("page.html");
 
@@ -86,9 +89,11 @@ fn main() -> framemill::Result<()> {
     env_logger::init();
     let mut addr = "127.0.0.1:9001".to_owned();
     let mut words = std::env::args().skip(1);
+    let mut dashboard = false;
     while let Some(word) = words.next() {
-        match (word.as_str(), words.next()) {
-            ("--addr", Some(value)) => addr = value,
+        match word.as_str() {
+            "--addr" => addr = words.next().unwrap_or_default(),
+            "--dashboard" => dashboard = true,
             _ => {
                 eprintln!("{USAGE}");
                 std::process::exit(2);
@@ -96,17 +101,21 @@ fn main() -> framemill::Result<()> {
         }
     }
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let handle = Server::bind(addr.as_str())?
+    let server = Server::bind(addr.as_str())?
         .max_message(limits::MESSAGE)
         // Rooms have a limit on what is said, and tell; this is for those who don't listen.
         .message_rate(MessageRate {
             per_second: 20,
             burst: 40,
             over: OverRate::Close,
-        })
-        .start(Chat {
-            rooms: Rooms::new(|_| ChatRoom::default()),
-        })?;
+        });
+    let chat = Chat {
+        rooms: Rooms::new(|_| ChatRoom::default()),
+    };
+    let handle = match dashboard {
+        true => server.start(Dashboard::around(chat))?,
+        false => server.start(chat)?,
+    };
     println!(
         "listening on http://{}",
         handle.local_addrs().join(" http://")

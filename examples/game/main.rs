@@ -47,6 +47,8 @@
 #![allow(clippy::print_stdout)]
 
 mod bots;
+#[path = "../support/dashboard/mod.rs"]
+mod dashboard;
 mod interest;
 mod picture;
 mod room;
@@ -66,6 +68,7 @@ use framemill::Clients;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::dashboard::Dashboard;
 use crate::stats::Stats;
 
 const USAGE: &str = "\
@@ -75,6 +78,7 @@ usage: game [OPTIONS]
   --rate N           snapshots a second, up to 60 [20]
   --bots N           players that are none [30]
   --stats            a line of figures each second
+  --dashboard        a page of figures, /dashboard
   --connect URL      no server, only bots, which play there
 ";
 
@@ -83,6 +87,7 @@ struct Args {
     rate: u32,
     bots: usize,
     stats: bool,
+    dashboard: bool,
     connect: Option<String>,
 }
 
@@ -93,6 +98,7 @@ impl Args {
             rate: 20,
             bots: 30,
             stats: false,
+            dashboard: false,
             connect: None,
         };
         let mut words = std::env::args().skip(1);
@@ -103,6 +109,7 @@ impl Args {
                 "--rate" => args.rate = number(&value()?)?,
                 "--bots" => args.bots = number(&value()?)?,
                 "--stats" => args.stats = true,
+                "--dashboard" => args.dashboard = true,
                 "--connect" => args.connect = Some(value()?),
                 _ => return Err(format!("{name} is not an option")),
             }
@@ -128,7 +135,12 @@ fn main() -> framemill::Result<()> {
     let (handle, url) = match args.connect {
         Some(url) => (None, url),
         None => {
-            let handle = server::start(args.addr.as_str(), args.rate, stats.clone())?;
+            let server = server::bind(args.addr.as_str())?;
+            let game = server::Game::new(args.rate, stats.clone());
+            let handle = match args.dashboard {
+                true => server.start(Dashboard::around(game))?,
+                false => server.start(game)?,
+            };
             let addr = handle.local_addrs().join(" http://");
             println!("listening on http://{addr}");
             let port = handle.local_addr().map_or(0, |addr| addr.port());

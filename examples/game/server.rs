@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use framemill::{
     Accept, Handler, HeaderName, HeaderValue, Listen, Membership, Message, MessageRate, OverRate,
-    Peer, Request, Response, Rooms, Server, ServerHandle, StatusCode, header,
+    Peer, Request, Response, Rooms, Server, StatusCode, header,
 };
 
 use crate::room::{Arena, Pass};
@@ -31,16 +31,9 @@ const RATE: MessageRate = MessageRate {
 /// One snapshot, and a few small things.
 const OUTBOUND: usize = 64 << 10;
 
-pub(crate) fn start(
-    addr: impl Listen,
-    rate: u32,
-    stats: Arc<Stats>,
-) -> framemill::Result<ServerHandle> {
-    let rooms = Rooms::new(move |_| Arena::new(rate, stats.clone()))
-        .tick_rate(HERTZ.into())
-        // Who has lost the connection finds the arena as it was.
-        .keep_empty(true);
-    Server::bind(addr)?
+/// The server, with its limits.
+pub(crate) fn bind(addr: impl Listen) -> framemill::Result<Server> {
+    let server = Server::bind(addr)?
         .max_message(wire::MAX_MESSAGE)
         .message_rate(RATE)
         .outbound_limit(OUTBOUND)
@@ -48,12 +41,22 @@ pub(crate) fn start(
         .ping(
             std::time::Duration::from_secs(3),
             std::time::Duration::from_secs(5),
-        )
-        .start(Game { rooms })
+        );
+    Ok(server)
 }
 
-struct Game {
+pub(crate) struct Game {
     rooms: Rooms<Arena>,
+}
+
+impl Game {
+    pub(crate) fn new(rate: u32, stats: Arc<Stats>) -> Self {
+        let rooms = Rooms::new(move |_| Arena::new(rate, stats.clone()))
+            .tick_rate(HERTZ.into())
+            // Who has lost the connection finds the arena as it was.
+            .keep_empty(true);
+        Self { rooms }
+    }
 }
 
 impl Handler for Game {

@@ -19,6 +19,8 @@
 //! | `{"published": …, "clients": …, "queued": …, "slow": …}` | once a second |
 #![allow(clippy::print_stdout, unreachable_pub)]
 
+#[path = "../support/dashboard/mod.rs"]
+mod dashboard;
 mod market;
 mod slow;
 
@@ -36,6 +38,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Socket, Type};
 
+use self::dashboard::Dashboard;
 use self::market::{Market, SECTORS};
 use self::slow::Report;
 
@@ -48,6 +51,7 @@ usage: ticker [OPTIONS]
   --keys N                 prices, up to 5000 [2000]
   --rate N                 updates a second, of all together [4000]
   --slow-client[=BYTES]    a client that reads so many bytes a second [32768]
+  --dashboard              a page of figures, /dashboard
 ";
 
 /// Between two rounds of updates.
@@ -65,6 +69,7 @@ struct Args {
     keys: usize,
     rate: usize,
     slow: Option<usize>,
+    dashboard: bool,
 }
 
 #[derive(Clone)]
@@ -226,6 +231,7 @@ fn parse() -> Result<Args, String> {
         keys: 2000,
         rate: 4000,
         slow: None,
+        dashboard: false,
     };
     let number = |name: &str, text: &str, most: usize| match text.parse() {
         Ok(number) if (1..=most).contains(&number) => Ok(number),
@@ -233,6 +239,10 @@ fn parse() -> Result<Args, String> {
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
+        if word == "--dashboard" {
+            args.dashboard = true;
+            continue;
+        }
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
             None if word == "--slow-client" => (&*word, Some("32768".into())),
@@ -258,14 +268,17 @@ fn main() -> framemill::Result<()> {
     });
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let ticker = Ticker::new(&args);
-    let handle = Server::bind(listen(&args.addr)?)?
+    let server = Server::bind(listen(&args.addr)?)?
         // A snapshot is much for a little question.
         .message_rate(MessageRate {
             per_second: 5,
             burst: 10,
             over: OverRate::Wait,
-        })
-        .start(ticker.clone())?;
+        });
+    let handle = match args.dashboard {
+        true => server.start(Dashboard::around(ticker.clone()))?,
+        false => server.start(ticker.clone())?,
+    };
     println!(
         "listening on http://{}",
         handle.local_addrs().join(" http://")

@@ -373,11 +373,13 @@ fn fail(dial: Box<Dial>, error: Error) {
 }
 
 impl Work<Job> for Engine {
-    fn begin(&self) {
+    type Desk = ();
+
+    fn begin(&self, _: usize) {
         defer_wakes();
     }
 
-    fn run(&self, job: &Job) -> bool {
+    fn run(&self, (): &mut (), job: &mut Job) -> bool {
         match job {
             Job::Run(peer) => self.run_mailbox(peer),
             Job::Failed(failed) => {
@@ -389,7 +391,7 @@ impl Work<Job> for Engine {
         }
     }
 
-    fn pause(&self) {
+    fn pause(&self, (): &mut ()) {
         wake_deferred();
     }
 }
@@ -413,7 +415,7 @@ impl Upstream for ToWorkers {
         peer.link.deliver(events)
     }
 
-    fn schedule(&self, peer: Peer) {
+    fn schedule(&self, peer: Peer, _: Instant) {
         self.0.push(Job::Run(peer));
     }
 
@@ -457,7 +459,7 @@ impl Upstream for OnTheLoop {
         false
     }
 
-    fn schedule(&self, peer: Peer) {
+    fn schedule(&self, peer: Peer, _: Instant) {
         // Not marked as inline: what is sent here asks for a flush like anything else.
         while self.0.run_mailbox(&peer) {}
         // Reading has waited for this.

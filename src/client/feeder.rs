@@ -15,6 +15,7 @@ use super::engine::Job;
 use super::handle::Control;
 use super::handler::ClientEvent;
 use crate::link::{Command, lock};
+use crate::logging::Throttle;
 use crate::peer::Peer;
 use crate::worker::RunQueue;
 
@@ -111,7 +112,10 @@ impl Feeder {
             .name("framemill-feeder".into())
             .spawn(move || feeder.run());
         if let Err(error) = spawned {
-            log::error!("no thread to wait for a receiver: {error}");
+            static THREADLESS: Throttle = Throttle::new();
+            if let Some(more) = THREADLESS.pass() {
+                log::error!("no thread to wait for a receiver: {error}{more}");
+            }
             state.running = false;
             let fresh = std::mem::take(&mut state.fresh);
             drop(state);

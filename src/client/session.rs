@@ -20,6 +20,7 @@ use super::handle::Control;
 use super::handler::{ClientEvent, ClientHandler};
 use super::reconnect::{Retry, RetryReason};
 use crate::error::{Error, Result};
+use crate::logging::Throttle;
 use crate::message::{CloseCause, CloseCode, CloseReason, Message};
 use crate::peer::Peer;
 
@@ -243,7 +244,10 @@ impl Session {
         // The handler goes before anybody is told that it has.
         let gone = catch_unwind(AssertUnwindSafe(|| drop(self)));
         if gone.is_err() {
-            log::error!("a client's handler panicked when it was dropped");
+            static PANICS: Throttle = Throttle::new();
+            if let Some(more) = PANICS.pass() {
+                log::error!("a client's handler panicked when it was dropped{more}");
+            }
         }
         control.ended(end);
     }
@@ -270,7 +274,13 @@ impl Session {
         let outcome = catch_unwind(AssertUnwindSafe(|| call(&mut **handler)));
         if outcome.is_err() {
             self.panicked = true;
-            log::error!("a client's handler panicked");
+            static PANICS: Throttle = Throttle::new();
+            if let Some(more) = PANICS.pass() {
+                match peer.map(Peer::id) {
+                    Some(id) => log::error!("{id}: the client's handler panicked{more}"),
+                    None => log::error!("a client's handler panicked{more}"),
+                }
+            }
             if let Some(peer) = peer {
                 peer.link.close(CloseCode::Error, "", CloseCause::Panic);
             }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::task::{Later, Runnable, Task, run_here};
 use super::ticker::{Look, Ticker};
 use crate::link::{Command, Shared, lock};
+use crate::metrics::TickCounters;
 use crate::peer::Peer;
 use crate::worker::{RunQueue, WeakRunQueue};
 
@@ -26,6 +27,7 @@ pub(crate) struct Home {
     epoch: Instant,
     /// Rooms with ticks that were opened, wrapping.
     opened: AtomicU32,
+    pub(crate) ticks: TickCounters,
 }
 
 /// Whoever is to be told that the server has ended.
@@ -42,6 +44,7 @@ impl Home {
             ended: AtomicBool::new(false),
             epoch: Instant::now(),
             opened: AtomicU32::new(0),
+            ticks: TickCounters::default(),
         })
     }
 
@@ -61,6 +64,11 @@ impl Home {
         }
         let _ = shared.home.set(Box::new(self.clone()));
         self.ticker.start();
+    }
+
+    /// How much waits for a worker.
+    pub(crate) fn run_queue(&self) -> usize {
+        self.workers.get().map_or(0, WeakRunQueue::len)
     }
 
     /// Its loops have ended: no more ticks.
@@ -116,7 +124,7 @@ impl Home {
         let handle = &peer.link.handle;
         match self.workers.get() {
             // When the workers are gone, so are the loops, and no connection is held.
-            Some(workers) if parked => drop(workers.push(Task::Conn(peer.clone()))),
+            Some(workers) if parked => drop(workers.push(Task::Conn(peer.clone(), None))),
             Some(_) => {}
             None => {
                 if parked {

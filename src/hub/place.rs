@@ -19,6 +19,7 @@ use super::seat::{Seat, Waiting};
 use super::task::{Runnable, guarded};
 use crate::id::PeerId;
 use crate::link::{Cork, lock};
+use crate::logging::Throttle;
 use crate::message::{CloseCause, CloseCode, Message};
 use crate::peer::Peer;
 use crate::worker::Mailbox;
@@ -214,6 +215,7 @@ impl<R: Room> Place<R> {
             .merged
             .fetch_add(tick.merged.into(), Ordering::Relaxed);
         counts.worst_late.fetch_max(late, Ordering::Relaxed);
+        self.home.ticks.ticked(tick.merged, tick.late);
         self.play(stage, |room, members| room.tick(members, tick));
         pace.end(tick);
     }
@@ -249,6 +251,7 @@ impl<R: Room> Place<R> {
                 let place = place.upgrade().filter(|_| due.next.is_some())?;
                 let overruns = &place.counts.overruns;
                 overruns.fetch_add(due.overruns, Ordering::Relaxed);
+                place.home.ticks.overrun(due.overruns);
                 if due.pass_on {
                     place.call(Call::Tick);
                 }
@@ -270,7 +273,10 @@ impl<R: Room> Place<R> {
 
     fn panicked(&self, stage: &mut Stage<R>, joining: Option<&Peer>) {
         let name = &self.name;
-        log::error!("room {name:?} panicked; closing it, and with 1011 its members");
+        static PANICS: Throttle = Throttle::new();
+        if let Some(more) = PANICS.pass() {
+            log::error!("room {name:?} panicked; closing it, and with 1011 its members{more}");
+        }
         for peer in stage.members.peers().chain(joining) {
             peer.link.close(CloseCode::Error, "", CloseCause::Panic);
         }
@@ -285,7 +291,10 @@ impl<R: Room> Place<R> {
         self.len.store(0, Ordering::Relaxed);
         let room = stage.room.take();
         if guarded(|| drop(room)).is_none() {
-            log::error!("room {:?} panicked when it was dropped", self.name);
+            static PANICS: Throttle = Throttle::new();
+            if let Some(more) = PANICS.pass() {
+                log::error!("room {:?} panicked when it was dropped{more}", self.name);
+            }
         }
     }
 }
@@ -311,6 +320,11 @@ impl<R: Room> Runnable for Place<R> {
 /// Drops what is not called: there is user code in its `Drop`.
 fn drop_call<R: Room>(call: Call<R>) {
     if guarded(|| drop(call)).is_none() {
-        log::error!("what was passed to a room that is closed panicked when it was dropped");
+        static PANICS: Throttle = Throttle::new();
+        if let Some(more) = PANICS.pass() {
+            log::error!(
+                "what was passed to a room that is closed panicked when it was dropped{more}"
+            );
+        }
     }
 }

@@ -12,6 +12,7 @@ use super::room::Room;
 use super::schedule::Schedule;
 use super::seat::Seat;
 use crate::link::lock;
+use crate::logging::Throttle;
 use crate::peer::Peer;
 
 /// The rooms of one kind. Cheap to clone; made before the server or while it runs, and usually kept in
@@ -81,7 +82,13 @@ impl<R: Room> Rooms<R> {
     pub fn join(&self, name: &str, peer: &Peer, join: R::Join) -> Membership<R> {
         let registry = &self.registry;
         let Some(home) = Home::of(peer) else {
-            log::error!("a client's connection can't join room {name:?}");
+            static CLIENTS: Throttle = Throttle::new();
+            if let Some(more) = CLIENTS.pass() {
+                log::error!(
+                    "{}: a client's connection can't join room {name:?}{more}",
+                    peer.id()
+                );
+            }
             let place = Place::nowhere(name, registry.clone());
             let seat = Seat::new(peer.clone(), place.home.clone());
             return Membership::new(RoomHandle { place }, Arc::new(seat));

@@ -5,13 +5,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::peer::Peer;
 
 /// An entry of the run queue.
 pub(crate) enum Task {
-    /// The mailbox of a connection.
-    Conn(Peer),
+    /// The mailbox of a connection, and since when it has waited, if that is known.
+    Conn(Peer, Option<Instant>),
     /// A room, a timer.
     Run(Arc<dyn Runnable>),
 }

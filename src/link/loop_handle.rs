@@ -16,17 +16,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::queue::LatestKey;
 use super::thread::{self, THREAD, wake_deferred};
 use super::{Dial, Link, Publication, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
-use crate::message::Message;
+use crate::logging::Throttle;
+use crate::message::{CloseCode, LatestKey, Message};
+use crate::metrics::{LoopCounters, LoopMetrics};
 use crate::net::Stream;
 #[cfg(feature = "tls")]
 use crate::net::TlsStream;
@@ -89,6 +90,12 @@ pub(crate) enum Command {
     Batch(Vec<Command>, Permit),
     /// Close all connections and end the loop, by this time at the latest.
     Shutdown(Instant),
+    /// The same, a few at a time over so long, with this code.
+    Drain {
+        code: CloseCode,
+        spread: Duration,
+        deadline: Instant,
+    },
 }
 
 /// Messages to many that may be on their way to a loop. Whoever broadcasts or publishes faster than the
@@ -96,7 +103,7 @@ pub(crate) enum Command {
 const BROADCASTS: usize = 256;
 
 /// The place of one such message among [`BROADCASTS`], given back when it has been carried out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Permit(bool);
 
 /// A loop, seen from other threads.
@@ -113,6 +120,7 @@ pub(crate) struct LoopHandle {
     /// Ordered commands put in, and carried out: `applied <= issued`.
     issued: AtomicU64,
     applied: AtomicU64,
+    pub(crate) counters: LoopCounters,
 }
 
 /// The loop's end of its channel.
@@ -150,12 +158,18 @@ impl LoopHandle {
             state: AtomicU8::new(AWAKE),
             issued: AtomicU64::new(0),
             applied: AtomicU64::new(0),
+            counters: LoopCounters::default(),
         };
         let inlet = Inlet {
             commands: receiver,
             permits: returned,
         };
         (Arc::new(handle), inlet)
+    }
+
+    /// What the loop has done so far, and what waits for it.
+    pub(crate) fn metrics(&self) -> LoopMetrics {
+        self.counters.read(self.commands.len())
     }
 
     fn address(&self) -> usize {
@@ -248,7 +262,10 @@ impl LoopHandle {
             return;
         }
         if let Err(error) = self.waker.wake() {
-            log::error!("loop {}: cannot be woken: {error}", self.index);
+            static UNWOKEN: Throttle = Throttle::new();
+            if let Some(more) = UNWOKEN.pass() {
+                log::error!("loop {}: cannot be woken: {error}{more}", self.index);
+            }
         }
     }
 
@@ -284,6 +301,32 @@ impl LoopHandle {
         self.ordered(Command::Publish(publication, permit));
     }
 
+    /// A place for [`publish_at_once`](Self::publish_at_once), behind all that is held back for this loop.
+    pub(super) fn make_room(self: &Arc<Self>) -> Permit {
+        self.let_go();
+        self.wait_for_permit(THREAD.with(|thread| thread.own_loop.get() != 0))
+    }
+
+    /// Puts in what is held back for this loop.
+    pub(super) fn let_go(self: &Arc<Self>) {
+        if let Some(held) = thread::take_held(self) {
+            self.put_in_all(held);
+        }
+    }
+
+    /// A place that was not needed.
+    pub(super) fn give_back(self: &Arc<Self>, permit: Permit) {
+        if permit.0 {
+            self.send(Command::Batch(Vec::new(), permit));
+        }
+    }
+
+    /// Publishes without waiting or being held back: for whoever has a lock that a loop may want.
+    pub(super) fn publish_at_once(self: &Arc<Self>, publication: Arc<Publication>, permit: Permit) {
+        self.issued.fetch_add(1, Ordering::SeqCst);
+        self.send(Command::Publish(publication, permit));
+    }
+
     /// The same for some connections; in a call of a room only, which holds it back.
     pub(crate) fn multicast(
         self: &Arc<Self>,
@@ -302,6 +345,10 @@ impl LoopHandle {
             // All of the call will have one.
             return Permit(false);
         }
+        self.wait_for_permit(is_loop)
+    }
+
+    fn wait_for_permit(&self, is_loop: bool) -> Permit {
         if self.permits.try_send(()).is_ok() {
             return Permit(true);
         }

@@ -15,10 +15,13 @@
 //!
 //! A connection that is silent holds no buffers here at all.
 
+mod arrivals;
 #[cfg(feature = "deflate")]
 mod deflate;
 mod dial;
 mod event;
+mod feed;
+mod histories;
 mod hold;
 mod inflow;
 mod loop_handle;
@@ -41,22 +44,24 @@ use crate::config::Overflow;
 use crate::config::{Compress, Config};
 use crate::error::{SendError, Sent};
 use crate::id::PeerId;
-use crate::message::{CloseCause, CloseCode, Message, Utf8Bytes};
+use crate::message::{CloseCause, CloseCode, LatestKey, Message, Utf8Bytes};
 #[cfg(feature = "deflate")]
 use crate::proto::compressed_parts;
 use crate::proto::{Opcode, may_travel};
 use crate::worker::Mailbox;
 use subscriptions::Subscriptions;
 
+use arrivals::Arrivals;
 #[cfg(feature = "deflate")]
 pub(crate) use deflate::Compression;
 pub(crate) use dial::{Connected, Dial, Target};
 pub(crate) use event::{Event, EventBatch, Opening};
+pub(crate) use histories::Histories;
 use hold::Holds;
 pub(crate) use inflow::{Inflow, Load};
 pub(crate) use loop_handle::{Command, Inlet, LoopHandle, Permit};
 pub(crate) use outbox::Outbox;
-pub use queue::LatestKey;
+use queue::Lost;
 pub(crate) use queue::{QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;
@@ -231,7 +236,7 @@ impl Link {
                     sender.queued(outbox.compressed());
                 }
                 let status = self.pushed(outbox);
-                return result.map(|()| status).map_err(|e| e.about(message));
+                return self.counted(result.map(|()| status).map_err(|e| e.about(message)));
             }
             // A broadcast came in between. Not tried again: where there are many, that might never
             // end.
@@ -256,7 +261,7 @@ impl Link {
         let mut outbox = self.outbox();
         let result = outbox.push(message, key, config);
         let status = self.pushed(outbox);
-        result.map(|()| status)
+        self.counted(result.map(|()| status))
     }
 
     /// The same, behind all that was put into the loop's channel so far.
@@ -293,7 +298,7 @@ impl Link {
             }
         });
         let status = self.pushed(outbox);
-        command.map(|()| status)
+        self.counted(command.map(|()| status))
     }
 
     /// A close frame of the user's own.
@@ -327,7 +332,9 @@ impl Link {
     /// which calls this, flushes.
     pub(crate) fn send_shared(&self, frame: &SharedFrame, latest: Option<&QueueKey>) {
         let mut outbox = self.outbox();
-        outbox.push_shared(frame.for_link(self), latest, &self.config);
+        if !outbox.push_shared(frame.for_link(self), latest, &self.config) && !outbox.is_sealed() {
+            self.handle.counters.losses.refused.add_from_any(1);
+        }
         let _ = self.note_level(&mut outbox);
     }
 
@@ -347,11 +354,37 @@ impl Link {
     }
 
     fn note_level(&self, outbox: &mut Outbox) -> Sent {
+        let lost = outbox.take_lost();
+        if lost != Lost::default() {
+            self.count_lost(lost);
+        }
         if outbox.queued() > self.config.outbound_bytes / 2 {
             self.congested.store(true, Ordering::SeqCst);
             outbox.stall();
         }
         outbox.status()
+    }
+
+    /// Queues the latest message of this key, which waited here.
+    pub(crate) fn push_latest(&self, key: LatestKey) {
+        let mut outbox = self.outbox();
+        outbox.push_latest(key, &self.config);
+        self.count_lost(outbox.take_lost());
+    }
+
+    #[cold]
+    fn count_lost(&self, lost: Lost) {
+        let losses = &self.handle.counters.losses;
+        losses.dropped.add_from_any(lost.dropped as usize);
+        losses.conflated.add_from_any(lost.conflated as usize);
+    }
+
+    /// The outcome of queueing one message, of which a refusal is counted.
+    fn counted<T>(&self, result: Result<T, SendError>) -> Result<T, SendError> {
+        if let Err(SendError::Full(_)) = &result {
+            self.handle.counters.losses.refused.add_from_any(1);
+        }
+        result
     }
 
     /// Begins the closing handshake, behind all that was sent. `false` if it had begun before.

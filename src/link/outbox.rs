@@ -11,10 +11,10 @@ use std::collections::VecDeque;
 
 use crate::config::{Config, Overflow};
 use crate::error::{SendError, Sent};
-use crate::message::{CloseCause, CloseCode, Message, Utf8Bytes};
+use crate::message::{CloseCause, CloseCode, LatestKey, Message, Utf8Bytes};
 use crate::proto::{MAX_HEADER, Opcode, data_frame, encode, new_mask, truncate_reason};
 
-use super::queue::{BY_REFERENCE, Early, LatestKey, Queue, QueueKey, Segment};
+use super::queue::{BY_REFERENCE, Early, Lost, Queue, QueueKey, Segment};
 use super::spare;
 
 /// The bytes that a loop takes at a time from the messages that are kept one by one. What is taken
@@ -35,6 +35,8 @@ pub(crate) struct Goodbye {
     pub(crate) cause: CloseCause,
     /// Size of the close frame once it is queued; 0 before.
     size: usize,
+    /// Queued since the loop was last told.
+    news: bool,
     /// Bytes that were accepted and thrown away because the queue was full.
     discarded: usize,
 }
@@ -52,13 +54,12 @@ pub(crate) struct Outbox {
     /// Compressed frames queued so far, wrapping; and all others that a compressor has to start
     /// afresh after.
     compressed: u32,
+    /// Data messages queued since the loop last counted them.
+    pushed: u32,
+    /// Decided: nothing more is accepted.
     goodbye: Option<Box<Goodbye>>,
-    /// Nothing more is accepted: `goodbye` is decided, or the connection is gone.
-    sealed: bool,
-    /// The connection is gone.
+    /// The connection is gone: nothing more is accepted.
     dead: bool,
-    /// Sealed since the loop was last told.
-    news: bool,
     /// The loop knows that there is something to write.
     flush_requested: bool,
     /// The kernel took less than it was offered, or more than half of the limit is queued; until
@@ -90,7 +91,7 @@ impl Outbox {
         let plain = payload.len() < BY_REFERENCE
             && self.queued() + payload.len() + MAX_HEADER <= config.outbound_bytes / 2
             && self.queue.is_none()
-            && !self.sealed
+            && !self.is_sealed()
             && config.overflow != Overflow::DropOldest;
         if !plain {
             return None;
@@ -101,6 +102,7 @@ impl Outbox {
         let before = self.buf.len();
         encode(opcode, payload, self.key(), &mut self.buf);
         self.queued += (self.buf.len() - before) as u32;
+        self.pushed = self.pushed.wrapping_add(1);
         Some((
             self.status(),
             !std::mem::replace(&mut self.flush_requested, true),
@@ -143,7 +145,7 @@ impl Outbox {
         key: Option<LatestKey>,
         config: &Config,
     ) -> Result<(), SendError> {
-        if self.sealed {
+        if self.is_sealed() {
             return Err(SendError::Closed(message));
         }
         let Some((_, payload)) = data_frame(&message) else {
@@ -170,7 +172,7 @@ impl Outbox {
         message: &Message,
         config: &Config,
     ) -> Result<(), fn(Message) -> SendError> {
-        if self.sealed {
+        if self.is_sealed() {
             return Err(SendError::Closed);
         }
         let Some((_, payload)) = data_frame(message) else {
@@ -190,7 +192,7 @@ impl Outbox {
         key: &LatestKey,
         config: &Config,
     ) -> Result<bool, SendError> {
-        if self.sealed {
+        if self.is_sealed() {
             return Err(SendError::Closed(message));
         }
         let early = self.queue.as_ref().and_then(|queue| queue.early.get(key));
@@ -202,7 +204,9 @@ impl Outbox {
         self.queued += size as u32;
         self.queued -= replaced.unwrap_or(0) as u32;
         let early = Early { message, size };
-        self.queue().early.insert(key.clone(), early);
+        let queue = self.queue();
+        queue.lost.conflated += u32::from(replaced.is_some());
+        queue.early.insert(key.clone(), early);
         Ok(replaced.is_none())
     }
 
@@ -242,6 +246,7 @@ impl Outbox {
             return false;
         }
         self.queued += frame.len() as u32;
+        self.pushed = self.pushed.wrapping_add(1);
         // Compressed or not: to start afresh once too often costs little.
         self.compressed = self.compressed.wrapping_add(1);
         let (header, rest) = frame.parts();
@@ -281,7 +286,7 @@ impl Outbox {
 
     /// Queues a control frame; they are exempt from the limit. The caller bounds their number.
     pub(crate) fn control(&mut self, opcode: Opcode, payload: &[u8]) {
-        if !self.sealed {
+        if !self.is_sealed() {
             self.add_control(opcode, payload);
         }
     }
@@ -308,15 +313,15 @@ impl Outbox {
     /// Refuses what comes from now on; the close frame itself follows with
     /// [`say_goodbye`](Self::say_goodbye).
     pub(crate) fn seal(&mut self, code: CloseCode, text: &str, cause: CloseCause) -> bool {
-        if self.sealed {
+        if self.is_sealed() {
             return false;
         }
-        self.sealed = true;
         self.goodbye = Some(Box::new(Goodbye {
             code,
             text: truncate_reason(text).into(),
             cause,
             size: 0,
+            news: false,
             discarded: 0,
         }));
         true
@@ -338,8 +343,8 @@ impl Outbox {
         }
         self.add_control(Opcode::Close, &body);
         goodbye.size = self.frame_len(body.len());
+        goodbye.news = true;
         self.goodbye = Some(goodbye);
-        self.news = true;
     }
 
     /// Makes the loop look, if it doesn't know yet. `true`: the caller tells it.
@@ -347,7 +352,8 @@ impl Outbox {
         let something = !self.buf.is_empty() || self.queue.is_some();
         let unknown = something && !std::mem::replace(&mut self.flush_requested, true);
         // A peer that takes nothing is not written to, but its closing has a deadline.
-        unknown | std::mem::take(&mut self.news)
+        let news = |goodbye: &mut Box<Goodbye>| std::mem::take(&mut goodbye.news);
+        unknown | self.goodbye.as_mut().is_some_and(news)
     }
 
     // ---- facts ----
@@ -364,8 +370,9 @@ impl Outbox {
     }
 
     /// Nothing more is accepted.
+    #[inline]
     pub(crate) fn is_sealed(&self) -> bool {
-        self.sealed
+        self.goodbye.is_some() || self.dead
     }
 
     /// Nothing more will be queued: the close frame is, or the connection is gone.
@@ -423,6 +430,20 @@ impl Outbox {
         self.queued == 0 && std::mem::take(&mut self.stalled)
     }
 
+    /// Data messages queued since this was last asked.
+    pub(crate) fn take_pushed(&mut self) -> usize {
+        std::mem::take(&mut self.pushed) as usize
+    }
+
+    /// Messages dropped and replaced in the queue since this was last asked. Whoever queues asks before
+    /// the lock is given back.
+    pub(super) fn take_lost(&mut self) -> Lost {
+        match &mut self.queue {
+            Some(queue) => std::mem::take(&mut queue.lost),
+            None => Lost::default(),
+        }
+    }
+
     /// The kernel took less than it was offered.
     pub(crate) fn stall(&mut self) {
         self.stalled = true;
@@ -435,7 +456,6 @@ impl Outbox {
 
     /// The connection is gone: nothing is accepted any more and nothing kept.
     pub(crate) fn abandon(&mut self) {
-        self.sealed = true;
         self.dead = true;
         self.buf = Vec::new();
         self.queue = None;
@@ -495,6 +515,7 @@ impl Outbox {
         let Some((first, payload)) = data_frame(&message) else {
             return;
         };
+        self.pushed = self.pushed.wrapping_add(1);
         let mask = self.key();
         if payload.len() < BY_REFERENCE && key.is_none() && overflow != Overflow::DropOldest {
             encode(first, payload, mask, self.small());
@@ -557,7 +578,10 @@ impl Outbox {
             match segment {
                 // Control frames: they stay, in front of all that is left.
                 Segment::Small(bytes) => self.buf.extend_from_slice(&bytes),
-                whole => return Some(whole.len()),
+                whole => {
+                    queue.lost.dropped += 1;
+                    return Some(whole.len());
+                }
             }
         }
         None

@@ -4,45 +4,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-use crate::message::{Bytes, Message};
+use crate::message::{Bytes, LatestKey, Message};
 use crate::proto::{FirstByte, MAX_HEADER, data_frame, encode, encode_header};
 
 /// From this payload size on, a reference is cheaper than a copy: below it, copying costs less
 /// than one more element in a vectored write.
 pub(super) const BY_REFERENCE: usize = 4096;
-
-/// What `send_latest` and `publish_latest` tell messages apart by: a number or a name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum LatestKey {
-    /// A number, such as the id of an entity. Costs nothing to make.
-    Number(u64),
-    /// A name, such as a ticker symbol.
-    Name(Box<str>),
-}
-
-macro_rules! latest_key_from {
-    ($($number:ty),*) => {$(
-        impl From<$number> for LatestKey {
-            fn from(number: $number) -> Self {
-                Self::Number(number.into())
-            }
-        }
-    )*};
-}
-latest_key_from!(u8, u16, u32, u64);
-
-impl From<&str> for LatestKey {
-    fn from(name: &str) -> Self {
-        Self::Name(name.into())
-    }
-}
-
-impl From<String> for LatestKey {
-    fn from(name: String) -> Self {
-        Self::Name(name.into())
-    }
-}
 
 /// What messages in a queue are told apart by: what is published to one topic does not replace what
 /// was published to another, or sent to this peer alone.
@@ -171,6 +138,16 @@ pub(super) struct Queue {
     latest: HashMap<QueueKey, u64>,
     /// The latest message of keys that wait for what was sent before them to arrive here.
     pub(super) early: HashMap<LatestKey, Early>,
+    pub(super) lost: Lost,
+}
+
+/// How many messages did not stay in a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// Dropped to make room.
+    pub(super) dropped: u32,
+    /// Replaced by a later one of the same key.
+    pub(super) conflated: u32,
 }
 
 impl Queue {
@@ -180,6 +157,7 @@ impl Queue {
         if let Some(key) = &key {
             if let Some(place) = self.place(key) {
                 let old = std::mem::replace(&mut self.segments[place].0, segment);
+                self.lost.conflated += 1;
                 return old.len();
             }
             let number = self.base + self.segments.len() as u64;

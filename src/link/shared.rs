@@ -1,21 +1,30 @@
 //! What all loops of a server share: the settings, the topics, and who is connected from where.
 
 use std::any::Any;
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::sync::Arc;
+#[cfg(feature = "tls")]
+use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
 
-use super::{Topics, lock};
+use super::{Arrivals, Histories, Topics};
+use crate::backplane::Backplane;
 use crate::config::Config;
 #[cfg(feature = "tls")]
-use crate::net::{Stream, Tls, TlsStream};
+use {
+    super::lock,
+    crate::net::{Stream, Tls, TlsStream},
+};
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) topics: Topics,
+    /// Topics that keep their last messages.
+    pub(crate) histories: Arc<Histories>,
+    /// Other nodes, if there may be any.
+    pub(crate) backplane: Option<Arc<dyn Backplane>>,
     /// Connections that are accepted and not yet closed, on all loops.
     pub(crate) connections: AtomicUsize,
     /// Connections over a limit that are still being told so; not among `connections`.
@@ -31,8 +40,9 @@ pub(crate) struct Shared {
     /// Open connections by the window of their compression, see `SharedFrame`.
     #[cfg(feature = "deflate")]
     classes: [AtomicUsize; 16],
-    /// Connections per address; empty unless there is a limit.
-    per_ip: Mutex<HashMap<IpAddr, usize>>,
+    /// Connections that are accepted, and not yet open or answered.
+    openings: AtomicUsize,
+    pub(crate) arrivals: Arrivals,
     /// What rooms and timers need of a server, type-erased as they are above; a client has none.
     pub(crate) home: OnceLock<Box<dyn Any + Send + Sync>>,
 }
@@ -44,16 +54,25 @@ impl Shared {
             tls: Mutex::new(None),
             #[cfg(feature = "tls")]
             handshakes: AtomicUsize::new(0),
+            arrivals: Arrivals::new(&config),
             config,
             topics: Topics::default(),
+            histories: Arc::default(),
+            backplane: None,
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
             cut_off: AtomicBool::new(false),
             #[cfg(feature = "deflate")]
             classes: Default::default(),
-            per_ip: Mutex::default(),
+            openings: AtomicUsize::new(0),
             home: OnceLock::new(),
         }
+    }
+
+    /// Topics are those of other nodes as well.
+    pub(crate) fn span_nodes(&mut self, backplane: Arc<dyn Backplane>) {
+        self.topics.span_nodes(backplane.clone(), &self.histories);
+        self.backplane = Some(backplane);
     }
 
     /// A connection of this class opens.
@@ -79,6 +98,11 @@ impl Shared {
     #[cfg(feature = "tls")]
     pub(crate) fn speak_tls(&self, tls: Tls) {
         *lock(&self.tls) = Some(tls);
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn speaks_tls(&self) -> bool {
+        lock(&self.tls).is_some()
     }
 
     /// Puts TLS around a connection that was accepted, if this server speaks TLS; Unix sockets stay
@@ -120,43 +144,18 @@ impl Shared {
         self.cut_off.load(Ordering::Relaxed)
     }
 
-    /// Counts a connection from `ip` in. `false`: there are too many.
-    pub(crate) fn admit_ip(&self, ip: Option<IpAddr>) -> bool {
-        let (Some(ip), true) = (ip, self.counts_ips()) else {
-            return true;
-        };
-        let mut per_ip = lock(&self.per_ip);
-        let count = per_ip.entry(group(ip)).or_default();
-        if *count >= self.config.max_connections_per_ip {
-            return false;
-        }
-        *count += 1;
-        true
+    /// A connection is on its way to become a WebSocket, or to get its answer.
+    pub(crate) fn enter_opening(&self) {
+        self.openings.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts it out.
-    pub(crate) fn discharge_ip(&self, ip: Option<IpAddr>) {
-        let (Some(ip), true) = (ip, self.counts_ips()) else {
-            return;
-        };
-        let mut per_ip = lock(&self.per_ip);
-        if let Some(count) = per_ip.get_mut(&group(ip)) {
-            *count -= 1;
-            if *count == 0 {
-                per_ip.remove(&group(ip));
-            }
-        }
+    /// It is there, or given up.
+    pub(crate) fn leave_opening(&self) {
+        self.openings.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn counts_ips(&self) -> bool {
-        self.config.max_connections_per_ip != usize::MAX
-    }
-}
-
-/// What one address counts as: an IPv6 site usually has a whole /64 to itself.
-fn group(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
-        v4 => v4,
+    /// As many are on their way as may be.
+    pub(crate) fn is_opening_enough(&self) -> bool {
+        self.openings.load(Ordering::Relaxed) >= self.config.max_handshakes
     }
 }

@@ -32,7 +32,7 @@ impl Link {
     }
 
     /// `false`: it was not subscribed.
-    pub(crate) fn unsubscribe(&self, name: &str) -> bool {
+    pub(super) fn unsubscribe(&self, name: &str) -> bool {
         let Some(extra) = self.extra.get() else {
             return false;
         };

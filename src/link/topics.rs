@@ -16,10 +16,11 @@ use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
-use super::queue::{LatestKey, QueueKey};
-use super::{LoopHandle, Shared, SharedFrame};
+use super::queue::QueueKey;
+use super::{Histories, LoopHandle, Shared, SharedFrame};
+use crate::backplane::{Backplane, Post};
 use crate::id::PeerId;
-use crate::message::Message;
+use crate::message::{LatestKey, Message};
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -30,6 +31,16 @@ pub(crate) struct Topics {
     by_name: RwLock<HashSet<Named>>,
     /// The number of the next topic that is new.
     next: AtomicU64,
+    /// Told of the first and the last subscriber of each.
+    backplane: OnceLock<Spanned>,
+}
+
+/// See `Topics::backplane`.
+#[derive(Debug)]
+struct Spanned {
+    backplane: Arc<dyn Backplane>,
+    /// Those that the backplane keeps, and so need not stay here.
+    histories: Option<Arc<Histories>>,
 }
 
 /// A name that somebody subscribes to, or did a moment ago.
@@ -87,8 +98,26 @@ impl Topics {
         let _ = self.loops.set(loops.iter().map(Arc::downgrade).collect());
     }
 
+    /// Topics span other servers as well.
+    pub(super) fn span_nodes(&self, backplane: Arc<dyn Backplane>, histories: &Arc<Histories>) {
+        let elsewhere = backplane.keeps_history();
+        let _ = self.backplane.set(Spanned {
+            backplane,
+            histories: elsewhere.then(|| histories.clone()),
+        });
+    }
+
     /// Counts a subscriber on this loop in. `None`: there are no topics here.
     pub(super) fn enter(&self, name: &str, loop_index: usize) -> Option<Arc<Topic>> {
+        self.enter_with(name, Some(loop_index))
+    }
+
+    /// Counts a subscriber in that is on no loop's list yet.
+    pub(super) fn reserve(&self, name: &str) -> Option<Arc<Topic>> {
+        self.enter_with(name, None)
+    }
+
+    fn enter_with(&self, name: &str, loop_index: Option<usize>) -> Option<Arc<Topic>> {
         let loops = self.loops.get()?.len();
         if let Some(Named(topic)) = self.read().get(name) {
             topic.enter(loop_index);
@@ -102,6 +131,10 @@ impl Topics {
                 subscribers: AtomicUsize::new(0),
                 on_loop: (0..loops).map(|_| AtomicUsize::new(0)).collect(),
             })));
+            // Under the lock, so that it is told in the order of what happens.
+            if let Some(spanned) = self.backplane.get() {
+                spanned.backplane.subscribe(name);
+            }
         }
         let topic = by_name.get(name)?.0.clone();
         topic.enter(loop_index);
@@ -111,6 +144,11 @@ impl Topics {
     /// Counts one out.
     pub(super) fn leave(&self, topic: &Topic, loop_index: usize) {
         topic.on_loop[loop_index].fetch_sub(1, Ordering::Relaxed);
+        self.release(topic);
+    }
+
+    /// Counts one out that was on no loop's list.
+    pub(super) fn release(&self, topic: &Topic) {
         if topic.subscribers.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
@@ -119,7 +157,37 @@ impl Topics {
         let here = by_name.get(&*topic.name);
         if here.is_some_and(|here| here.0.number == topic.number && here.0.subscribers() == 0) {
             by_name.remove(&*topic.name);
+            if let Some(spanned) = self.backplane.get() {
+                spanned.backplane.unsubscribe(&topic.name);
+                if let Some(histories) = &spanned.histories {
+                    histories.forget(&topic.name);
+                }
+            }
         }
+    }
+
+    /// Whether there are any: a client has none.
+    pub(super) fn are_here(&self) -> bool {
+        self.loops.get().is_some()
+    }
+
+    /// The number of a topic that has subscribers.
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
+        self.read().get(name).map(|topic| topic.0.number)
+    }
+
+    /// All loops, and whether they have subscribers of this.
+    pub(super) fn on_loops(&self, name: &str) -> Vec<(Arc<LoopHandle>, bool)> {
+        let Some(Named(topic)) = self.read().get(name).cloned() else {
+            return Vec::new();
+        };
+        let loops = self.loops.get().into_iter().flatten();
+        let loops = loops.zip(&topic.on_loop).map(|(handle, subscribers)| {
+            let wanted = subscribers.load(Ordering::Relaxed) > 0;
+            // A loop that is gone has no subscribers.
+            handle.upgrade().map(|handle| (handle, wanted))
+        });
+        loops.flatten().collect()
     }
 
     /// How many subscribe to this.
@@ -139,9 +207,11 @@ impl Topics {
 }
 
 impl Topic {
-    fn enter(&self, loop_index: usize) {
+    fn enter(&self, loop_index: Option<usize>) {
         self.subscribers.fetch_add(1, Ordering::Relaxed);
-        self.on_loop[loop_index].fetch_add(1, Ordering::Relaxed);
+        if let Some(index) = loop_index {
+            self.on_loop[index].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn subscribers(&self) -> usize {
@@ -150,9 +220,32 @@ impl Topic {
 }
 
 impl Shared {
-    /// Sends a message to all who subscribe to `name`: one command to each loop that has any. `false`:
-    /// it is no data message, or there are no topics here.
+    /// Sends a message to all who subscribe to `name`, on all nodes. `false`: it is no data message, or
+    /// there are no topics here.
     pub(crate) fn publish(
+        &self,
+        name: &str,
+        message: &Message,
+        except: Option<PeerId>,
+        latest: Option<LatestKey>,
+    ) -> bool {
+        if let Some(keep) = self.histories.of(name) {
+            let post = Post::new(name, message.clone());
+            return self.publish_kept(Post { latest, ..post }, keep, except);
+        }
+        let Some(backplane) = &self.backplane else {
+            return self.publish_here(name, message, except, latest);
+        };
+        let published = self.publish_here(name, message, except, latest.clone());
+        if published {
+            let post = Post::new(name, message.clone());
+            backplane.publish(Post { latest, ..post });
+        }
+        published
+    }
+
+    /// The same for those on this node: one command to each loop that has any.
+    pub(super) fn publish_here(
         &self,
         name: &str,
         message: &Message,

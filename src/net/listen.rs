@@ -9,6 +9,8 @@ use mio::net::TcpListener;
 use mio::net::UnixListener;
 use mio::{Interest, Registry, Token};
 use socket2::SockRef;
+#[cfg(unix)]
+use socket2::{Domain, Socket, Type};
 
 use super::Stream;
 use crate::addr::RemoteAddr;
@@ -21,8 +23,9 @@ use crate::error::{Error, Result};
 ///   which the system chooses, only the first.
 /// - `"unix:/run/app.sock"`: a Unix stream socket. The file of a server that is no longer there is
 ///   replaced; it is removed when the server stops.
-/// - A listener of `std::net` or `std::os::unix::net` that is already open: one that systemd handed
-///   over, for instance.
+/// - `ReusePort("0.0.0.0:80")`: TCP, beside other listeners.
+/// - A listener of `std::net` or `std::os::unix::net` that is already open.
+/// - `SystemdSockets`: all that systemd handed over (feature `systemd`).
 pub trait Listen {
     /// Opens the sockets.
     ///
@@ -32,9 +35,49 @@ pub trait Listen {
     fn listen(self) -> Result<Vec<Bound>>;
 }
 
+/// A TCP address that is listened on with `SO_REUSEPORT`: each loop has a listener of its own, and other
+/// processes of the same user may have theirs beside it. The system deals new connections out to all
+/// of them, by their addresses and ports. Default without it: the first loop accepts for all, in turn,
+/// and an address belongs to one process.
+///
+/// What it brings: accepting on all loops where very many connections come and go, and several
+/// processes on one port. What it costs: the shares are only even on average; and whoever waits in the
+/// backlog of a listener that is closed is turned away by the system.
+///
+/// ```
+/// use framemill::{ReusePort, Server};
+///
+/// let server = Server::bind(ReusePort("127.0.0.1:0"))?.loops(2);
+/// # drop(server);
+/// # framemill::Result::Ok(())
+/// ```
+#[cfg(unix)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReusePort<A>(
+    /// The address: what [`ToSocketAddrs`] takes. Of a name that has several the first that can be had
+    /// is taken.
+    pub A,
+);
+
 /// An open listening socket, in a form that only this crate can look into.
 #[derive(Debug)]
 pub struct Bound(pub(crate) Listener);
+
+#[cfg(unix)]
+impl<A: ToSocketAddrs> Listen for ReusePort<A> {
+    fn listen(self) -> Result<Vec<Bound>> {
+        let shown = "a port to be shared";
+        let addrs = self.0.to_socket_addrs().map_err(bind_error(shown))?;
+        let mut failed = Error::Config(format!("{shown} has no address"));
+        for addr in addrs {
+            match Listener::reusing(addr) {
+                Ok(listener) => return Ok(vec![Bound(listener)]),
+                Err(error) => failed = bind_error(addr)(error),
+            }
+        }
+        Err(failed)
+    }
+}
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -43,6 +86,9 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
+    /// One of several on this address.
+    #[cfg(unix)]
+    Shared(TcpListener),
     #[cfg(unix)]
     Unix(
         UnixListener,
@@ -80,6 +126,20 @@ impl fmt::Display for LocalAddr {
     }
 }
 
+/// A TCP listener of either kind.
+#[cfg(unix)]
+macro_rules! tcp {
+    ($listener:ident) => {
+        Listener::Tcp($listener) | Listener::Shared($listener)
+    };
+}
+#[cfg(not(unix))]
+macro_rules! tcp {
+    ($listener:ident) => {
+        Listener::Tcp($listener)
+    };
+}
+
 impl Listener {
     fn tcp(addr: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(addr)?;
@@ -87,6 +147,36 @@ impl Listener {
         // the second try of their SYN. The system cuts it to what it allows.
         SockRef::from(&listener).listen(BACKLOG)?;
         Ok(Self::Tcp(listener))
+    }
+
+    /// One that others may listen beside.
+    #[cfg(unix)]
+    fn reusing(addr: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+        // As mio's own, for the sake of connections of before in TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(Self::Shared(TcpListener::from_std(socket.into())))
+    }
+
+    /// Another beside this one, for another loop; `None` if it is to be alone.
+    pub(crate) fn another(&self) -> Option<io::Result<Self>> {
+        match self {
+            #[cfg(unix)]
+            Self::Shared(listener) => Some(listener.local_addr().and_then(Self::reusing)),
+            _ => None,
+        }
+    }
+
+    /// Whether each loop has one of its own.
+    pub(crate) fn is_shared(&self) -> bool {
+        #[cfg(unix)]
+        return matches!(self, Self::Shared(_));
+        #[cfg(not(unix))]
+        false
     }
 
     #[cfg(unix)]
@@ -104,7 +194,7 @@ impl Listener {
     /// The next connection that waits, `WouldBlock` if there is none.
     pub(crate) fn accept(&self) -> io::Result<(Stream, RemoteAddr)> {
         match self {
-            Self::Tcp(listener) => {
+            tcp!(listener) => {
                 let (stream, addr) = listener.accept()?;
                 Ok((Stream::Tcp(stream), RemoteAddr::Ip(addr)))
             }
@@ -121,7 +211,7 @@ impl Listener {
     /// On Linux an accepted socket inherits it, which saves a system call per connection.
     pub(crate) fn set_nodelay(&self, on: bool) -> io::Result<()> {
         match self {
-            Self::Tcp(listener) => SockRef::from(listener).set_tcp_nodelay(on),
+            tcp!(listener) => SockRef::from(listener).set_tcp_nodelay(on),
             #[cfg(unix)]
             Self::Unix(..) => Ok(()),
         }
@@ -129,7 +219,7 @@ impl Listener {
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match self {
-            Self::Tcp(listener) => registry.register(listener, token, Interest::READABLE),
+            tcp!(listener) => registry.register(listener, token, Interest::READABLE),
             #[cfg(unix)]
             Self::Unix(listener, _) => registry.register(listener, token, Interest::READABLE),
         }
@@ -137,7 +227,7 @@ impl Listener {
 
     pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         match self {
-            Self::Tcp(listener) => registry.deregister(listener),
+            tcp!(listener) => registry.deregister(listener),
             #[cfg(unix)]
             Self::Unix(listener, _) => registry.deregister(listener),
         }
@@ -145,7 +235,7 @@ impl Listener {
 
     pub(crate) fn local_addr(&self) -> io::Result<LocalAddr> {
         Ok(match self {
-            Self::Tcp(listener) => LocalAddr::Ip(listener.local_addr()?),
+            tcp!(listener) => LocalAddr::Ip(listener.local_addr()?),
             #[cfg(unix)]
             Self::Unix(listener, _) => LocalAddr::Unix(
                 listener

@@ -5,12 +5,20 @@
 
 mod listen;
 mod stream;
+#[cfg(unix)]
+mod systemd;
 #[cfg(feature = "tls")]
 mod tls;
 
 pub use listen::Listen;
+#[cfg(unix)]
+pub use listen::ReusePort;
 pub(crate) use listen::{Bound, Listener, LocalAddr};
 pub(crate) use stream::Stream;
+#[cfg(all(unix, feature = "systemd"))]
+pub use systemd::SystemdSockets;
+#[cfg(unix)]
+pub(crate) use systemd::notify;
 #[cfg(feature = "tls")]
 pub use tls::{Tls, Trust};
 #[cfg(feature = "tls")]

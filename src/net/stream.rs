@@ -117,6 +117,11 @@ impl Stream {
         }
     }
 
+    /// Its handshake is being made elsewhere just now.
+    pub(crate) fn is_lent(&self) -> bool {
+        matches!(self, Self::Lent)
+    }
+
     /// An event has announced something to read, or (`hung_up`) the end.
     #[inline]
     pub(crate) fn note_readable(&mut self, hung_up: bool) {
@@ -184,6 +189,10 @@ fn lent<T>() -> io::Result<T> {
 /// A plain stream keeps nothing back.
 #[cfg(not(feature = "tls"))]
 impl Stream {
+    pub(crate) fn is_ready(&self) -> bool {
+        true
+    }
+
     pub(crate) fn note_readable(&mut self, _: bool) {}
 
     pub(crate) fn say_goodbye(&mut self) {}

@@ -6,6 +6,8 @@
 //! | file | rule |
 //! |---|---|
 //! | `http` | RFC 9112: request head in, response out |
+//! | `proxy` | the PROXY protocol: whose connection a proxy brings |
+//! | `forwarded` | RFC 7239 and `X-Forwarded-For`: the same, told in the request |
 //! | `handshake` | RFC 6455 §4.2: the opening handshake, the server's half |
 //! | `client_handshake` | §4.1: the client's half |
 //! | `extension` | §9.1: what `Sec-WebSocket-Extensions` holds |
@@ -23,12 +25,14 @@ mod compressed;
 #[cfg(feature = "deflate")]
 pub(crate) mod deflate;
 mod extension;
+pub(crate) mod forwarded;
 mod frame;
 pub(crate) mod handshake;
 pub(crate) mod http;
 mod mask;
 mod payload;
 mod protocol;
+pub(crate) mod proxy;
 mod spent;
 mod utf8;
 

@@ -9,6 +9,7 @@ use http::StatusCode;
 
 use crate::addr::RemoteAddr;
 use crate::link::{Command, LoopHandle, Shared};
+use crate::logging::Throttle;
 use crate::net::{Listener, Stream};
 
 /// Connections accepted per listener and turn: a rush of newcomers delays those who are there by
@@ -18,15 +19,15 @@ const ACCEPTS: usize = 64;
 /// How long accepting rests when the process or the system is out of descriptors.
 const REST_MS: u64 = 100;
 
-/// How long it rests when as many TLS handshakes are under way as may be.
-#[cfg(feature = "tls")]
+/// How long it rests when as many handshakes are under way as may be.
 const PATIENCE_MS: u64 = 5;
 
 /// Connections over the limit that are told so. The next ones are dropped without a word, as each
 /// answer needs a descriptor for as long as it takes.
 const REFUSALS: usize = 256;
 
-/// The listeners of a server; the first loop has them.
+/// The listeners of a loop. The first has all that are alone on their address, and deals out to the
+/// others; of those that share an address each loop has one.
 #[derive(Debug, Default)]
 pub(crate) struct Acceptor {
     listeners: Vec<Listening>,
@@ -98,18 +99,18 @@ impl Acceptor {
         self.rest_until = None;
         for n in 0..self.listeners.len() {
             for _ in 0..ACCEPTS {
-                #[cfg(feature = "tls")]
-                if self.loops[0].shared.is_shaking_hands() {
-                    // They wait in the backlog.
-                    self.rest_until = Some(now + PATIENCE_MS);
-                }
+                // They wait in the backlog.
+                self.rest_until = self.rest_until.or_else(|| self.pause(now));
                 if !self.listeners[n].ready || self.rest_until.is_some() {
                     break;
                 }
                 match self.listeners[n].listener.accept() {
                     Ok((stream, remote)) => {
                         self.starved = false;
-                        if let Placed::Here(stream, remote) = self.deal(stream, remote) {
+                        let shared = &self.loops[0].shared;
+                        shared.enter_opening();
+                        shared.arrivals.count();
+                        if let Placed::Here(stream, remote) = self.deal(n, stream, remote) {
                             place(stream, remote);
                         }
                     }
@@ -119,7 +120,23 @@ impl Acceptor {
         }
     }
 
-    fn deal(&mut self, stream: Stream, remote: RemoteAddr) -> Placed {
+    /// Until when no more may be accepted, if so; those that come wait in the backlog.
+    fn pause(&self, now: u64) -> Option<u64> {
+        let shared = &self.loops.first()?.shared;
+        #[cfg(feature = "tls")]
+        if shared.is_shaking_hands() {
+            return Some(now + PATIENCE_MS);
+        }
+        if shared.is_opening_enough() {
+            return Some(now + PATIENCE_MS);
+        }
+        shared.arrivals.wait().map(|wait| now + wait)
+    }
+
+    fn deal(&mut self, n: usize, stream: Stream, remote: RemoteAddr) -> Placed {
+        if self.listeners[n].listener.is_shared() {
+            return Placed::Here(stream, remote);
+        }
         let turn = self.next;
         self.next = (turn + 1) % self.loops.len();
         // The listeners are the first loop's.
@@ -138,8 +155,11 @@ impl Acceptor {
             _ => {
                 // EMFILE, ENFILE, ENOBUFS, ENOMEM: nothing an immediate retry would mend, and the
                 // listener stays ready. The connection waits in the backlog.
+                static STARVED: Throttle = Throttle::new();
                 if !std::mem::replace(&mut self.starved, true) {
-                    log::warn!("cannot accept connections for now: {error}");
+                    if let Some(more) = STARVED.pass() {
+                        log::warn!("cannot accept connections for now: {error}{more}");
+                    }
                 }
                 self.rest_until = Some(now + REST_MS);
             }
@@ -154,13 +174,13 @@ impl Acceptor {
     }
 }
 
-/// Counts a connection in. `Err`: it is over a limit, and gets this answer, or none.
+/// Counts a connection in; from its own address only if that is no proxy's. `Err`: it is over a limit, and gets this answer, or none.
 pub(crate) fn admit(shared: &Shared, remote: RemoteAddr) -> Result<(), Option<StatusCode>> {
     let config = &shared.config;
     let before = shared.connections.fetch_add(1, Ordering::Relaxed);
     let status = if before >= config.max_connections {
         StatusCode::SERVICE_UNAVAILABLE
-    } else if !shared.admit_ip(remote.ip()) {
+    } else if !config.proxies.contains(remote.ip()) && !shared.arrivals.admit(remote.ip(), config) {
         StatusCode::TOO_MANY_REQUESTS
     } else {
         return Ok(());
@@ -173,12 +193,14 @@ pub(crate) fn admit(shared: &Shared, remote: RemoteAddr) -> Result<(), Option<St
     Err(None)
 }
 
-/// Counts a connection out; `refused` if it was over a limit.
-pub(crate) fn discharge(shared: &Shared, remote: RemoteAddr, refused: bool) {
+/// Counts a connection out; `refused` if it was over a limit, `counted` if its address was.
+pub(crate) fn discharge(shared: &Shared, remote: RemoteAddr, refused: bool, counted: bool) {
     if refused {
         shared.refusals.fetch_sub(1, Ordering::Relaxed);
     } else {
         shared.connections.fetch_sub(1, Ordering::Relaxed);
-        shared.discharge_ip(remote.ip());
+    }
+    if counted {
+        shared.arrivals.discharge(remote.ip(), &shared.config);
     }
 }

@@ -21,6 +21,7 @@
 //! | `reading` | reading |
 //! | `writing` | writing |
 //! | `securing` | the TLS handshake |
+//! | `proxied` | before both: whose connection it is, if a proxy brings it |
 //! | `opening` | the request, up to the handler's verdict |
 //! | `dialing` | instead of that, a client's way to `Open` |
 //! | `ending` | the closing handshake and all other ends |
@@ -30,16 +31,19 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
+use super::counts::Counts;
 use super::dialing::Dialing;
 use super::ending::Ending;
-use super::liveness::{Bucket, Moment};
+use super::liveness::{Allowance, Moment};
 use super::opening::Opening;
 use super::outbound::Outbound;
 use super::upstream::Upstream;
 use crate::config::{Config, OverRate};
 use crate::error::duplicate;
 use crate::link::{Dial, EventBatch};
-use crate::message::{CloseCause, Message};
+use crate::logging::Throttle;
+use crate::message::{CloseCause, CloseCode, Message};
+use crate::metrics::LoopCounters;
 use crate::net::Stream;
 use crate::peer::Peer;
 use crate::proto::{Blocks, Protocol, Role};
@@ -71,8 +75,12 @@ pub(crate) struct Context<'a, U> {
     pub(crate) dials: &'a mut VecDeque<Box<Dial>>,
     /// What is left of [`TURN_BUDGET`].
     pub(crate) large_left: &'a mut usize,
-    /// No new connections and requests: the server is being shut down.
-    pub(crate) stopping: bool,
+    /// Runs of inline handlers, wrapping.
+    pub(crate) runs: &'a mut u32,
+    /// Of this loop.
+    pub(crate) counters: &'a LoopCounters,
+    /// No new connections and requests: the server is being shut down, and this is what it says.
+    pub(crate) stopping: Option<CloseCode>,
 }
 
 impl<U> Context<'_, U> {
@@ -91,8 +99,8 @@ pub(crate) enum Phase {
     Dialing(Box<Dialing>),
     /// The handler has the request.
     Deciding,
-    /// A WebSocket, with its allowance of messages if that is limited.
-    Open(Option<Box<Bucket>>),
+    /// A WebSocket, with what it may still send if that is limited.
+    Open(Option<Box<Allowance>>),
     /// All is said; what still comes is thrown away, until the peer hangs up.
     Lingering,
 }
@@ -134,8 +142,7 @@ pub(crate) struct Conn {
     pub(super) habit: Habit,
     /// The kernel's buffer is full; an event tells when it no longer is.
     pub(super) blocked: bool,
-    /// Over a limit when it was accepted: it is here only to be told so.
-    refused: bool,
+    pub(super) counts: Counts,
     /// There is work left that no event will announce.
     pub(crate) again: bool,
     /// On the loop's list of such.
@@ -176,9 +183,16 @@ pub(crate) struct News {
 
 impl Conn {
     pub(crate) fn new(stream: Stream, peer: Peer, phase: Phase, now: u64) -> Self {
-        let (role, refused) = match &phase {
-            Phase::Opening(opening) => (Role::Server, opening.is_refused()),
-            _ => (Role::Client, false),
+        let (role, counts) = match &phase {
+            Phase::Opening(opening) => {
+                let counted = !opening.is_refused() && !opening.is_proxied();
+                let counts = Counts::none()
+                    .and(Counts::OPENING, true)
+                    .and(Counts::REFUSED, opening.is_refused())
+                    .and(Counts::BY_IP, counted);
+                (Role::Server, counts)
+            }
+            _ => (Role::Client, Counts::none()),
         };
         let max_message = peer.link.config.max_message;
         Self {
@@ -201,7 +215,7 @@ impl Conn {
             opened: false,
             told: false,
             habit: Habit::Usual,
-            refused,
+            counts,
             again: false,
             listed: false,
             rearm: true,
@@ -215,12 +229,28 @@ impl Conn {
         matches!(self.phase, Phase::Open(_))
     }
 
+    /// Not yet a stream that can be read from or written to.
+    pub(crate) fn is_securing(&self) -> bool {
+        !self.stream.is_ready()
+    }
+
     pub(super) fn is_client(&self) -> bool {
         self.protocol.role() == Role::Client
     }
 
+    pub(crate) fn is_counted_by_ip(&self) -> bool {
+        self.counts.has(Counts::BY_IP)
+    }
+
     pub(crate) fn is_refused(&self) -> bool {
-        self.refused
+        self.counts.has(Counts::REFUSED)
+    }
+
+    /// It is open, answered, or given up.
+    pub(crate) fn leave_opening(&mut self) {
+        if self.counts.leave(Counts::OPENING) {
+            self.peer.link.handle.shared.leave_opening();
+        }
     }
 
     /// Open, or about to be: whoever is told that a connection opens may broadcast to it at once.
@@ -239,6 +269,19 @@ impl Conn {
         token: mio::Token,
     ) -> io::Result<()> {
         self.stream.register(registry, token)
+    }
+
+    /// The socket can't be watched: out of memory, or of watches.
+    pub(crate) fn cannot_be_served<U: Upstream>(
+        &mut self,
+        error: &io::Error,
+        cx: &mut Context<'_, U>,
+    ) {
+        static UNSERVED: Throttle = Throttle::new();
+        if let Some(more) = UNSERVED.pass() {
+            log::warn!("{}: cannot be served: {error}{more}", self.peer.link.id);
+        }
+        self.fail_transport(error, cx);
     }
 
     /// The last of it, before the socket is closed.
@@ -278,8 +321,13 @@ impl Conn {
         self.again = false;
         self.flush_if_dirty(cx);
         #[cfg(feature = "tls")]
-        if self.is_securing() {
-            return self.secure(cx);
+        {
+            if self.awaits_proxy_header_and_tls() {
+                return self.proxy_header_before_tls(cx);
+            }
+            if self.is_securing() {
+                return self.secure(cx);
+            }
         }
         if self.gone || self.waits(cx) {
             return;
@@ -305,6 +353,7 @@ impl Conn {
             Phase::Open(_) => {
                 self.paused
                     || (self.is_over_rate(cx.now) && over_rate_waits(cx.config))
+                    || (self.is_over_bytes(cx.now) && over_bytes_waits(cx.config))
                     || (cx.upstream.is_inline() && self.holds_back::<U>())
             }
             Phase::Dialing(ref dialing) => dialing.is_connecting(),
@@ -332,7 +381,17 @@ impl Conn {
     /// The peer has used up its allowance of messages.
     pub(super) fn is_over_rate(&self, now: u64) -> bool {
         match &self.phase {
-            Phase::Open(Some(bucket)) => self.ending.is_none() && bucket.is_empty(now),
+            Phase::Open(Some(allowance)) => {
+                self.ending.is_none() && allowance.is_out_of_messages(now)
+            }
+            _ => false,
+        }
+    }
+
+    /// The same for bytes.
+    fn is_over_bytes(&self, now: u64) -> bool {
+        match &self.phase {
+            Phase::Open(Some(allowance)) => self.ending.is_none() && allowance.is_out_of_bytes(now),
             _ => false,
         }
     }
@@ -355,4 +414,8 @@ pub(super) fn over_rate_waits(config: &Config) -> bool {
     config
         .message_rate
         .is_some_and(|r| r.over == OverRate::Wait)
+}
+
+fn over_bytes_waits(config: &Config) -> bool {
+    config.byte_rate.is_some_and(|r| r.over == OverRate::Wait)
 }

@@ -29,6 +29,7 @@ use super::upstream::Upstream;
 use crate::error::Error;
 use crate::link::{Event, Load};
 use crate::message::{CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Utf8Bytes};
+use crate::metrics::Refusal;
 use crate::proto::Violation;
 
 /// A connection that is being closed.
@@ -121,7 +122,10 @@ impl Conn {
     pub(super) fn on_eof<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         match self.phase {
             Phase::Lingering => self.gone = self.is_all_written(),
-            Phase::Opening(_) => self.gone = true,
+            Phase::Opening(_) => {
+                cx.counters.refused(Refusal::HungUp);
+                self.gone = true;
+            }
             Phase::Dialing(_) => self.not_connected(io::ErrorKind::UnexpectedEof.into(), cx),
             // The handler is asked already; its answer may still be read.
             Phase::Deciding => {}
@@ -188,6 +192,7 @@ impl Conn {
 
     /// All is said: from here on the peer hangs up, or the deadline does.
     pub(super) fn linger<U: Upstream>(&mut self, cx: &Context<'_, U>) {
+        self.leave_opening();
         self.phase = Phase::Lingering;
         self.since = Moment::at(cx.now);
         self.rearm = true;
@@ -249,6 +254,7 @@ impl Conn {
         // So that whoever is told finds it so.
         self.peer.link.end_subscriptions();
         let reason = self.reason(cause);
+        cx.counters.closed(&reason);
         log::debug!("{}: closed, {reason}", self.peer.link.id);
         cx.batch.push_back(Event::Closed(Box::new(reason)));
         self.deliver(cx);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use mio::{Events, Poll, Token};
 
 use super::acceptor::{self, Acceptor};
@@ -18,6 +19,7 @@ use super::opening::Opening;
 use super::outbound::Outbound;
 use super::slab::Slab;
 use super::spreading::{Reach, Run, Spread};
+use super::stopping::Stopping;
 use super::timer::Wheel;
 use super::topics::Audience;
 use super::upstream::Upstream;
@@ -26,7 +28,8 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::id::{Key, PeerId};
 use crate::link::{self, Command, Dial, EventBatch, Inlet, Link, LoopHandle, Shared};
-use crate::message::{CloseCause, CloseCode, Message};
+use crate::message::{CloseCause, Message};
+use crate::metrics::Refusal;
 use crate::net::{Listener, Stream};
 use crate::peer::Peer;
 use crate::proto::{Blocks, ReadBuffer};
@@ -48,10 +51,6 @@ const TIDY: Duration = Duration::from_millis(100);
 /// Runnable connections are passed on in groups of this size, so that with more than one core the
 /// workers begin while the loop still reads.
 const GROUP: usize = 32;
-
-/// Connections told to go away per turn when the server stops, so that a large server stays able to
-/// write what they say last.
-const FAREWELLS: usize = 256;
 
 /// Connections that a client's loop begins to make per turn.
 const DIALS: usize = 64;
@@ -92,7 +91,8 @@ impl Prepared {
     }
 }
 
-/// Starts the thread of a loop. The listeners go to the first loop, which deals out to `loops`.
+/// Starts the thread of a loop. What its listeners bring is dealt out to `loops`, unless each loop has
+/// its own.
 pub(crate) fn spawn<U: Upstream>(
     prepared: Prepared,
     upstream: U,
@@ -122,6 +122,10 @@ pub(crate) struct EventLoop<U> {
     /// The clock: milliseconds since `start`, read once per turn.
     start: Instant,
     now: u64,
+    /// When the turn began.
+    woke: Instant,
+    /// Runs of inline handlers, wrapping: a sample of them is timed.
+    runs: u32,
     /// Connections cut short, each once.
     again: Vec<Key>,
     /// Connections that are to be made; always empty on a server.
@@ -149,13 +153,6 @@ struct Tools {
     out: Outbound,
 }
 
-/// The server is being shut down.
-struct Stopping {
-    deadline: Instant,
-    /// Connections that have not been told.
-    untold: Vec<Key>,
-}
-
 impl<U: Upstream> EventLoop<U> {
     fn new(prepared: Prepared, upstream: U, acceptor: Acceptor) -> Self {
         let Prepared {
@@ -164,6 +161,7 @@ impl<U: Upstream> EventLoop<U> {
             handle,
         } = prepared;
         let blocks = Blocks::new(upstream.is_inline());
+        let start = Instant::now();
         Self {
             poll,
             events: Events::with_capacity(EVENTS),
@@ -174,8 +172,10 @@ impl<U: Upstream> EventLoop<U> {
             conns: Slab::default(),
             audience: Audience::default(),
             wheel: Wheel::new(0),
-            start: Instant::now(),
+            start,
             now: 0,
+            woke: start,
+            runs: 0,
             again: Vec::new(),
             dials: VecDeque::new(),
             run: Run::default(),
@@ -226,7 +226,8 @@ impl<U: Upstream> EventLoop<U> {
 
     /// Sleeps until there is something to do.
     fn wait(&mut self) -> io::Result<()> {
-        let timeout = self.timeout();
+        let (timeout, slept_from) = self.timeout().unzip();
+        let timeout = timeout.unwrap_or(Some(Duration::ZERO));
         let busy = timeout == Some(Duration::ZERO);
         let napping = self.nap && timeout.is_none_or(|t| t > NAP);
         let timeout = if busy || !self.handle.fall_asleep(self.nap) {
@@ -240,7 +241,13 @@ impl<U: Upstream> EventLoop<U> {
         };
         let result = self.poll.poll(&mut self.events, timeout);
         self.handle.awake();
-        self.now = self.start.elapsed().as_millis() as u64;
+        let woke = Instant::now();
+        // A turn that another follows at once lasts until that one begins.
+        let ended = slept_from.unwrap_or(woke);
+        let turn = ended.saturating_duration_since(self.woke);
+        self.handle.counters.turns.record(turn);
+        self.woke = woke;
+        self.now = woke.saturating_duration_since(self.start).as_millis() as u64;
         if self.events.is_empty() {
             // It was quiet for as long as it took.
             match timeout {
@@ -258,24 +265,22 @@ impl<U: Upstream> EventLoop<U> {
         }
     }
 
-    /// The nearest of all deadlines; zero if something waits already.
-    fn timeout(&self) -> Option<Duration> {
+    /// The time until the nearest of all deadlines, if there is one, and the time now. `None`: something
+    /// waits already.
+    fn timeout(&self) -> Option<(Option<Duration>, Instant)> {
         let waiting = !self.again.is_empty() || !self.touched.is_empty() || !self.dials.is_empty();
         if waiting || self.handle.has_own() {
-            return Some(Duration::ZERO);
+            return None;
         }
-        let now = self.start.elapsed();
-        let until = |at: u64| Duration::from_millis(at).saturating_sub(now);
+        let now = Instant::now();
+        let since_start = now.saturating_duration_since(self.start);
+        let until = |at: u64| Duration::from_millis(at).saturating_sub(since_start);
         let timers = self.wheel.next().map(until);
         let accept = self.acceptor.deadline(self.now).map(until);
-        let stop = self.stopping.as_ref().map(|stopping| {
-            if stopping.untold.is_empty() {
-                stopping.deadline.saturating_duration_since(Instant::now())
-            } else {
-                Duration::ZERO
-            }
-        });
-        [timers, accept, stop].into_iter().flatten().min()
+        let stopping = self.stopping.as_ref();
+        let stop = stopping.map(|stopping| stopping.wait(now));
+        let nearest = [timers, accept, stop].into_iter().flatten().min();
+        Some((nearest, now))
     }
 
     fn sockets(&mut self) {
@@ -396,14 +401,15 @@ impl<U: Upstream> EventLoop<U> {
         let Some(stopping) = &mut self.stopping else {
             return;
         };
-        if Instant::now() >= stopping.deadline {
+        let now = Instant::now();
+        if now >= stopping.deadline {
             return self.end_all();
         }
-        let some = stopping.untold.len().saturating_sub(FAREWELLS);
-        for key in stopping.untold.split_off(some) {
+        let code = stopping.code;
+        for key in stopping.due(now) {
             self.serve(key, |conn, cx| {
                 if conn.is_open() {
-                    conn.go_away(CloseCode::Away, "", CloseCause::Shutdown, cx);
+                    conn.go_away(code, "", CloseCause::Shutdown, cx);
                     conn.flush_if_dirty(cx);
                 } else {
                     conn.stop_opening(cx);
@@ -418,7 +424,7 @@ impl<U: Upstream> EventLoop<U> {
             // A nap, not sleep, follows.
             self.nap = !self.upstream.is_inline();
             for peer in self.runnable.drain(..) {
-                self.upstream.schedule(peer);
+                self.upstream.schedule(peer, self.woke);
             }
         }
     }
@@ -429,17 +435,20 @@ impl<U: Upstream> EventLoop<U> {
                 continue;
             };
             self.wheel.cancel(key.slot);
+            conn.leave_opening();
             conn.part(self.poll.registry());
             #[cfg(feature = "tls")]
             if !U::DIALS && conn.is_securing() {
                 self.handle.shared.leave_handshake();
             }
-            conn.peer.link.outbox().abandon();
+            conn.uncount();
             conn.peer.link.end_subscriptions();
+            self.handle.counters.connections.take_away(1);
             acceptor::discharge(
                 &self.handle.shared,
                 conn.peer.link.remote(),
                 conn.is_refused(),
+                conn.is_counted_by_ip(),
             );
         }
     }
@@ -467,7 +476,9 @@ impl<U: Upstream> EventLoop<U> {
             runnable: &mut self.runnable,
             dials: &mut self.dials,
             large_left: &mut self.large_left,
-            stopping: self.stopping.is_some(),
+            runs: &mut self.runs,
+            counters: &self.handle.counters,
+            stopping: self.stopping.as_ref().map(|stopping| stopping.code),
         };
         act(conn, &mut cx);
         if conn.gone {
@@ -534,7 +545,7 @@ impl<U: Upstream> EventLoop<U> {
                 self.applied(&link);
             }
             Command::SendLatest { link, key } => {
-                link.outbox().push_latest(key, &link.config);
+                link.push_latest(key);
                 self.applied(&link);
             }
             Command::Close(link) => {
@@ -561,7 +572,16 @@ impl<U: Upstream> EventLoop<U> {
             Command::Shutdown(deadline) => {
                 self.acceptor.close(self.poll.registry());
                 let untold = self.conns.keys().collect();
-                self.stopping = Some(Stopping { deadline, untold });
+                self.stopping = Some(Stopping::at_once(untold, deadline));
+            }
+            Command::Drain {
+                code,
+                spread,
+                deadline,
+            } => {
+                self.acceptor.close(self.poll.registry());
+                let untold = self.conns.keys().collect();
+                self.stopping = Some(Stopping::spread(untold, code, spread, deadline));
             }
         }
     }
@@ -614,18 +634,38 @@ impl<U: Upstream> EventLoop<U> {
 
     /// Takes a socket in.
     fn adopt(&mut self, stream: Stream, remote: RemoteAddr) {
-        if self.stopping.is_some() || self.is_full() {
-            return;
-        }
-        let refusal = match acceptor::admit(&self.handle.shared, remote) {
-            Ok(()) => None,
-            Err(Some(status)) => Some(status),
-            Err(None) => return,
+        let counters = &self.handle.counters;
+        counters.accepted.add(1);
+        let admitted = match self.stopping.is_some() || self.is_full() {
+            true => {
+                counters.refused(Refusal::Shutdown);
+                return self.handle.shared.leave_opening();
+            }
+            false => acceptor::admit(&self.handle.shared, remote),
         };
-        #[cfg(feature = "tls")]
-        let stream = self.handle.shared.secure(stream);
+        let refusal = match admitted {
+            Ok(()) => None,
+            Err(Some(status)) => {
+                counters.refused(match status {
+                    StatusCode::TOO_MANY_REQUESTS => Refusal::PerAddress,
+                    _ => Refusal::MaxConnections,
+                });
+                Some(status)
+            }
+            Err(None) => {
+                counters.refused(Refusal::Unanswered);
+                return self.handle.shared.leave_opening();
+            }
+        };
         let config = self.handle.config.clone();
-        let opening = Phase::Opening(Box::new(Opening::new(refusal)));
+        let opening = Opening::new(refusal, config.proxies.contains(remote.ip()), &config);
+        #[cfg(feature = "tls")]
+        let stream = match opening.awaits_proxy_header() {
+            // It comes before TLS.
+            true => stream,
+            false => self.handle.shared.secure(stream),
+        };
+        let opening = Phase::Opening(Box::new(opening));
         self.take_in(stream, remote, config, opening);
     }
 
@@ -635,6 +675,7 @@ impl<U: Upstream> EventLoop<U> {
 
     fn take_in(&mut self, stream: Stream, remote: RemoteAddr, config: Arc<Config>, phase: Phase) {
         let (handle, now) = (&self.handle, self.now);
+        handle.counters.connections.add(1);
         let key = self.conns.insert_with(|key| {
             let id = PeerId::new(handle.index, key);
             let link = Arc::new(Link::new(id, remote, handle.clone(), config, U::DIALS));
@@ -653,8 +694,7 @@ impl<U: Upstream> EventLoop<U> {
         match registered {
             Some(Ok(())) => self.serve(key, |conn, _| conn.rearm = true),
             Some(Err(error)) => {
-                log::warn!("{remote}: cannot be served: {error}");
-                self.serve(key, |conn, cx| conn.fail_transport(&error, cx));
+                self.serve(key, |conn, cx| conn.cannot_be_served(&error, cx));
             }
             None => {}
         }

@@ -10,17 +10,18 @@ use http::StatusCode;
 
 use super::conn::{Conn, Context, Phase};
 use super::upstream::Upstream;
-use crate::config::{Config, MessageRate};
+use crate::bucket::Bucket;
+use crate::config::Config;
 use crate::http::Response;
 use crate::message::CloseCause;
+use crate::metrics::Refusal;
 use crate::proto::Opcode;
 
 /// How long a peer may take to hang up after all is said.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How long a peer may take for its next step of the TLS handshake while others wait to begin theirs,
-/// so that a few hundred silent sockets don't shut the door for as long as a handshake may take.
-#[cfg(feature = "tls")]
+/// How long a peer may take for its next step of a handshake while others wait to begin theirs, so
+/// that a few hundred silent sockets don't shut the door for as long as a handshake may take.
 const PATIENCE_MS: u64 = 2000;
 
 /// A moment of the loop's clock, at most 49 days ago, in half the space: what comes of the upper
@@ -38,45 +39,53 @@ impl Moment {
     }
 }
 
-/// A token bucket, in thousandths of a message.
+/// What a peer may still send, where that is limited.
 #[derive(Debug)]
-pub(crate) struct Bucket {
-    rate: MessageRate,
-    milli: u64,
-    /// When `milli` was right.
-    at: u64,
+pub(crate) struct Allowance {
+    messages: Option<Bucket>,
+    bytes: Option<Bucket>,
 }
 
-impl Bucket {
-    pub(super) fn new(rate: MessageRate, now: u64) -> Self {
-        Self {
-            rate,
-            milli: u64::from(rate.burst) * 1000,
-            at: now,
+impl Allowance {
+    /// `None`: as much as it likes.
+    pub(super) fn new(config: &Config, now: u64) -> Option<Box<Self>> {
+        let messages = config.message_rate.map(|rate| rate.rate());
+        let bytes = config.byte_rate.map(|rate| rate.rate());
+        (messages.is_some() || bytes.is_some()).then(|| {
+            Box::new(Self {
+                messages: messages.map(|rate| Bucket::new(rate, now)),
+                bytes: bytes.map(|rate| Bucket::new(rate, now)),
+            })
+        })
+    }
+
+    pub(super) fn take_message(&mut self, now: u64) {
+        if let Some(bucket) = &mut self.messages {
+            bucket.take_one(now);
         }
     }
 
-    fn level(&self, now: u64) -> u64 {
-        // Messages a second are thousandths of a message a millisecond.
-        let grown = now
-            .saturating_sub(self.at)
-            .saturating_mul(u64::from(self.rate.per_second));
-        (self.milli.saturating_add(grown)).min(u64::from(self.rate.burst) * 1000)
+    /// `false`: these were more than it had.
+    pub(super) fn take_bytes(&mut self, bytes: usize, now: u64) -> bool {
+        self.bytes.as_mut().is_none_or(|bucket| {
+            bucket.draw(bytes, now);
+            !bucket.is_overdrawn(now)
+        })
     }
 
-    pub(super) fn is_empty(&self, now: u64) -> bool {
-        self.level(now) < 1000
+    pub(super) fn is_out_of_messages(&self, now: u64) -> bool {
+        self.messages.is_some_and(|bucket| bucket.is_empty(now))
     }
 
-    pub(super) fn take_one(&mut self, now: u64) {
-        self.milli = self.level(now).saturating_sub(1000);
-        self.at = now;
+    pub(super) fn is_out_of_bytes(&self, now: u64) -> bool {
+        self.bytes.is_some_and(|bucket| bucket.is_empty(now))
     }
 
-    /// When there will be a token again.
-    fn ready_at(&self, now: u64) -> u64 {
-        let missing = 1000u64.saturating_sub(self.level(now));
-        now + missing.div_ceil(u64::from(self.rate.per_second.max(1)))
+    /// When there will next be more of something that is used up; `None` if nothing is.
+    fn ready_at(&self, now: u64) -> Option<u64> {
+        let both = [self.messages, self.bytes].into_iter().flatten();
+        let empty = both.filter(|bucket| bucket.is_empty(now));
+        empty.map(|bucket| bucket.ready_at(now)).min()
     }
 }
 
@@ -89,8 +98,7 @@ impl Conn {
     pub(crate) fn deadline(&self, config: &Config, now: u64) -> Option<u64> {
         let after = |start: Moment, wait| Some(start.ms(now).saturating_add(millis(wait)));
         match &self.phase {
-            #[cfg(feature = "tls")]
-            Phase::Opening(_) if self.is_securing() => {
+            Phase::Opening(_) if self.is_securing() || config.max_handshakes != usize::MAX => {
                 let end = after(self.since, config.handshake_timeout);
                 end.map(|end| end.min(now + PATIENCE_MS))
             }
@@ -102,14 +110,14 @@ impl Conn {
             }
             Phase::Lingering => after(self.since, LINGER.min(config.close_timeout)),
             Phase::Open(_) if self.ending.is_some() => after(self.since, config.close_timeout),
-            Phase::Open(bucket) => {
+            Phase::Open(allowance) => {
                 let alive = match config.ping_interval {
                     Some(_) if self.pinged => after(self.since, config.pong_timeout),
                     Some(interval) => after(self.last_seen, interval),
                     None => None,
                 };
-                let token = bucket.as_ref().filter(|bucket| bucket.is_empty(now));
-                match (alive, token.map(|bucket| bucket.ready_at(now))) {
+                let more = allowance.as_ref().and_then(|a| a.ready_at(now));
+                match (alive, more) {
                     (Some(a), Some(b)) => Some(a.min(b)),
                     (a, b) => a.or(b),
                 }
@@ -121,15 +129,17 @@ impl Conn {
     pub(crate) fn on_deadline<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         // Activity may have moved the deadline; this sets the timer anew.
         self.rearm = true;
-        #[cfg(feature = "tls")]
-        if self.keeps_others_out(cx.now, PATIENCE_MS) {
-            log::debug!("{}: TLS handshake: others wait", self.peer.link.id);
+        if self.keeps_others_out(cx.now) {
+            log::debug!("{}: silent, and others wait", self.peer.link.id);
+            cx.counters.refused(match self.is_securing() {
+                true => Refusal::Tls,
+                false => Refusal::Silent,
+            });
             self.gone = true;
             return;
         }
-        if matches!(&self.phase, Phase::Open(Some(bucket)) if !bucket.is_empty(cx.now)) {
-            self.again = true;
-        }
+        // There may be more of what it had used up.
+        self.again |= matches!(self.phase, Phase::Open(Some(_)));
         if self
             .deadline(cx.config, cx.now)
             .is_none_or(|at| at > cx.now)
@@ -154,6 +164,20 @@ impl Conn {
             }
             Phase::Open(_) => self.on_silence(cx),
         }
+    }
+
+    /// Its handshake waits for the peer, for long already, while as many are under way as may be.
+    fn keeps_others_out(&self, now: u64) -> bool {
+        let silent = now >= self.last_seen.ms(now) + PATIENCE_MS;
+        if !matches!(self.phase, Phase::Opening(_)) || !silent {
+            return false;
+        }
+        let shared = &self.peer.link.handle.shared;
+        #[cfg(feature = "tls")]
+        if self.is_securing() && !self.stream.is_lent() && shared.is_shaking_hands() {
+            return true;
+        }
+        !self.is_securing() && shared.is_opening_enough()
     }
 
     /// Nothing was heard for the ping interval, or for the pong timeout after a ping.
@@ -197,12 +221,15 @@ impl Conn {
         if let Some(us) = round_trip.filter(|&us| us <= limit) {
             let us = us.try_into().unwrap_or(u32::MAX - 1);
             self.peer.link.set_latency_us(us);
+            let took = Duration::from_micros(us.into());
+            cx.counters.round_trips.record(took);
         }
     }
 
     fn request_timeout<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if self.request_is_blank() {
             // Not a byte was sent: nothing to answer, as for a port scan or a spare connection.
+            cx.counters.refused(Refusal::Silent);
             self.gone = true;
         } else {
             self.refuse(Response::from(StatusCode::REQUEST_TIMEOUT), cx);
@@ -213,7 +240,6 @@ impl Conn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::OverRate;
 
     #[test]
     fn moments_survive_the_wrap() {
@@ -222,31 +248,5 @@ mod tests {
                 assert_eq!(Moment::at(then).ms(then + later), then);
             }
         }
-    }
-
-    #[test]
-    fn bucket_fills_at_its_rate() {
-        let rate = MessageRate {
-            per_second: 10,
-            burst: 3,
-            over: OverRate::Wait,
-        };
-        let mut bucket = Bucket::new(rate, 0);
-        for _ in 0..3 {
-            assert!(!bucket.is_empty(0));
-            bucket.take_one(0);
-        }
-        assert!(bucket.is_empty(0));
-        assert_eq!(bucket.ready_at(0), 100);
-        assert!(bucket.is_empty(99));
-        assert!(!bucket.is_empty(100));
-        bucket.take_one(100);
-        assert_eq!(bucket.ready_at(150), 200);
-        // A long silence fills it, and no further than the burst.
-        for _ in 0..3 {
-            assert!(!bucket.is_empty(1_000_000));
-            bucket.take_one(1_000_000);
-        }
-        assert!(bucket.is_empty(1_000_000));
     }
 }

@@ -8,17 +8,20 @@
 
 mod acceptor;
 mod conn;
+mod counts;
 mod dialing;
 mod ending;
 mod event_loop;
 mod liveness;
 mod opening;
 mod outbound;
+mod proxied;
 mod reading;
 #[cfg(feature = "tls")]
 mod securing;
 mod slab;
 mod spreading;
+mod stopping;
 mod timer;
 mod topics;
 mod upstream;

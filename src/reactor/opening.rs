@@ -4,13 +4,14 @@
 use http::{HeaderValue, Method, StatusCode, header};
 
 use super::conn::{Conn, Context, Phase};
-use super::liveness::{Bucket, Moment};
+use super::liveness::{Allowance, Moment};
 use super::upstream::Upstream;
+use crate::config::Config;
 use crate::error::Error;
 use crate::http::{Request, Response};
 use crate::link::{self, Event};
 use crate::message::CloseCause;
-use crate::message::CloseCode;
+use crate::metrics::Refusal;
 use crate::proto::handshake;
 use crate::proto::http::{
     CONTINUE, HeadScan, body_length, expects_continue, parse_request, write_response,
@@ -19,22 +20,37 @@ use crate::proto::http::{
 /// A request that is arriving. Its memory is what arrived, at most the head limit plus the body's.
 #[derive(Debug, Default)]
 pub(crate) struct Opening {
-    buf: Vec<u8>,
+    pub(super) buf: Vec<u8>,
     scan: HeadScan,
     /// The head is complete, and so many bytes of body are to follow it.
     body: Option<(Request, usize)>,
     /// Whatever is asked, this is the answer: a limit was reached when the connection was accepted.
-    refusal: Option<StatusCode>,
+    pub(super) refusal: Option<StatusCode>,
+    /// A proxy that we believe brings it, so the request tells who the client is.
+    pub(super) proxied: bool,
+    /// And a header of the PROXY protocol may come first.
+    pub(super) proxy_header: bool,
     /// It begins like a HEAD request, sound or not.
     is_head: bool,
 }
 
 impl Opening {
-    pub(crate) fn new(refusal: Option<StatusCode>) -> Self {
+    pub(crate) fn new(refusal: Option<StatusCode>, proxied: bool, config: &Config) -> Self {
         Self {
             refusal,
+            proxied,
+            proxy_header: proxied && config.proxy_protocol.is_some(),
             ..Self::default()
         }
+    }
+
+    pub(super) fn is_proxied(&self) -> bool {
+        self.proxied
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn awaits_proxy_header(&self) -> bool {
+        self.proxy_header
     }
 
     pub(super) fn is_refused(&self) -> bool {
@@ -45,7 +61,8 @@ impl Opening {
 impl Conn {
     /// Whether nothing at all was received yet.
     pub(super) fn request_is_blank(&self) -> bool {
-        matches!(&self.phase, Phase::Opening(opening) if opening.buf.is_empty() && opening.body.is_none())
+        matches!(&self.phase, Phase::Opening(opening)
+            if opening.proxy_header || (opening.buf.is_empty() && opening.body.is_none()))
     }
 
     /// Bytes of a request.
@@ -53,6 +70,9 @@ impl Conn {
         let Phase::Opening(opening) = &mut self.phase else {
             return;
         };
+        if opening.proxy_header {
+            return self.proxy_header_input(bytes, cx);
+        }
         if opening.body.is_some() {
             return self.body_input(bytes, cx);
         }
@@ -67,16 +87,24 @@ impl Conn {
             Ok(None) => {}
             Ok(Some(end)) => {
                 let head = std::mem::take(&mut opening.buf);
-                let refusal = opening.refusal;
-                match parse_request(&head[..end], cx.config.max_headers, self.peer.link.remote()) {
-                    Err(error) => self.refuse(error.into(), cx),
-                    Ok(request) => match refusal {
-                        Some(status) => self.refuse(status.into(), cx),
-                        None => self.on_request(request, &mut bytes[end - old..], cx),
-                    },
+                let remote = self.peer.link.remote();
+                let request = parse_request(&head[..end], cx.config.max_headers, remote)
+                    .and_then(|request| self.identified(request, cx.config));
+                match (request, self.refusal()) {
+                    (Err(error), _) => self.refuse(error.into(), cx),
+                    (Ok(_), Some(status)) => self.refuse(status.into(), cx),
+                    (Ok(request), None) => self.on_request(request, &mut bytes[end - old..], cx),
                 }
             }
             Err(error) => self.refuse(error.into(), cx),
+        }
+    }
+
+    /// The answer to whatever is asked, if there is one.
+    fn refusal(&self) -> Option<StatusCode> {
+        match &self.phase {
+            Phase::Opening(opening) => opening.refusal,
+            _ => None,
         }
     }
 
@@ -143,7 +171,7 @@ impl Conn {
             Ok(upgrade) => upgrade,
             Err(error) => return self.refuse(error.into(), cx),
         };
-        if cx.stopping {
+        if cx.stopping.is_some() {
             return self.refuse(Response::from(StatusCode::SERVICE_UNAVAILABLE), cx);
         }
         if !cx.config.origin.allows(request.origin(), request.host()) {
@@ -178,14 +206,15 @@ impl Conn {
         if self.peer.link.compression().is_some() {
             self.protocol.allow_compression();
         }
-        let rate = cx.config.message_rate;
-        self.phase = Phase::Open(rate.map(|rate| Box::new(Bucket::new(rate, cx.now))));
+        self.leave_opening();
+        cx.counters.opened.add(1);
+        self.phase = Phase::Open(Allowance::new(cx.config, cx.now));
         self.last_seen = Moment::at(cx.now);
         self.rearm = true;
         self.again = true;
         self.write_first(head);
-        if cx.stopping {
-            self.go_away(CloseCode::Away, "", CloseCause::Shutdown, cx);
+        if let Some(code) = cx.stopping {
+            self.go_away(code, "", CloseCause::Shutdown, cx);
         }
         self.flush(cx);
     }
@@ -193,7 +222,11 @@ impl Conn {
     /// The handler answered with `response`, a whole HTTP response.
     pub(crate) fn respond<U: Upstream>(&mut self, response: Vec<u8>, cx: &mut Context<'_, U>) {
         if matches!(self.phase, Phase::Deciding) {
-            self.opened = false;
+            if std::mem::take(&mut self.opened) {
+                cx.counters.refused(Refusal::Handler);
+            } else {
+                cx.counters.http_requests.add(1);
+            }
             self.answer(response, cx);
         }
     }
@@ -201,6 +234,10 @@ impl Conn {
     /// Answers without asking the handler.
     pub(super) fn refuse<U: Upstream>(&mut self, response: Response, cx: &mut Context<'_, U>) {
         log::debug!("{}: refused with {}", self.peer.link.id, response.status());
+        if !self.is_refused() {
+            let why = Refusal::of_status(response.status().as_u16());
+            cx.counters.refused(why);
+        }
         // RFC 9110 §9.3.2: the answer to HEAD has no body, whatever it answers.
         let head_only = matches!(&self.phase, Phase::Opening(opening) if opening.is_head);
         let mut out = Vec::new();

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 
 use crate::link::{Outbox, Segment, give_buffer};
 use crate::message::Bytes;
+use crate::metrics::LoopCounters;
 use crate::net::Stream;
 
 /// Runs of bytes offered to the kernel at once.
@@ -22,6 +23,8 @@ pub(crate) struct Outbound {
     /// answered earlier pings "MAY elect to send a Pong frame for only the most recently processed
     /// Ping frame"; so a peer that pings and doesn't read makes us keep one pong, not all.
     pub(crate) pong: Option<Bytes>,
+    /// Bytes that wait for this peer, as they are counted in its loop's `blocked_bytes`.
+    counted: usize,
 }
 
 impl Outbound {
@@ -42,6 +45,18 @@ impl Outbound {
     /// nothing waits.
     pub(crate) fn refill(&mut self, outbox: &mut Outbox, most: usize) -> bool {
         outbox.take(&mut self.head, &mut self.segments, most)
+    }
+
+    /// So many bytes wait because the kernel takes no more; with none, it is blocked no longer.
+    pub(crate) fn count_blocked(&mut self, queued: usize, counters: &LoopCounters) {
+        counters.blocked_bytes.add(queued);
+        counters.blocked_bytes.take_away(self.counted);
+        match (self.counted, queued) {
+            (0, 1..) => counters.blocked.add(1),
+            (1.., 0) => counters.blocked.take_away(1),
+            _ => {}
+        }
+        self.counted = queued;
     }
 
     /// One write. The bytes the kernel took are forgotten here.

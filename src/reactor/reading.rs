@@ -1,13 +1,15 @@
 //! A connection's input: from the kernel to frames, and from frames to events for the handler.
 
 use std::io;
+use std::time::Instant;
 
 use super::conn::{Conn, Context, Habit, Phase, Rest, over_rate_waits};
 use super::liveness::Moment;
 use super::upstream::{Run, Upstream};
-use crate::config::Config;
+use crate::config::{ByteRate, Config, OverRate};
 use crate::link::{Event, Load};
 use crate::message::{Bytes, CloseCause, CloseCode, CloseFrame, Message};
+use crate::metrics::Buckets;
 use crate::proto::{Filled, Opcode, Violation};
 
 /// Messages that a connection may bring per turn when handlers run inline: enough that the turn's
@@ -64,9 +66,34 @@ enum Stop {
     Failed(Violation),
 }
 
+/// One in so many runs of inline handlers is timed: two readings of the clock are a hundredth of what
+/// it costs to answer one small message.
+const SAMPLE: u32 = 16;
+
+/// A run of an inline handler, if it is one of the sample.
+struct Timed(Option<Instant>);
+
+impl Timed {
+    #[inline]
+    fn begin(runs: &mut u32) -> Self {
+        *runs = runs.wrapping_add(1);
+        Self((*runs % SAMPLE == 0).then(Instant::now))
+    }
+
+    #[inline]
+    fn end(self, buckets: &Buckets) {
+        if let Some(began) = self.0 {
+            buckets.record(began.elapsed());
+        }
+    }
+}
+
 /// What came of handling messages on the spot.
+#[derive(Default)]
 struct Handled {
-    /// Found, and handled but for those that are held.
+    /// Known before those that were found last are handled, which may panic.
+    stop: Option<Stop>,
+    /// Found, and handled but for those that are held, or that were behind a panic.
     done: Load,
     /// In the batch.
     held: Load,
@@ -151,10 +178,18 @@ impl Conn {
                 // whatever arrives later is a new edge; but an end that was announced together with
                 // the data is not announced again.
                 self.readable = filled.all || self.hung_up;
+                cx.counters.received_bytes.add(filled.arrived);
                 self.last_seen = Moment::at(cx.now);
                 if std::mem::take(&mut self.pinged) {
                     // Anything received is as good as a pong.
                     self.rearm = true;
+                }
+                if let Phase::Open(Some(allowance)) = &mut self.phase {
+                    let within = allowance.take_bytes(filled.arrived, cx.now);
+                    self.rearm |= allowance.is_out_of_bytes(cx.now);
+                    if !within {
+                        self.on_too_many_bytes(cx);
+                    }
                 }
                 return Some(filled);
             }
@@ -163,6 +198,16 @@ impl Conn {
             Err(error) => self.fail_transport(&error, cx),
         }
         None
+    }
+
+    /// The last read brought more than what was left of the allowance.
+    #[cold]
+    fn on_too_many_bytes<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        let closes = |rate: ByteRate| rate.over == OverRate::Close;
+        if self.ending.is_none() && cx.config.byte_rate.is_some_and(closes) {
+            let text = "too many bytes";
+            self.close_for(CloseCode::Policy, text, CloseCause::RateLimit, cx);
+        }
     }
 
     /// Looks at bytes in the order they came; keeps those whose time has not come.
@@ -194,19 +239,21 @@ impl Conn {
             // Behind those that wait already, if there are any.
             let stop = match inline.as_ref().filter(|peer| !peer.link.has_parked()) {
                 Some(peer) => {
-                    let mut stop = None;
+                    let mut handled = Handled::default();
                     // Nothing is delivered meanwhile, so all else that is to do waits for its end.
+                    let timed = Timed::begin(cx.runs);
                     let run = upstream.run(peer, |run| {
-                        self.messages_inline(&mut input, &mut stop, run, cx)
+                        self.messages_inline(&mut input, &mut handled, run, cx);
                     });
+                    timed.end(&cx.counters.handler);
                     // The replies are there already.
                     self.dirty = true;
-                    match run {
-                        Some(handled) => self.after_inline(&handled, cx),
+                    if run.is_none() {
                         // It panicked: those found behind that message are of no interest to it.
-                        None => cx.messages.clear(),
+                        cx.messages.clear();
                     }
-                    match stop {
+                    self.after_inline(&handled, cx);
+                    match handled.stop {
                         Some(stop) => stop,
                         // What comes after a panic is looked at all the same.
                         None => continue,
@@ -231,9 +278,8 @@ impl Conn {
         }
     }
 
-    /// Handles messages on the spot, until there is a reason to `stop`; it is known before those that
-    /// were found last are handled, which may panic. When the peer becomes congested, those that were
-    /// found and not handled are left in the batch.
+    /// Handles messages on the spot. When the peer becomes congested, those that were found and not
+    /// handled are left in the batch.
     ///
     /// In rounds: some are found, then those are handled. A message is written in one kind of pieces
     /// and read in another, and a processor that has to do the second right after the first waits until
@@ -242,16 +288,15 @@ impl Conn {
     fn messages_inline<U: Upstream>(
         &mut self,
         input: &mut &mut [u8],
-        stop: &mut Option<Stop>,
+        handled: &mut Handled,
         run: &mut U::Run<'_>,
         cx: &mut Context<'_, U>,
-    ) -> Handled {
+    ) {
         let mut done = Load::NOTHING;
-        let mut held = Load::NOTHING;
         let mut inflated = 0;
         loop {
             let round = done.messages + ROUND;
-            *stop = loop {
+            handled.stop = loop {
                 if done.messages == round {
                     break None;
                 }
@@ -270,28 +315,30 @@ impl Conn {
                     Err(stop) => break Some(stop),
                 }
             };
+            handled.done = done;
             let mut found = cx.messages.iter_mut();
             while !self.peer.link.must_wait() {
                 let Some(message) = found.next() else { break };
                 run.message(message);
             }
             for message in found {
-                held.messages += 1;
-                held.bytes += message.len();
+                handled.held.messages += 1;
+                handled.held.bytes += message.len();
                 let message = std::mem::replace(message, NONE);
                 cx.batch.push_back(Event::Message(message));
             }
             cx.messages.clear();
-            if held.messages > 0 {
-                stop.get_or_insert(Stop::Full);
+            if handled.held.messages > 0 {
+                handled.stop.get_or_insert(Stop::Full);
             }
-            if stop.is_some() {
-                return Handled { done, held };
+            if handled.stop.is_some() {
+                return;
             }
         }
     }
 
     fn after_inline<U: Upstream>(&mut self, handled: &Handled, cx: &mut Context<'_, U>) {
+        cx.counters.received.add(handled.done.messages);
         if handled.held.messages > 0 {
             self.peer.link.inflow.add(handled.held);
             self.deliver(cx);
@@ -319,6 +366,7 @@ impl Conn {
                 let full = room.messages == 0 || room.bytes == 0;
                 if full && self.peer.link.inflow.pause(limit) {
                     self.paused = true;
+                    cx.counters.pauses.add(1);
                     break Stop::Full;
                 }
                 continue;
@@ -389,8 +437,8 @@ impl Conn {
     }
 
     fn note_message(&mut self, bytes: usize, now: u64) {
-        if let Phase::Open(Some(bucket)) = &mut self.phase {
-            bucket.take_one(now);
+        if let Phase::Open(Some(allowance)) = &mut self.phase {
+            allowance.take_message(now);
         }
         self.habit = if bytes >= LARGE {
             Habit::Large
@@ -413,6 +461,7 @@ impl Conn {
         if !cx.messages.is_empty() {
             cx.batch.extend(cx.messages.drain(..).map(Event::Message));
             self.peer.link.inflow.add(load);
+            cx.counters.received.add(load.messages);
             self.deliver(cx);
         }
     }

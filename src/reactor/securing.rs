@@ -9,29 +9,15 @@
 
 use std::io;
 
-use super::conn::{Conn, Context, Phase};
+use super::conn::{Conn, Context};
 use super::liveness::Moment;
 use super::upstream::Upstream;
 use crate::error::Error;
 use crate::link::Event;
+use crate::metrics::Refusal;
 use crate::net::{Stream, TlsError, TlsStream};
 
 impl Conn {
-    /// Not yet a stream that can be read from or written to.
-    pub(crate) fn is_securing(&self) -> bool {
-        !self.stream.is_ready()
-    }
-
-    /// A server's: the handshake waits for the peer, for so long already, while as many are under way
-    /// as may be.
-    pub(super) fn keeps_others_out(&self, now: u64, patience: u64) -> bool {
-        matches!(self.phase, Phase::Opening(_))
-            && matches!(self.stream, Stream::Tls(_))
-            && self.is_securing()
-            && now >= self.last_seen.ms(now) + patience
-            && self.peer.link.handle.shared.is_shaking_hands()
-    }
-
     /// The next step of the handshake, if something was announced since the last.
     pub(super) fn secure<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if !self.readable || self.gone {
@@ -78,6 +64,8 @@ impl Conn {
                 self.log_failed_handshake(&error);
                 if U::DIALS {
                     self.not_secured(error, cx);
+                } else {
+                    cx.counters.refused(Refusal::Tls);
                 }
                 self.gone = true;
                 return;

@@ -1,5 +1,7 @@
 //! What a loop needs from above. The loop knows neither handlers nor workers.
 
+use std::time::Instant;
+
 use crate::error::Error;
 use crate::link::{Dial, EventBatch};
 use crate::message::Message;
@@ -26,8 +28,8 @@ pub(crate) trait Upstream: Send + 'static {
     /// [`schedule`](Self::schedule) when it has gathered what its turn brings.
     fn deliver(&self, peer: &Peer, events: &mut EventBatch) -> bool;
 
-    /// Makes a connection's events run.
-    fn schedule(&self, peer: Peer);
+    /// Makes a connection's events run; they have waited since then.
+    fn schedule(&self, peer: Peer, since: Instant);
 
     /// There will be no WebSocket: what was to be made of it comes back, with the reason.
     fn failed(&self, dial: Box<Dial>, error: Error) {

@@ -61,7 +61,9 @@ impl Conn {
             Ok(Flushed::nothing(&self.peer.link.outbox()))
         } else if let Some(mut writing) = self.writing.take() {
             let result = self.write_all(&mut writing);
-            if !writing.is_empty() {
+            if writing.is_empty() {
+                writing.count_blocked(0, cx.counters);
+            } else {
                 self.writing = Some(writing);
             }
             result
@@ -72,6 +74,9 @@ impl Conn {
             }
             result
         };
+        if self.writing.is_some() {
+            self.note_blocked();
+        }
         match result {
             Ok(flushed) => self.after_flush(flushed, cx),
             Err(error) => self.fail_transport(&error, cx),
@@ -83,6 +88,7 @@ impl Conn {
         let mut written = 0;
         let mut refills = 0;
         let mut drained = false;
+        let counters = &self.peer.link.handle.counters;
         self.stream.flush_pending()?;
         loop {
             if out.is_empty() {
@@ -92,7 +98,9 @@ impl Conn {
                 if let Some(payload) = pong {
                     outbox.control(Opcode::Pong, &payload);
                 }
-                if !out.refill(&mut outbox, most) {
+                let more = out.refill(&mut outbox, most);
+                counters.sent.add(outbox.take_pushed());
+                if !more {
                     let full = self.stream.has_pending();
                     if full {
                         // TLS has taken the last of it and the kernel has not: nothing has drained.
@@ -113,7 +121,10 @@ impl Conn {
                 }
             }
             match out.write(&mut self.stream) {
-                Ok(n) => written += n,
+                Ok(n) => {
+                    written += n;
+                    counters.sent_bytes.add(n);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
@@ -158,6 +169,26 @@ impl Conn {
             self.deliver(cx);
         }
         self.after_flush_ending(flushed.sealed, cx);
+    }
+
+    /// The kernel lacks something: counts what waits.
+    #[cold]
+    fn note_blocked(&mut self) {
+        let queued = self.peer.link.outbox().queued();
+        if let Some(writing) = &mut self.writing {
+            writing.count_blocked(queued, &self.peer.link.handle.counters);
+        }
+    }
+
+    /// The connection is gone, and counts no more; what was queued for it has gone with it.
+    pub(crate) fn uncount(&mut self) {
+        let counters = &self.peer.link.handle.counters;
+        let mut outbox = self.peer.link.outbox();
+        outbox.abandon();
+        counters.sent.add(outbox.take_pushed());
+        if let Some(writing) = &mut self.writing {
+            writing.count_blocked(0, counters);
+        }
     }
 
     /// Puts bytes in front of all that the outbox holds.

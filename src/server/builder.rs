@@ -1,7 +1,7 @@
 //! Setting a server up.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
@@ -9,12 +9,16 @@ use super::events::{Event, ToChannel};
 use super::handle::{Running, ServerHandle, Threads};
 use super::handler::Handler;
 use super::session::{Engine, OnTheLoop, ToWorkers};
+use crate::backplane::{Backplane, Node};
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
-use crate::config::{Config, MessageRate, Origin, Overflow};
+use crate::config::{
+    ByteRate, Config, ForwardedHeader, MessageRate, Origin, Overflow, ProxyProtocol, Rate,
+};
 use crate::error::{Error, Result};
+use crate::history::History;
 use crate::id::PeerId;
-use crate::link::Shared;
+use crate::link::{Histories, Shared};
 #[cfg(feature = "tls")]
 use crate::net::Tls;
 use crate::net::{Bound, Listen, Listener};
@@ -41,7 +45,11 @@ const EVENTS: usize = 1024;
 /// | [`outbound_limit`](Self::outbound_limit) | 1 MiB | [`Overflow::Close`]: 1013 |
 /// | [`max_connections`](Self::max_connections) | unlimited | 503 |
 /// | [`max_connections_per_ip`](Self::max_connections_per_ip) | unlimited | 429 |
+/// | [`accept_rate`](Self::accept_rate) | off | wait to be accepted |
+/// | [`accept_rate_per_ip`](Self::accept_rate_per_ip) | off | 429 |
+/// | [`max_handshakes`](Self::max_handshakes) | unlimited | wait to be accepted |
 /// | [`message_rate`](Self::message_rate) | off | stop reading, or close 1008 |
+/// | [`byte_rate`](Self::byte_rate) | off | stop reading, or close 1008 |
 /// | [`origin`](Self::origin) | same host | 403 |
 #[derive(Debug)]
 #[must_use = "a server does nothing until it is run or started"]
@@ -50,6 +58,9 @@ pub struct Server {
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
     listeners: Vec<Listener>,
+    notify_systemd: bool,
+    backplane: Option<Arc<dyn Backplane>>,
+    histories: Histories,
     handle: ServerHandle,
 }
 
@@ -65,6 +76,9 @@ impl Server {
             #[cfg(feature = "tls")]
             tls: None,
             listeners: Vec::new(),
+            notify_systemd: false,
+            backplane: None,
+            histories: Histories::default(),
             handle: ServerHandle::new(Vec::new()),
         };
         server.and_bind(addr)
@@ -163,10 +177,47 @@ impl Server {
         self
     }
 
-    /// The most connections from one IPv4 address or one IPv6 /64. Default: unlimited. One more is
-    /// answered with 429. Unix sockets have no address and no such limit.
+    /// The most connections from one IPv4 address or one IPv6 [prefix](Self::ipv6_prefix). Default:
+    /// unlimited. One more is answered with 429. Unix sockets have no address and no such limit.
     pub fn max_connections_per_ip(mut self, connections: usize) -> Self {
         self.config.max_connections_per_ip = connections;
+        self
+    }
+
+    /// How many bits of an IPv6 address count as one address where limits are per address, 1 to 128.
+    /// Default: 64, which is what a site has at least; many are given 56 or 48.
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        self.config.ipv6_prefix = bits;
+        self
+    }
+
+    /// How many connections are accepted a second, on all addresses together, and how many at once
+    /// after a silence. Default: as many as come. More wait in the system's backlog, where they cost
+    /// the process nothing; what the backlog has no room for, the system turns away.
+    pub fn accept_rate(mut self, per_second: u32, burst: u32) -> Self {
+        self.config.accept_rate = Some(Rate { per_second, burst });
+        self
+    }
+
+    /// The same for one IPv4 address or one IPv6 [prefix](Self::ipv6_prefix). Default: as many as
+    /// come. One more is answered with 429.
+    pub fn accept_rate_per_ip(mut self, per_second: u32, burst: u32) -> Self {
+        self.config.accept_rate_per_ip = Some(Rate { per_second, burst });
+        self
+    }
+
+    /// The most connections that are on their way to become a WebSocket at a time, from accepting to
+    /// the answer, [`Handler::open`] included. Default: unlimited. More wait to be accepted; while they
+    /// do, a connection that has sent nothing for 2 s is hung up on, so that silent ones don't hold the
+    /// door.
+    pub fn max_handshakes(mut self, handshakes: usize) -> Self {
+        self.config.max_handshakes = handshakes.max(1);
+        self
+    }
+
+    /// How many bytes a second each peer may send. Default: as many as it likes.
+    pub fn byte_rate(mut self, rate: ByteRate) -> Self {
+        self.config.byte_rate = Some(rate);
         self
     }
 
@@ -179,6 +230,49 @@ impl Server {
     /// Which pages may connect. Default: [`Origin::SameHost`]. Others are answered with 403.
     pub fn origin(mut self, origin: Origin) -> Self {
         self.config.origin = origin;
+        self
+    }
+
+    /// The server's own proxies, as networks: `"10.0.0.0/8"`, `"2001:db8::/32"`, single addresses, and
+    /// `"unix"` for whoever comes by a Unix socket. Default: none.
+    ///
+    /// For a connection from one of them, [`Peer::remote_addr`](crate::Peer::remote_addr),
+    /// [`Request::remote_addr`](crate::Request::remote_addr) and the limits per address mean the client
+    /// that the proxy tells of: in the [`forwarded_header`](Self::forwarded_header), read from the right
+    /// up to the first address that is not a proxy's, or with the
+    /// [`proxy_protocol`](Self::proxy_protocol). What others claim is ignored. The proxies themselves
+    /// are not held to the limits per address.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for what is no network.
+    pub fn trust_proxies<I>(mut self, networks: I) -> Result<Self>
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        for network in networks {
+            let network = network.as_ref();
+            if !self.config.proxies.add(network) {
+                return Err(Error::Config(format!("{network:?} is not a network")));
+            }
+        }
+        Ok(self)
+    }
+
+    /// In which header trusted proxies tell the client's address. Default:
+    /// [`ForwardedHeader::XForwardedFor`]. A `Forwarded` from a trusted proxy that can't be parsed is
+    /// answered with 400.
+    pub fn forwarded_header(mut self, header: ForwardedHeader) -> Self {
+        self.config.forwarded_header = header;
+        self
+    }
+
+    /// Whether connections from trusted proxies begin with a header of the PROXY protocol, version 1
+    /// or 2, before TLS. Default: they don't. A malformed header is hung up on; the one of a health
+    /// check (`LOCAL`, `UNKNOWN`) leaves the proxy's own address. If it names a client, the
+    /// [`forwarded_header`](Self::forwarded_header) is believed only if that client is a trusted proxy
+    /// in turn.
+    pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Self {
+        self.config.proxy_protocol = Some(proxies);
         self
     }
 
@@ -209,6 +303,32 @@ impl Server {
     #[cfg(feature = "tls")]
     pub fn max_tls_handshakes(mut self, handshakes: usize) -> Self {
         self.config.max_tls_handshakes = handshakes.max(1);
+        self
+    }
+
+    // ---- topics ----
+
+    /// Topics that keep their last messages, so that whoever comes back gets what it missed:
+    /// [`Peer::subscribe_from`](crate::Peer::subscribe_from). `topics` is a name, or the beginning of
+    /// some and a `*`; where several match, the first that was set counts. Default: none.
+    ///
+    /// Their subscribers get each message with a line before it that says where it stands, see
+    /// [`Follower`](crate::Follower) and `docs/scaling.md`. With [`Redis`](crate::Server::backplane),
+    /// which then keeps them and decides on their order, they come to everybody by way of Redis: in one
+    /// order for all nodes, but later than what the same thread sends meanwhile, and not while Redis is
+    /// away. Without, they are kept in memory and as prompt as others; a topic without an age stays for
+    /// as long as the server.
+    pub fn history(mut self, topics: &str, history: History) -> Self {
+        self.histories.keep(topics, history);
+        self
+    }
+
+    // ---- other nodes ----
+
+    /// How topics span several servers. Default: [`Local`](crate::Local), so they don't. With the
+    /// feature `redis` there is `Redis`.
+    pub fn backplane(mut self, backplane: impl Backplane) -> Self {
+        self.backplane = Some(Arc::new(backplane));
         self
     }
 
@@ -248,6 +368,14 @@ impl Server {
         self
     }
 
+    /// Whether systemd is told when the server is ready, and when it begins to stop (`READY=1`,
+    /// `STOPPING=1`; `Type=notify` in the unit). Default: no. Without systemd (no `NOTIFY_SOCKET`)
+    /// nothing happens.
+    pub fn notify_systemd(mut self, on: bool) -> Self {
+        self.notify_systemd = on;
+        self
+    }
+
     // ---- running ----
 
     /// Runs until [`ServerHandle::shutdown`] is called from elsewhere.
@@ -270,15 +398,24 @@ impl Server {
             #[cfg(feature = "tls")]
             tls,
             listeners,
+            notify_systemd,
+            backplane,
+            histories,
             handle,
         } = self;
         check(&config)?;
-        for listener in &listeners {
+        let listeners = spread(listeners, config.loops)?;
+        for listener in listeners.iter().flatten() {
             listener.set_nodelay(config.nodelay)?;
         }
         let engine = Arc::new(Engine::new(handler, &config));
         let (loops, workers) = (config.loops, config.workers);
-        let shared = Arc::new(Shared::new(config));
+        let mut shared = Shared::new(config);
+        shared.histories = Arc::new(histories);
+        if let Some(backplane) = &backplane {
+            shared.span_nodes(backplane.clone());
+        }
+        let shared = Arc::new(shared);
         #[cfg(feature = "tls")]
         tls.into_iter().for_each(|tls| shared.speak_tls(tls));
         let prepared: Vec<Prepared> = (0..loops)
@@ -293,14 +430,18 @@ impl Server {
         handle.home().settle(&shared, run_queue.as_ref());
         shared.topics.span(&handles);
         handle.reachable(Running {
-            shared,
+            shared: shared.clone(),
             loops: handles.clone(),
+            workers: engine.workers().clone(),
+            started: Instant::now(),
         });
+        if let Some(backplane) = backplane {
+            let node: Arc<dyn Node> = shared;
+            backplane.start(Arc::downgrade(&node))?;
+        }
         engine.start(&handle);
         let mut threads = Vec::with_capacity(loops);
-        let mut listeners = Some(listeners);
-        for prepared in prepared {
-            let listeners = listeners.take().unwrap_or_default();
+        for (prepared, listeners) in prepared.into_iter().zip(listeners) {
             let loops = handles.clone();
             threads.push(match &run_queue {
                 Some(queue) => {
@@ -313,6 +454,9 @@ impl Server {
             loops: threads,
             pool,
         });
+        if notify_systemd {
+            handle.notify_systemd();
+        }
         Ok(handle)
     }
 
@@ -331,6 +475,17 @@ impl Server {
         let handle = self.start(ToChannel(sender))?;
         Ok((handle, receiver))
     }
+}
+
+/// The listeners of each loop: all to the first, and to the others one more of those that are shared.
+fn spread(listeners: Vec<Listener>, loops: usize) -> Result<Vec<Vec<Listener>>> {
+    let mut of_loops = Vec::with_capacity(loops);
+    for _ in 1..loops {
+        let more = listeners.iter().filter_map(Listener::another);
+        of_loops.push(more.collect::<std::io::Result<_>>()?);
+    }
+    of_loops.insert(0, listeners);
+    Ok(of_loops)
 }
 
 /// Settings that make no sense, said before anything starts.
@@ -360,6 +515,23 @@ fn check(config: &Config) -> Result<()> {
                 .message_rate
                 .is_some_and(|r| r.per_second == 0 || r.burst == 0),
             "message_rate of at least 1",
+        ),
+        (
+            config
+                .byte_rate
+                .is_some_and(|r| r.per_second == 0 || r.burst == 0),
+            "byte_rate of at least 1",
+        ),
+        (
+            [config.accept_rate, config.accept_rate_per_ip]
+                .iter()
+                .flatten()
+                .any(|r| r.per_second == 0 || r.burst == 0),
+            "accept_rate of at least 1",
+        ),
+        (
+            !(1..=128).contains(&config.ipv6_prefix),
+            "ipv6_prefix of 1 to 128 bits",
         ),
     ];
     #[cfg(feature = "deflate")]

@@ -1,19 +1,26 @@
 //! The running server, seen from anywhere.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::drain::{Drain, Hurry};
+use crate::backplane::BackplaneState;
 #[cfg(feature = "tls")]
 use crate::error::{Error, Result};
+use crate::http::Response;
 use crate::hub::{Home, Timer};
-use crate::link::{Command, LatestKey, LoopHandle, Shared, SharedFrame, lock};
-use crate::message::Message;
+use crate::link::{Command, LoopHandle, Shared, SharedFrame, lock};
+use crate::message::{CloseCode, LatestKey, Message};
+use crate::metrics::{BackplaneMetrics, Metrics, WorkerCounters};
 use crate::net::LocalAddr;
 #[cfg(feature = "tls")]
 use crate::net::Tls;
+#[cfg(unix)]
+use crate::net::notify;
+use crate::proto::may_travel;
 use crate::worker::Pool;
 
 /// A server, from any thread: cheap to clone. Letting go of it changes nothing; the server runs
@@ -33,6 +40,11 @@ struct Inner {
     state: Mutex<State>,
     /// The latest deadline that was given for the end.
     deadline: Mutex<Option<Instant>>,
+    /// The end has begun.
+    draining: AtomicBool,
+    hurry: Hurry,
+    /// systemd is to be told.
+    notifies: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -48,6 +60,8 @@ enum State {
 pub(super) struct Running {
     pub(super) shared: Arc<Shared>,
     pub(super) loops: Vec<Arc<LoopHandle>>,
+    pub(super) workers: Arc<[WorkerCounters]>,
+    pub(super) started: Instant,
 }
 
 #[derive(Debug)]
@@ -71,6 +85,9 @@ impl ServerHandle {
                 running: OnceLock::new(),
                 state: Mutex::new(State::NotStarted),
                 deadline: Mutex::new(None),
+                draining: AtomicBool::new(false),
+                hurry: Hurry::default(),
+                notifies: AtomicBool::new(false),
             }),
         }
     }
@@ -111,6 +128,35 @@ impl ServerHandle {
     pub fn connections(&self) -> usize {
         let running = self.inner.running.get();
         running.map_or(0, |r| r.shared.connections.load(Ordering::Relaxed))
+    }
+
+    /// What the server has done so far and how it is now. Read from counters that its threads keep
+    /// anyway; it costs a few microseconds for each of them and disturbs nobody. Nothing before the
+    /// server is started.
+    pub fn metrics(&self) -> Metrics {
+        let Some(running) = self.inner.running.get() else {
+            return Metrics::default();
+        };
+        let loops = running.loops.iter().map(|handle| handle.metrics());
+        let workers = running.workers.iter().map(WorkerCounters::read);
+        let mut metrics = Metrics::of(loops.collect(), workers.collect());
+        metrics.uptime = running.started.elapsed();
+        metrics.connections = self.connections() as u64;
+        metrics.run_queue = self.inner.home.run_queue() as u64;
+        metrics.ticks = self.inner.home.ticks.read();
+        let backplane = running.shared.backplane.as_ref();
+        metrics.backplane = backplane.map(|backplane| {
+            let state = backplane.state();
+            BackplaneMetrics {
+                connected: state.connected,
+                failures: state.failures,
+                published: state.published,
+                received: state.received,
+                queued: state.queued as u64,
+                lost: state.lost,
+            }
+        });
+        metrics
     }
 
     /// Sends a text or binary message to every open connection, encoding it once (and compressing it
@@ -187,6 +233,14 @@ impl ServerHandle {
         running.map_or(0, |r| r.shared.topics.subscribers(topic))
     }
 
+    /// How the [backplane](crate::Server::backplane) is doing. With [`Local`](crate::Local), which is
+    /// the default, it is all zeros.
+    pub fn backplane_state(&self) -> BackplaneState {
+        let running = self.inner.running.get();
+        let backplane = running.and_then(|r| r.shared.backplane.as_ref());
+        backplane.map_or_else(BackplaneState::default, |backplane| backplane.state())
+    }
+
     /// Another certificate and key for new connections: after a renewal, say. Those that are open
     /// keep theirs.
     ///
@@ -214,9 +268,73 @@ impl ServerHandle {
     /// Must not be called by a handler, which would wait for itself.
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline.min(NEVER);
+        self.begin_draining();
         *lock(&self.inner.deadline) = Some(deadline);
+        self.inner.hurry.hurry();
         self.tell_loops(deadline);
         self.end()
+    }
+
+    /// Takes the server out of service without being missed, and waits for the end of it:
+    ///
+    /// 1. [`is_draining`](Self::is_draining) is true and [`health`](Self::health) says 503, while
+    ///    connections are still accepted, for the `notice` of `drain`;
+    /// 2. nobody listens any more, and connections are closed as by [`shutdown`](Self::shutdown), but
+    ///    in batches, at random, over the `spread` of `drain`;
+    /// 3. at its `deadline` what is left is cut off.
+    ///
+    /// Meanwhile `shutdown`, from another thread, hurries it up. The result is that of `shutdown`, and as
+    /// that it must not be called by a handler.
+    pub fn drain(&self, drain: Drain) -> bool {
+        let deadline = Instant::now() + drain.deadline.min(NEVER);
+        self.begin_draining();
+        if self.inner.hurry.wait(drain.notice.min(drain.deadline)) {
+            *lock(&self.inner.deadline) = Some(deadline);
+            let code = match drain.code {
+                code if may_travel(code) => code,
+                _ => CloseCode::Away,
+            };
+            let spread = drain.spread;
+            for handle in self.inner.running.get().iter().flat_map(|r| &r.loops) {
+                handle.command(Command::Drain {
+                    code,
+                    spread,
+                    deadline,
+                });
+            }
+        }
+        self.end()
+    }
+
+    fn begin_draining(&self) {
+        let first = !self.inner.draining.swap(true, Ordering::SeqCst);
+        #[cfg(unix)]
+        if first && self.inner.notifies.load(Ordering::SeqCst) {
+            notify("STOPPING=1");
+        }
+        #[cfg(not(unix))]
+        let _ = first;
+    }
+
+    /// It is up, and systemd hears of that, and later of its end.
+    pub(super) fn notify_systemd(&self) {
+        self.inner.notifies.store(true, Ordering::SeqCst);
+        #[cfg(unix)]
+        notify("READY=1");
+    }
+
+    /// Whether the server is being [drained](Self::drain) or shut down, or was.
+    pub fn is_draining(&self) -> bool {
+        self.inner.draining.load(Ordering::SeqCst)
+    }
+
+    /// The answer to the health check of a load balancer, for [`Handler::http`](crate::Handler::http):
+    /// 200, or 503 once the server is [draining](Self::is_draining).
+    pub fn health(&self) -> Response {
+        match self.is_draining() {
+            false => Response::ok(),
+            true => Response::unavailable(),
+        }
     }
 
     /// Waits until the server has ended because somebody called [`shutdown`](Self::shutdown).
@@ -258,6 +376,10 @@ impl ServerHandle {
         // The loops held the run queue open; the workers end once it is empty.
         let idle = pool.is_none_or(|pool| pool.join(deadline)) & home.join_ticker(deadline);
         home.end();
+        let running = self.inner.running.get();
+        if let Some(backplane) = running.and_then(|r| r.shared.backplane.as_ref()) {
+            backplane.stop(deadline);
+        }
         *state = State::Ended(idle && !cut_off);
         idle && !cut_off
     }

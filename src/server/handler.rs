@@ -114,6 +114,15 @@ impl<S> Accept<S> {
         self
     }
 
+    /// The same with another session: for handlers around other handlers.
+    pub fn map<T>(self, session: impl FnOnce(S) -> T) -> Accept<T> {
+        Accept {
+            session: session(self.session),
+            subprotocol: self.subprotocol,
+            headers: self.headers,
+        }
+    }
+
     /// Adds a header to the response. Headers that belong to the handshake itself are left out.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.append(name, value);

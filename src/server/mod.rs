@@ -1,6 +1,7 @@
 //! The product: settings, the user's handler, the running server.
 
 mod builder;
+mod drain;
 mod events;
 mod handle;
 mod handler;
@@ -8,6 +9,7 @@ mod room_handler;
 mod session;
 
 pub use builder::Server;
+pub use drain::Drain;
 pub use events::Event;
 pub use handle::ServerHandle;
 pub use handler::{Accept, Handler};

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{Method, StatusCode};
 
@@ -12,13 +13,16 @@ use super::handler::{Accept, Handler};
 use crate::config::Config;
 use crate::http::{Request, Response};
 use crate::hub::Task;
+use crate::id::PeerId;
 #[cfg(feature = "deflate")]
 use crate::link::Compression;
 use crate::link::{
     Agreement, Command, Event, EventBatch, Inline, Link, Load, Opening, defer_wakes, give_batch,
     lock, wake_deferred,
 };
+use crate::logging::Throttle;
 use crate::message::{Bytes, CloseCause, CloseCode, CloseReason, Message};
+use crate::metrics::WorkerCounters;
 use crate::peer::Peer;
 #[cfg(feature = "deflate")]
 use crate::proto::deflate;
@@ -31,6 +35,7 @@ use crate::worker::{RunQueue, Work};
 pub(crate) struct Engine<H> {
     handler: H,
     limit: Load,
+    workers: Arc<[WorkerCounters]>,
 }
 
 /// Why a run of a mailbox ended.
@@ -48,7 +53,18 @@ impl<H: Handler> Engine<H> {
             messages: config.inbound_messages,
             bytes: config.inbound_bytes,
         };
-        Self { handler, limit }
+        let workers = (0..config.workers).map(|_| WorkerCounters::default());
+        let workers = workers.collect();
+        Self {
+            handler,
+            limit,
+            workers,
+        }
+    }
+
+    /// What the workers count.
+    pub(super) fn workers(&self) -> &Arc<[WorkerCounters]> {
+        &self.workers
     }
 
     pub(super) fn start(&self, server: &ServerHandle) {
@@ -130,7 +146,7 @@ impl<H: Handler> Engine<H> {
     }
 
     fn panicked(&self, link: &Arc<Link>, session: &mut Option<Box<dyn Any + Send>>) {
-        log::error!("{}: the handler panicked; closing with 1011", link.id);
+        panicked(link.id, "; closing with 1011");
         link.close(CloseCode::Error, "", CloseCause::Panic);
         mute(session);
     }
@@ -145,7 +161,7 @@ impl<H: Handler> Engine<H> {
             Ok((head, accept.session))
         };
         let accepted = guarded(decide).unwrap_or_else(|| {
-            log::error!("{}: the handler panicked in open", link.id);
+            panicked(link.id, " in open");
             Err(StatusCode::INTERNAL_SERVER_ERROR.into())
         });
         match accepted {
@@ -162,7 +178,7 @@ impl<H: Handler> Engine<H> {
 
     fn http(&self, link: &Arc<Link>, request: &Request) {
         let response = guarded(|| self.handler.http(request)).unwrap_or_else(|| {
-            log::error!("{}: the handler panicked in http", link.id);
+            panicked(link.id, " in http");
             StatusCode::INTERNAL_SERVER_ERROR.into()
         });
         self.respond(link, &response, request.method() == Method::HEAD);
@@ -196,8 +212,16 @@ impl<H: Handler> Engine<H> {
         // None: `open` refused, so there is nobody to tell.
         let Some(session) = session else { return };
         if guarded(|| self.handler.close(*session, peer, reason)).is_none() {
-            log::error!("{}: the handler panicked in close", peer.id());
+            panicked(peer.id(), " in close");
         }
+    }
+}
+
+/// A peer may know how to make a handler panic.
+fn panicked(id: PeerId, what: &str) {
+    static PANICS: Throttle = Throttle::new();
+    if let Some(more) = PANICS.pass() {
+        log::error!("{id}: the handler panicked{what}{more}");
     }
 }
 
@@ -254,7 +278,10 @@ fn accept_head<S>(
     let subprotocol = match &accept.subprotocol {
         None => None,
         Some(name) => Some(choose_subprotocol(&opening.request, name).inspect_err(|_| {
-            log::error!("{}: subprotocol {name:?} was not offered", link.id);
+            static UNOFFERED: Throttle = Throttle::new();
+            if let Some(more) = UNOFFERED.pass() {
+                log::error!("{}: subprotocol {name:?} was not offered{more}", link.id);
+            }
         })?),
     };
     #[cfg(feature = "deflate")]
@@ -289,9 +316,12 @@ fn agree_on_compression(link: &Link, opening: &Opening) -> Option<(Compression, 
 }
 
 impl<H: Handler> Engine<H> {
-    fn run_mailbox(&self, peer: &Peer) -> bool {
+    fn run_mailbox(&self, peer: &Peer, handled: &mut usize) -> bool {
         let mut events = peer.link.take_inbox();
-        match self.run_events(peer, &mut events) {
+        let taken = events.len();
+        let ran = self.run_events(peer, &mut events);
+        *handled = taken - events.len();
+        match ran {
             Ran::Done => {
                 give_batch(events);
                 peer.link.finish_run()
@@ -301,20 +331,54 @@ impl<H: Handler> Engine<H> {
     }
 }
 
-impl<H: Handler> Work<Task> for Engine<H> {
-    fn begin(&self) {
-        defer_wakes();
-    }
+/// What a worker counts, and when.
+pub(crate) struct Desk {
+    workers: Arc<[WorkerCounters]>,
+    n: usize,
+    /// When its last run ended; the next begins then, unless it has paused meanwhile.
+    ended: Option<Instant>,
+}
 
-    fn run(&self, task: &Task) -> bool {
-        match task {
-            Task::Conn(peer) => self.run_mailbox(peer),
-            Task::Run(runnable) => runnable.run(),
+impl<H: Handler> Work<Task> for Engine<H> {
+    type Desk = Desk;
+
+    fn begin(&self, n: usize) -> Desk {
+        defer_wakes();
+        Desk {
+            workers: self.workers.clone(),
+            n,
+            ended: None,
         }
     }
 
-    fn pause(&self) {
+    fn run(&self, desk: &mut Desk, task: &mut Task) -> bool {
+        let counters = &desk.workers[desk.n];
+        let began = desk.ended.unwrap_or_else(Instant::now);
+        counters.busy.add(1);
+        let more = match task {
+            Task::Conn(peer, since) => {
+                if let Some(since) = since.take() {
+                    counters
+                        .waits
+                        .record(began.saturating_duration_since(since));
+                }
+                let mut handled = 0;
+                let more = self.run_mailbox(peer, &mut handled);
+                counters.events.add(handled);
+                more
+            }
+            Task::Run(runnable) => runnable.run(),
+        };
+        counters.busy.take_away(1);
+        let ended = Instant::now();
+        counters.runs.record(ended.saturating_duration_since(began));
+        desk.ended = Some(ended);
+        more
+    }
+
+    fn pause(&self, desk: &mut Desk) {
         wake_deferred();
+        desk.ended = None;
     }
 }
 
@@ -336,8 +400,8 @@ impl Upstream for ToWorkers {
         peer.link.deliver(events)
     }
 
-    fn schedule(&self, peer: Peer) {
-        self.0.push(Task::Conn(peer));
+    fn schedule(&self, peer: Peer, since: Instant) {
+        self.0.push(Task::Conn(peer, Some(since)));
     }
 }
 
@@ -391,9 +455,9 @@ impl<H: Handler> Upstream for OnTheLoop<H> {
         link.park(rest)
     }
 
-    fn schedule(&self, peer: Peer) {
+    fn schedule(&self, peer: Peer, _: Instant) {
         // Not marked as inline: what is sent here asks for a flush like anything else.
-        while self.0.run_mailbox(&peer) {}
+        while self.0.run_mailbox(&peer, &mut 0) {}
     }
 }
 

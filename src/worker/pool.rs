@@ -40,6 +40,11 @@ impl<T> WeakRunQueue<T> {
             None => Err(item),
         }
     }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.0.upgrade().map_or(0, |queue| queue.len())
+    }
 }
 
 impl<T> Clone for RunQueue<T> {
@@ -50,12 +55,14 @@ impl<T> Clone for RunQueue<T> {
 
 /// What workers do with the items.
 pub(crate) trait Work<T>: Send + Sync + 'static {
-    /// A worker thread begins.
-    fn begin(&self);
+    /// What a worker has for itself.
+    type Desk;
+    /// A worker thread begins, the n-th.
+    fn begin(&self, n: usize) -> Self::Desk;
     /// Runs one item. `true`: it goes back on the run queue. Must not panic.
-    fn run(&self, item: &T) -> bool;
+    fn run(&self, desk: &mut Self::Desk, item: &mut T) -> bool;
     /// A worker is about to wait, or has run many items: what it held back should go out.
-    fn pause(&self);
+    fn pause(&self, desk: &mut Self::Desk);
 }
 
 /// A fixed number of threads.
@@ -82,7 +89,7 @@ impl Pool {
             // Weak, or the workers would keep their own queue open for ever.
             let (receiver, back) = (receiver.clone(), Arc::downgrade(&run_queue.0));
             let body = move || {
-                work_off(&*work, &receiver, &back);
+                work_off(n, &*work, &receiver, &back);
                 drop(alive);
             };
             let name = format!("framemill-worker-{n}");
@@ -102,14 +109,14 @@ impl Pool {
     }
 }
 
-fn work_off<T, W: Work<T>>(work: &W, items: &Receiver<T>, back: &Weak<Sender<T>>) {
-    work.begin();
+fn work_off<T, W: Work<T>>(n: usize, work: &W, items: &Receiver<T>, back: &Weak<Sender<T>>) {
+    let mut desk = work.begin(n);
     let mut runs = 0;
     loop {
-        let item = match items.try_recv() {
+        let mut item = match items.try_recv() {
             Ok(item) => item,
             Err(_) => {
-                work.pause();
+                work.pause(&mut desk);
                 match items.recv() {
                     Ok(item) => item,
                     Err(_) => return,
@@ -118,9 +125,9 @@ fn work_off<T, W: Work<T>>(work: &W, items: &Receiver<T>, back: &Weak<Sender<T>>
         };
         runs += 1;
         if runs % RUNS == 0 {
-            work.pause();
+            work.pause(&mut desk);
         }
-        while work.run(&item) {
+        while work.run(&mut desk, &mut item) {
             // To the end of the queue, so that others get their turn.
             if let Some(back) = back.upgrade() {
                 let _ = back.send(item);

@@ -19,7 +19,9 @@ const WAIT: Duration = Duration::from_secs(30);
 
 fn serve(rate: u32) -> (ServerHandle, String, Arc<Stats>) {
     let stats = Arc::new(Stats::new(false));
-    let handle = server::start("127.0.0.1:0", rate, stats.clone()).unwrap();
+    let handle = server::bind("127.0.0.1:0")
+        .and_then(|server| server.start(server::Game::new(rate, stats.clone())))
+        .unwrap();
     let url = format!("ws://{}/", handle.local_addr().unwrap());
     (handle, url, stats)
 }
@@ -231,7 +233,9 @@ fn a_slow_client_has_gaps_and_no_past() {
     socket.bind(&addr.into()).unwrap();
     socket.listen(128).unwrap();
     let stats = Arc::new(Stats::new(false));
-    let server = server::start(TcpListener::from(socket), 60, stats.clone()).unwrap();
+    let server = server::bind(TcpListener::from(socket))
+        .and_then(|server| server.start(server::Game::new(60, stats.clone())))
+        .unwrap();
     let addr: SocketAddr = server.local_addr().unwrap();
     let url = format!("ws://{addr}/");
     let crowd = Clients::start(1, 0).unwrap();

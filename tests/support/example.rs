@@ -77,7 +77,7 @@ impl Drop for Example {
 }
 
 /// Cargo builds the examples before it runs all tests, into the folder beside the tests' own.
-fn binary(name: &str) -> PathBuf {
+pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.ancestors().nth(2).unwrap();
     let binary = profile.join("examples").join(name);

@@ -15,6 +15,8 @@ pub mod browser;
 pub mod deflate;
 pub mod example;
 pub mod inflate;
+#[cfg(all(unix, feature = "redis"))]
+pub mod redis;
 pub mod remote;
 pub mod spy;
 pub mod tls;
@@ -167,6 +169,11 @@ impl<S: Read + Write> Raw<S> {
         }
     }
 
+    /// Whether what was read and not yet looked at begins so.
+    pub fn begins(&self, bytes: &[u8]) -> bool {
+        self.buf.starts_with(bytes)
+    }
+
     pub fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
@@ -282,4 +289,9 @@ pub fn memory(name: &str) -> usize {
 pub fn echoes(client: &mut tungstenite::WebSocket<Stream>, text: &str) {
     client.send(Message::text(text)).unwrap();
     assert_eq!(client.read().unwrap(), Message::text(text));
+}
+
+/// A test that failed elsewhere is told by itself.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,14 +1,15 @@
 //! uWebSockets, by way of a shared object that is looked for when this runs.
 //!
 //! There is no crate of it. The Python package socketify carries it, compiled, with a C interface of
-//! plain functions (`foreign/fetch.sh` gets it); what of that interface is needed is declared here.
+//! plain functions (`foreign/prepare.sh` gets it); what of that interface is needed is declared here.
 //! It runs on libuv, with BoringSSL for TLS and zlib for compression.
 //!
 //! As its examples recommend for speed: the answer is sent from the message handler, where the
-//! library collects what it sends until the read has been gone through ("corked"); broadcast is its
-//! own publish and subscribe.
+//! library collects what it sends until the read has been gone through ("corked"); broadcast and
+//! publish are its own publish and subscribe.
 
 use std::{
+    cell::Cell,
     ffi::{CStr, CString, c_char, c_int, c_uint, c_ushort, c_void},
     io::{Error, Result},
     net::SocketAddr,
@@ -30,6 +31,13 @@ struct Args {
     /// HOST:PORT
     #[arg(long, default_value = "127.0.0.1:0")]
     addr: SocketAddr,
+    /// Mode publish: the m-th message goes to topic m modulo this
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    topics: usize,
+    /// Mode publish: a connection has so many topics, the n-th those that are n modulo their number
+    /// over this
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    subscriptions: usize,
     /// permessage-deflate, each message for itself, with one compressor for all connections
     #[arg(long)]
     deflate: bool,
@@ -43,7 +51,17 @@ struct Args {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
     Echo,
+    /// To all but the sender.
     Broadcast,
+    /// To the subscribers of one topic after the other.
+    Publish,
+}
+
+fn at_least_one(text: &str) -> std::result::Result<usize, String> {
+    let number: usize = text.parse().map_err(|_| "not a number".to_owned())?;
+    (number > 0)
+        .then_some(number)
+        .ok_or_else(|| "at least 1".to_owned())
 }
 
 /// Things of the library that are only pointed to.
@@ -120,6 +138,16 @@ type Publish = unsafe extern "C" fn(
     opcode: c_int,
     compress: bool,
 ) -> bool;
+type AppPublish = unsafe extern "C" fn(
+    ssl: c_int,
+    *mut App,
+    topic: *const c_char,
+    usize,
+    *const c_char,
+    usize,
+    opcode: c_int,
+    compress: bool,
+) -> bool;
 type Subscribe = unsafe extern "C" fn(ssl: c_int, *mut Socket, *const c_char, usize) -> bool;
 type Listening = unsafe extern "C" fn(*mut c_void, Listen, *mut c_void);
 
@@ -128,8 +156,17 @@ struct Server {
     mode: Mode,
     ssl: c_int,
     deflate: bool,
+    /// By number, for `Mode::Publish`.
+    topics: Vec<CString>,
+    /// So many connections after another have no topic in common.
+    groups: usize,
+    opened: Cell<usize>,
+    published: Cell<usize>,
+    /// Known once it has been made.
+    app: Cell<*mut App>,
     send: Send,
     publish: Publish,
+    app_publish: AppPublish,
     subscribe: Subscribe,
     local_port: unsafe extern "C" fn(ssl: c_int, *mut c_void) -> c_int,
 }
@@ -137,14 +174,22 @@ struct Server {
 fn main() -> Result<()> {
     let args = Args::parse();
     let library = Library::open(&args.library)?;
+    let topics = (0..args.topics).map(|n| CString::new(format!("topic {n}")));
+    let topics = topics.collect::<std::result::Result<Vec<_>, _>>()?;
     // SAFETY: the signatures are those that the package declares for these names.
     unsafe {
         let server: &'static Server = Box::leak(Box::new(Server {
             mode: args.mode,
             ssl: c_int::from(args.tls_cert.is_some()),
             deflate: args.deflate,
+            topics,
+            groups: (args.topics / args.subscriptions).max(1),
+            opened: Cell::new(0),
+            published: Cell::new(0),
+            app: Cell::new(ptr::null_mut()),
             send: library.get(c"uws_ws_send_with_options")?,
             publish: library.get(c"uws_ws_publish_with_options")?,
+            app_publish: library.get(c"uws_publish")?,
             subscribe: library.get(c"uws_ws_subscribe")?,
             local_port: library.get(c"us_socket_local_port")?,
         }));
@@ -194,6 +239,7 @@ unsafe fn serve(library: &Library, server: &'static Server, args: &Args) -> Resu
                 "no app: are the certificate and the key right?",
             ));
         }
+        server.app.set(app);
         ws(ssl, app, c"/*".as_ptr(), behavior(server), data);
         listen_on(ssl, app, listen, listening, data);
         run(ssl, app);
@@ -240,8 +286,18 @@ unsafe extern "C" fn open(socket: *mut Socket, data: *mut c_void) {
     // SAFETY: as in `listening`.
     unsafe {
         let server = &*data.cast::<Server>();
-        if server.mode == Mode::Broadcast {
-            (server.subscribe)(server.ssl, socket, TOPIC.as_ptr(), TOPIC.count_bytes());
+        let subscribe = |topic: &CStr| {
+            (server.subscribe)(server.ssl, socket, topic.as_ptr(), topic.count_bytes());
+        };
+        match server.mode {
+            Mode::Echo => {}
+            Mode::Broadcast => subscribe(TOPIC),
+            Mode::Publish => {
+                let group = server.opened.get() % server.groups;
+                server.opened.set(server.opened.get() + 1);
+                let topics = server.topics[group..].iter().step_by(server.groups);
+                topics.for_each(|topic| subscribe(topic));
+            }
         }
     }
 }
@@ -264,6 +320,13 @@ unsafe extern "C" fn message(
             Mode::Broadcast => {
                 let (topic, topic_len) = (TOPIC.as_ptr(), TOPIC.count_bytes());
                 (server.publish)(ssl, socket, topic, topic_len, text, length, opcode, deflate);
+            }
+            Mode::Publish => {
+                let topic = &server.topics[server.published.get() % server.topics.len()];
+                server.published.set(server.published.get() + 1);
+                let (topic, topic_len) = (topic.as_ptr(), topic.count_bytes());
+                let app = server.app.get();
+                (server.app_publish)(ssl, app, topic, topic_len, text, length, opcode, deflate);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::server::{Program, Server};
+use crate::server::{Program, Server, built};
 
 /// The folder of this crate.
 pub(crate) fn bench() -> &'static Path {
@@ -49,6 +49,11 @@ impl Programs {
             }
         }
         programs.insert(NODE.to_owned(), NODE.into());
+        for server in servers {
+            if let Program::Foreign(name) = server.program {
+                programs.insert(name.to_owned(), built(name));
+            }
+        }
         Ok(Self(programs))
     }
 
@@ -63,6 +68,7 @@ impl Programs {
             Program::Peer { .. } => "peer",
             Program::Uws => "uws",
             Program::Node => NODE,
+            Program::Foreign(name) => name,
             Program::Other(path) => return Some(Path::new(path)),
         };
         self.0.get(name).map(PathBuf::as_path)

@@ -14,14 +14,14 @@ use crate::{
 /// Left edge and room of the bars, in pixels: names, first bars, second bars.
 const NAMES: u32 = 16;
 const FIRST: Panel = Panel {
-    left: 176,
+    left: 196,
     width: 200,
 };
 const SECOND: Panel = Panel {
-    left: 596,
+    left: 616,
     width: 130,
 };
-const WIDTH: u32 = 840;
+const WIDTH: u32 = 860;
 
 const TOP: u32 = 72;
 const LINE: u32 = 26;
@@ -50,7 +50,7 @@ struct Panel {
 pub(crate) fn draw(outcome: &Outcome<'_>) -> String {
     let rows = outcome.rows();
     let bottom = TOP + rows.len() as u32 * LINE;
-    let note = rows.iter().any(load_limited);
+    let note = outcome.scenario.mode != Mode::Publish && rows.iter().any(load_limited);
     let height = bottom + if note { 32 } else { 8 };
     let title = outcome.scenario.title();
     let mut svg = format!(
@@ -62,7 +62,19 @@ pub(crate) fn draw(outcome: &Outcome<'_>) -> String {
     for (index, row) in rows.iter().enumerate() {
         text(&mut svg, NAMES, baseline(index), "", &row.server.label);
     }
-    if outcome.scenario.mode == Mode::Idle {
+    if outcome.scenario.mode == Mode::OpenLoop {
+        let reference = &outcome.servers[outcome.reference()].label;
+        let first = format!("p99 in µs (less is better), ratio to {reference}");
+        bars(&mut svg, &rows, &FIRST, &first, |row| {
+            let ratio = row.ratio.map(ratio).unwrap_or_default();
+            row.p99_us
+                .map(|p99| (p99, format!("{} · {ratio}", micros(p99))))
+        });
+        let second = "p99.9 in µs (less is better)";
+        bars(&mut svg, &rows, &SECOND, second, |row| {
+            row.p999_us.map(|p999| (p999, micros(p999)))
+        });
+    } else if outcome.scenario.mode == Mode::Idle {
         let bytes = |row: &Row<'_>| row.bytes.map(|bytes| bytes.median);
         bars(
             &mut svg,
@@ -78,6 +90,18 @@ pub(crate) fn draw(outcome: &Outcome<'_>) -> String {
             "resident at start (less is better)",
             |row| row.resident_at_start.map(|bytes| (bytes, megabytes(bytes))),
         );
+    } else if outcome.scenario.mode == Mode::Publish {
+        // Few messages under way, so that the rate is mostly one of waking up.
+        let reference = &outcome.servers[outcome.reference()].label;
+        let first = format!("CPU µs per delivery (less is better), ratio to {reference}");
+        bars(&mut svg, &rows, &FIRST, &first, |row| {
+            let ratio = row.cpu_ratio.unwrap_or_default();
+            row.cpu_us
+                .map(|cpu| (cpu, format!("{} · {ratio:.2}", micros(cpu))))
+        });
+        bars(&mut svg, &rows, &SECOND, "deliveries per second", |row| {
+            row.rate.map(|rate| (rate, thousands(rate)))
+        });
     } else {
         let reference = &outcome.servers[outcome.reference()].label;
         let first = format!(

@@ -12,8 +12,9 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | `scenario` | what is asked of the servers |
-//! | `server` | which servers there are, and a running one |
+//! | `scenario`, `scenarios` | what is asked of the servers, and all of it |
+//! | `server` | which servers there are, and how they are asked |
+//! | `running` | a server that is up, on its core |
 //! | `build` | their programs |
 //! | `measure` | one measurement: one server, one scenario, one run of `load` |
 //! | `outcome` | all measurements of one scenario, and the rows they add up to |
@@ -24,7 +25,9 @@ mod chart;
 mod markdown;
 mod measure;
 mod outcome;
+mod running;
 mod scenario;
+mod scenarios;
 mod server;
 
 use std::{
@@ -42,8 +45,10 @@ use crate::{
     build::Programs,
     measure::Setting,
     outcome::Outcome,
-    scenario::{SCENARIOS, Scenario},
-    server::{Core, Server},
+    running::Cores,
+    scenario::{Mode, Scenario},
+    scenarios::SCENARIOS,
+    server::Server,
 };
 
 #[derive(Parser)]
@@ -67,9 +72,9 @@ struct Args {
     /// Only these servers, in this order. Where `limit` does not apply, the first is the reference
     #[arg(long, value_delimiter = ',', value_name = "A,B,C")]
     servers: Vec<String>,
-    /// A further server, run as `PROGRAM echo --addr 127.0.0.1:0` (or `broadcast`; also with
-    /// `--tls-cert FILE --tls-key FILE` or `--deflate`), which has to print `listening on ADDR` and
-    /// to end on SIGTERM
+    /// A further server, run as `PROGRAM echo --addr 127.0.0.1:0` (or `broadcast`, or `publish
+    /// --topics N --subscriptions S`; also with `--tls-cert FILE --tls-key FILE` or `--deflate`),
+    /// which has to print `listening on ADDR` and to end on SIGTERM
     #[arg(long, value_name = "NAME=PROGRAM")]
     also: Vec<String>,
     /// Where the tables and charts go. A run of some scenarios or servers only writes them if told
@@ -116,10 +121,10 @@ fn run(args: &Args) -> Result<usize> {
     if args.list {
         scenarios
             .iter()
-            .for_each(|scenario| println!("{:36}{}", scenario.name, scenario.title()));
+            .for_each(|scenario| println!("{:44}{}", scenario.name, scenario.title()));
         servers
             .iter()
-            .for_each(|server| println!("{:36}{}", server.name, server.label));
+            .for_each(|server| println!("{:44}{}", server.name, server.label));
         return Ok(0);
     }
     // Of ten thousand connections each side has a file; what is started here inherits the limit.
@@ -207,11 +212,15 @@ fn compare<'a>(
         if round % 2 == 1 {
             order.reverse();
         }
+        let rate = match scenario.mode {
+            Mode::OpenLoop => saturation(round, &outcome, programs, setting),
+            _ => None,
+        };
         for index in order {
             let server = &outcome.servers[index];
-            print!("  round {}  {:24}", round + 1, server.label);
+            print!("  round {}  {:28}", round + 1, server.label);
             let _ = io::stdout().flush();
-            let report = measure::measure(server, scenario, programs, setting);
+            let report = measure::measure(server, scenario, rate, programs, setting);
             match &report.error {
                 None => println!("  {}", measure::summary(&report)),
                 Some(error) => println!("  FAILED: {error}"),
@@ -220,6 +229,32 @@ fn compare<'a>(
         }
     }
     outcome
+}
+
+/// What the reference can do at most, just before a round of open loop: the rates of that are parts
+/// of it, the same for all servers. Without it the round fails, which is said there.
+fn saturation(
+    round: u32,
+    outcome: &Outcome<'_>,
+    programs: &Programs,
+    setting: &Setting,
+) -> Option<f64> {
+    let reference = outcome.servers.get(outcome.reference())?;
+    print!(
+        "  round {}  {:28}",
+        round + 1,
+        format!("{}, all it can", reference.label)
+    );
+    let _ = io::stdout().flush();
+    let scenario = outcome.scenario.saturation();
+    let report = measure::measure(reference, &scenario, None, programs, setting);
+    match &report.error {
+        None => println!("  {}", measure::summary(&report)),
+        Some(error) => println!("  FAILED: {error}"),
+    }
+    let part = f64::from(outcome.scenario.percent) / 100.0;
+    let failed = report.error.is_some();
+    (!failed).then_some(report.messages_per_second * part)
 }
 
 impl Setting {
@@ -232,12 +267,14 @@ impl Setting {
             rounds,
             warmup: Duration::from_secs_f64(warmup),
             seconds: Duration::from_secs_f64(seconds),
-            server_core: Core {
+            server_cores: Cores {
                 cpu: args.server_cpu,
+                or: None,
                 boost: args.boost,
             },
-            load_core: Core {
+            load_cores: Cores {
                 cpu: args.load_cpu,
+                or: None,
                 boost: args.boost,
             },
         }

@@ -8,6 +8,7 @@ use crate::{
     measure::Setting,
     outcome::{Doubt, Outcome, Row, Spread},
     scenario::{Mode, thousands},
+    server::built,
 };
 
 const LOCK: &str = include_str!("../../../Cargo.lock");
@@ -28,13 +29,20 @@ const READING: &str = "\
   first row.
 - **CPU µs**: CPU time of the whole server process for each message; less is better. **CPU vs
   reference** is the ratio of these.
-- **p50, p99**: from writing a message to reading its echo (broadcast: to the last delivery), with
-  one in flight. Under such a load most of it is waiting for the other connections' turn.
+- **p50, p99**: from writing a message to reading its echo (broadcast and publish: to the last
+  delivery), with one in flight. Under such a load most of it is waiting for the other connections'
+  turn.
 - **server busy, load busy**: how much of its core each of the two used.
 - *load generator was the limit*: it had no time left and the server had, so the rate is that of
   the load generator. Compare the CPU time instead.
 - *neither was busy*: other work took the cores, or the two waited for each other. The CPU time
   still holds, more or less: caches are shared too.
+- **latency at N % load**: an open loop. Messages are due at random times that have nothing to do with
+  the answers, at N % of the rate that the first server reached just before in the same round with
+  one in flight on each connection; all servers get the same rate. Latency is from the time a message
+  was due, so that a server that stalls has all of that time counted against it. **sent late by**
+  (p99) is the load generator's own part in it. With a core each the load generator looks at the clock
+  all the time; where server and load generator share both cores, it sleeps in between.
 
 Client and server share one machine and its loopback interface: ratios carry over to other machines
 better than rates do, and there is no network in any of this.
@@ -54,10 +62,12 @@ pub(crate) fn document(outcomes: &[&Outcome<'_>], setting: &Setting) -> String {
         setting.rounds,
         setting.seconds.as_secs_f64(),
     );
-    let versions: Vec<String> = LIBRARIES
+    let mut versions: Vec<String> = LIBRARIES
         .iter()
         .filter_map(|name| Some(format!("{name} {}", version(name)?)))
         .collect();
+    let foreign = fs::read_to_string(built("versions")).unwrap_or_default();
+    versions.extend(foreign.lines().map(str::to_owned));
     text += &format!("Compared with: {}.\n\n{READING}", versions.join(", "));
     if outcomes.iter().any(|outcome| outcome.scenario.tls) {
         text += &format!(
@@ -84,6 +94,7 @@ pub(crate) fn table(outcome: &Outcome<'_>) -> String {
     let rows = outcome.rows();
     match outcome.scenario.mode {
         Mode::Idle => render(&idle_header(), &rows, idle_cells),
+        Mode::OpenLoop => render(&open_loop_header(outcome), &rows, open_loop_cells),
         _ => render(&rate_header(outcome), &rows, rate_cells),
     }
 }
@@ -163,6 +174,39 @@ fn rate_cells(row: &Row<'_>) -> Vec<String> {
     ]
 }
 
+fn open_loop_header(outcome: &Outcome<'_>) -> Vec<String> {
+    let reference = &outcome.servers[outcome.reference()].label;
+    let mut header = vec![
+        "server".to_owned(),
+        format!("p99 vs {reference}"),
+        "messages/s".to_owned(),
+    ];
+    let rest = [
+        "p50 µs",
+        "p99 µs",
+        "p99.9 µs",
+        "CPU µs/message",
+        "server busy",
+        "sent late by µs",
+        "",
+    ];
+    header.extend(rest.map(str::to_owned));
+    header
+}
+
+fn open_loop_cells(row: &Row<'_>) -> Vec<String> {
+    vec![
+        shown(row.ratio, ratio),
+        shown(row.rate, thousands),
+        shown(row.p50_us, micros),
+        shown(row.p99_us, micros),
+        shown(row.p999_us, micros),
+        shown(row.cpu_us, micros),
+        shown(row.server_busy, percent),
+        shown(row.late_us, micros),
+    ]
+}
+
 fn idle_header() -> Vec<String> {
     [
         "server",
@@ -190,6 +234,11 @@ fn remark(row: &Row<'_>) -> String {
     }
     let doubt = row.doubt.map(|doubt| match doubt {
         Doubt::LoadGenerator => "load generator was the limit".to_owned(),
+        Doubt::FellBehind => {
+            let kept_up = row.kept_up.unwrap_or_default();
+            format!("did not keep up: {} answered in time", percent(kept_up))
+        }
+        Doubt::SentLate => "the load generator was late itself".to_owned(),
         Doubt::NeitherBusy => "neither was busy".to_owned(),
     });
     let compressed = row

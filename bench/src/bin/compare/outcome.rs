@@ -3,12 +3,15 @@
 use framemill_bench::report::Report;
 
 use crate::{
-    scenario::Scenario,
+    scenario::{Mode, Scenario},
     server::{Program, Server},
 };
 
 /// A process that used this much of its core had no time left.
 const BUSY: f64 = 0.95;
+
+/// Of an open loop: answers over requests. A little is always under way when the time is up.
+const KEPT_UP: f64 = 0.98;
 
 pub(crate) struct Outcome<'a> {
     pub(crate) scenario: &'a Scenario,
@@ -20,8 +23,8 @@ pub(crate) struct Outcome<'a> {
 /// What is said of one server. Each figure is the median over the rounds.
 pub(crate) struct Row<'a> {
     pub(crate) server: &'a Server,
-    /// Of the reference, in the same round. Of rates (more is better), of bytes when idle (less
-    /// is).
+    /// Of the reference, in the same round. Of rates (more is better); in an open loop, where the
+    /// rates are given, of p99 (less is).
     pub(crate) ratio: Option<Spread>,
     pub(crate) rate: Option<f64>,
     pub(crate) cpu_us: Option<f64>,
@@ -29,6 +32,11 @@ pub(crate) struct Row<'a> {
     pub(crate) cpu_ratio: Option<f64>,
     pub(crate) p50_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
+    pub(crate) p999_us: Option<f64>,
+    /// How late the load generator sent (p99).
+    pub(crate) late_us: Option<f64>,
+    /// Messages a second over those that were asked for.
+    pub(crate) kept_up: Option<f64>,
     pub(crate) server_busy: Option<f64>,
     pub(crate) load_busy: Option<f64>,
     pub(crate) bytes: Option<Spread>,
@@ -52,6 +60,11 @@ pub(crate) struct Spread {
 pub(crate) enum Doubt {
     /// The load generator had no time left, the server had.
     LoadGenerator,
+    /// In an open loop: not everything was answered in time, so latency only tells how long the
+    /// measurement was.
+    FellBehind,
+    /// The same, but it is the load generator that had no time when a message was due.
+    SentLate,
     /// Both had: something else took the cores, or there was not enough in flight.
     NeitherBusy,
 }
@@ -111,22 +124,36 @@ impl<'a> Outcome<'a> {
         let bytes = |report: &Report| report.bytes_per_connection;
         let server_busy = median(|report| report.server_busy);
         let load_busy = median(|report| Some(report.load_busy));
+        let kept_up = median(|report| Some(report.messages_per_second / report.asked_per_second?));
+        let (p99_us, late_us) = (
+            median(|report| report.p99_us),
+            median(|report| report.late_us),
+        );
         Row {
             server: &self.servers[server],
-            ratio: ratio(rate),
+            ratio: match self.scenario.mode {
+                Mode::OpenLoop => ratio(|report| report.p99_us),
+                _ => ratio(rate),
+            },
             rate: median(rate),
             cpu_us: median(|report| report.server_cpu_us),
             cpu_ratio: ratio(|report| report.server_cpu_us).map(|ratio| ratio.median),
             p50_us: median(|report| report.p50_us),
-            p99_us: median(|report| report.p99_us),
+            p99_us,
+            p999_us: median(|report| report.p999_us),
+            late_us,
+            kept_up,
             server_busy,
             load_busy,
             bytes: spread(self.figures(server, bytes).flatten()),
             resident_at_start: median(|report| report.resident_at_start.map(|bytes| bytes as f64)),
             compressed: median(|report| report.compressed.map(|bytes| bytes as f64)),
-            doubt: server_busy
-                .zip(load_busy)
-                .and_then(|(server, load)| Doubt::of(server, load)),
+            doubt: match kept_up {
+                Some(kept_up) => Doubt::of_open_loop(kept_up, late_us.zip(p99_us)),
+                None => server_busy
+                    .zip(load_busy)
+                    .and_then(|(server, load)| Doubt::of(server, load)),
+            },
             error: self.reports[server]
                 .iter()
                 .find_map(|report| report.error.as_deref()),
@@ -146,6 +173,14 @@ impl<'a> Outcome<'a> {
 }
 
 impl Doubt {
+    /// `late` is by how much the load generator sent late, and the latency that this is a part of.
+    fn of_open_loop(kept_up: f64, late: Option<(f64, f64)>) -> Option<Self> {
+        match late {
+            Some((late, latency)) if late > latency / 2.0 => Some(Self::SentLate),
+            _ => (kept_up < KEPT_UP).then_some(Self::FellBehind),
+        }
+    }
+
     fn of(server_busy: f64, load_busy: f64) -> Option<Self> {
         match (server_busy >= BUSY, load_busy > BUSY) {
             (true, _) => None,
@@ -170,7 +205,7 @@ fn spread(values: impl Iterator<Item = f64>) -> Option<Spread> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{scenario::SCENARIOS, server};
+    use crate::{scenarios::SCENARIOS, server};
 
     fn report(rate: f64, cpu: f64, server_busy: f64, load_busy: f64) -> Report {
         Report {
@@ -203,5 +238,29 @@ mod tests {
         assert_eq!(rows[1].ratio.unwrap().median, 1.0);
         assert!(rows[0].doubt.is_none() && rows[1].doubt == Some(Doubt::LoadGenerator));
         assert_eq!(outcome.failures(), 1);
+    }
+
+    #[test]
+    fn an_open_loop_compares_latency_and_tells_of_what_spoils_it() {
+        let names = ["framemill-0", "uws"].map(str::to_owned);
+        let scenario = SCENARIOS
+            .iter()
+            .find(|scenario| scenario.mode == Mode::OpenLoop)
+            .unwrap();
+        let mut outcome = Outcome::new(scenario, server::choose(&names, &[]).unwrap());
+        let answered = |rate, p99, late| Report {
+            asked_per_second: Some(1000.0),
+            p99_us: Some(p99),
+            late_us: Some(late),
+            ..report(rate, 1.0, 0.2, 1.0)
+        };
+        outcome.record(0, answered(999.0, 100.0, 20.0));
+        outcome.record(1, answered(900.0, 300.0, 20.0));
+        let rows = outcome.rows();
+        assert_eq!(rows[1].ratio.unwrap().median, 3.0);
+        assert!(rows[0].doubt.is_none() && rows[1].doubt == Some(Doubt::FellBehind));
+        // The median of the two, 55, is more than half of 100.
+        outcome.record(0, answered(999.0, 100.0, 90.0));
+        assert!(outcome.rows()[0].doubt == Some(Doubt::SentLate));
     }
 }

@@ -10,6 +10,14 @@ pub(crate) struct Scenario {
     pub(crate) inflight: u32,
     pub(crate) text: bool,
     pub(crate) tls: bool,
+    /// Of publish. Connections have so many subscriptions each, dealt out so that all topics have the
+    /// same number of subscribers, and messages one after the other go to different ones.
+    pub(crate) topics: u32,
+    pub(crate) subscriptions: u32,
+    /// Of open-loop: how much of what the reference can do, in hundredths.
+    pub(crate) percent: u32,
+    /// Server and load generator both have both cores, instead of one each.
+    pub(crate) shared_cores: bool,
     /// Messages are JSON, and compressed each for itself. `size` is before that.
     pub(crate) deflate: bool,
 }
@@ -18,148 +26,15 @@ pub(crate) struct Scenario {
 pub(crate) enum Mode {
     Echo,
     Broadcast,
+    /// To the subscribers of a topic.
+    Publish,
+    /// Sent at fixed times, whatever comes back.
+    OpenLoop,
     Connect,
     Idle,
 }
 
-const KIB: u32 = 1024;
-
-/// Binary messages, 100 connections, one in flight. The rest is said by each.
-const ECHO: Scenario = Scenario {
-    name: "",
-    mode: Mode::Echo,
-    size: 64,
-    connections: 100,
-    inflight: 1,
-    text: false,
-    tls: false,
-    deflate: false,
-};
-
-pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "echo-16b",
-        size: 16,
-        ..ECHO
-    },
-    Scenario {
-        name: "echo-64b",
-        ..ECHO
-    },
-    Scenario {
-        name: "echo-1k",
-        size: KIB,
-        ..ECHO
-    },
-    Scenario {
-        name: "echo-16k",
-        size: 16 * KIB,
-        ..ECHO
-    },
-    Scenario {
-        name: "echo-64k",
-        size: 64 * KIB,
-        ..ECHO
-    },
-    Scenario {
-        name: "echo-1m",
-        size: 1024 * KIB,
-        connections: 10,
-        ..ECHO
-    },
-    Scenario {
-        name: "echo-64b-32-inflight",
-        inflight: 32,
-        ..ECHO
-    },
-    Scenario {
-        name: "echo-1k-16-inflight",
-        size: KIB,
-        inflight: 16,
-        ..ECHO
-    },
-    Scenario {
-        name: "echo-1k-16-inflight-text",
-        size: KIB,
-        inflight: 16,
-        text: true,
-        ..ECHO
-    },
-    Scenario {
-        name: "echo-16k-4-inflight",
-        size: 16 * KIB,
-        inflight: 4,
-        ..ECHO
-    },
-    Scenario {
-        name: "echo-64b-10000",
-        connections: 10_000,
-        ..ECHO
-    },
-    Scenario {
-        name: "broadcast-64b-to-1000",
-        mode: Mode::Broadcast,
-        connections: 1000,
-        ..ECHO
-    },
-    Scenario {
-        name: "broadcast-64b-to-1000-16-inflight",
-        mode: Mode::Broadcast,
-        connections: 1000,
-        inflight: 16,
-        ..ECHO
-    },
-    Scenario {
-        name: "connect",
-        mode: Mode::Connect,
-        connections: 64,
-        ..ECHO
-    },
-    Scenario {
-        name: "idle-10000",
-        mode: Mode::Idle,
-        connections: 10_000,
-        ..ECHO
-    },
-    Scenario {
-        name: "tls-echo-64b",
-        tls: true,
-        ..ECHO
-    },
-    Scenario {
-        name: "tls-echo-64b-32-inflight",
-        inflight: 32,
-        tls: true,
-        ..ECHO
-    },
-    Scenario {
-        name: "tls-connect",
-        mode: Mode::Connect,
-        connections: 64,
-        tls: true,
-        ..ECHO
-    },
-    Scenario {
-        name: "tls-idle-1000",
-        mode: Mode::Idle,
-        connections: 1000,
-        tls: true,
-        ..ECHO
-    },
-    Scenario {
-        name: "deflate-echo-1k",
-        size: KIB,
-        deflate: true,
-        ..ECHO
-    },
-    Scenario {
-        name: "deflate-echo-1k-16-inflight",
-        size: KIB,
-        inflight: 16,
-        deflate: true,
-        ..ECHO
-    },
-];
+pub(crate) const KIB: u32 = 1024;
 
 impl Scenario {
     /// The file of results that it belongs to.
@@ -194,24 +69,57 @@ impl Scenario {
                 format!("echo {size}{text}, {connections} connections, {inflight} in flight")
             }
             Mode::Broadcast => format!("broadcast {size} to {connections}, {inflight} in flight"),
+            Mode::Publish if self.topics == 1 => {
+                format!("publish {size} to {connections}, {inflight} in flight")
+            }
+            Mode::Publish => {
+                let topics = thousands(f64::from(self.topics));
+                let receivers = self.receivers();
+                format!(
+                    "publish {size} in {topics} topics of {receivers}, {connections} connections, \
+                     {inflight} in flight"
+                )
+            }
+            Mode::OpenLoop => {
+                let cores = match self.shared_cores {
+                    true => "sharing both cores",
+                    false => "with a core each",
+                };
+                let percent = self.percent;
+                format!("latency of {size} at {percent} % load, {connections} connections, {cores}")
+            }
             Mode::Connect => format!("open, shake hands, close, {connections} at a time"),
             Mode::Idle => format!("memory of {connections} connections after one echo each"),
+        }
+    }
+
+    /// Of each message of publish.
+    pub(crate) fn receivers(&self) -> u32 {
+        self.connections * self.subscriptions / self.topics
+    }
+
+    /// The load that the rate of an open loop is a part of: the same, but each connection waits for
+    /// its answer.
+    pub(crate) fn saturation(&self) -> Self {
+        Self {
+            mode: Mode::Echo,
+            ..*self
         }
     }
 
     /// What is counted.
     pub(crate) fn unit(&self) -> &'static str {
         match self.mode {
-            Mode::Echo => "message",
-            Mode::Broadcast => "delivery",
+            Mode::Echo | Mode::OpenLoop => "message",
+            Mode::Broadcast | Mode::Publish => "delivery",
             Mode::Connect | Mode::Idle => "connection",
         }
     }
 
     pub(crate) fn units(&self) -> &'static str {
         match self.mode {
-            Mode::Echo => "messages",
-            Mode::Broadcast => "deliveries",
+            Mode::Echo | Mode::OpenLoop => "messages",
+            Mode::Broadcast | Mode::Publish => "deliveries",
             Mode::Connect | Mode::Idle => "connections",
         }
     }
@@ -233,6 +141,7 @@ pub(crate) fn thousands(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenarios::SCENARIOS;
 
     #[test]
     fn thousands_are_apart() {
@@ -241,6 +150,19 @@ mod tests {
             values.map(thousands),
             ["0", "999", "1,000", "1,234,567", "-123,456"]
         );
+    }
+
+    #[test]
+    fn topics_have_the_same_number_of_subscribers() {
+        for scenario in SCENARIOS {
+            assert!(scenario.topics.is_multiple_of(scenario.subscriptions));
+            let groups = scenario.topics / scenario.subscriptions;
+            assert!(
+                scenario.connections.is_multiple_of(groups),
+                "{}",
+                scenario.name
+            );
+        }
     }
 
     #[test]

@@ -1,27 +1,15 @@
-//! Which servers there are, and a running one.
+//! Which servers there are, and how each is asked to do a scenario.
 
 use std::{
-    fs,
-    io::{self, BufRead, BufReader, Error, Result},
-    os::unix::process::{CommandExt, ExitStatusExt},
+    io::{Error, Result},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
-    thread,
-    time::{Duration, Instant},
-};
-
-use rustix::process::{
-    Pid, Signal, kill_process, set_parent_process_death_signal, setpriority_process, setsid,
+    process::Command,
 };
 
 use crate::{
     build,
     scenario::{Mode, Scenario},
 };
-
-/// For a server to print its address, and to end when told to.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub(crate) struct Server {
@@ -43,11 +31,15 @@ pub(crate) enum Program {
     Peer {
         library: &'static str,
         read_buffer: Option<&'static str>,
+        /// Of tokio, if not the one that runs anyway.
+        threads: Option<u32>,
     },
     /// uWebSockets.
     Uws,
     /// The ws of Node.
     Node,
+    /// An executable that `foreign/prepare.sh` has built.
+    Foreign(&'static str),
     /// Of `--also`.
     Other(String),
 }
@@ -57,19 +49,25 @@ impl Program {
     pub(crate) fn missing(&self) -> Option<String> {
         let absent =
             |path: &Path| (!path.exists()).then(|| format!("there is no {}", path.display()));
-        let fetch = |why: String| format!("{why}; bench/foreign/fetch.sh gets it");
+        let prepare = |why: String| format!("{why}; bench/foreign/prepare.sh gets it");
         match self {
-            Self::Uws => absent(&uws_library()).map(fetch),
+            Self::Uws => absent(&uws_library()).map(prepare),
             Self::Node => {
                 let node = Command::new("node").arg("--version").output();
                 match node.is_ok_and(|output| output.status.success()) {
-                    true => absent(&foreign().join("node_modules/ws")).map(fetch),
+                    true => absent(&foreign().join("node_modules/ws")).map(prepare),
                     false => Some("there is no node to run".to_owned()),
                 }
             }
+            Self::Foreign(name) => absent(&built(name)).map(prepare),
             _ => None,
         }
     }
+}
+
+/// What `prepare.sh` compiles.
+pub(crate) fn built(name: &str) -> PathBuf {
+    foreign().join("build").join(name)
 }
 
 fn foreign() -> PathBuf {
@@ -90,6 +88,7 @@ fn all() -> Vec<Server> {
     let peer = |library, read_buffer| Program::Peer {
         library,
         read_buffer,
+        threads: None,
     };
     let tungstenite = "tokio-tungstenite";
     vec![
@@ -110,6 +109,15 @@ fn all() -> Vec<Server> {
             peer(tungstenite, Some("4096")),
         ),
         server(
+            "tokio-tungstenite-2-threads",
+            "tokio-tungstenite, 2 threads",
+            Program::Peer {
+                library: tungstenite,
+                read_buffer: Some("4096"),
+                threads: Some(2),
+            },
+        ),
+        server(
             "fastwebsockets",
             "fastwebsockets",
             peer("fastwebsockets", None),
@@ -126,6 +134,8 @@ fn all() -> Vec<Server> {
         ),
         server("uws", "uWebSockets", Program::Uws),
         server("node-ws", "Node ws", Program::Node),
+        server("gorilla", "gorilla/websocket", Program::Foreign("gorilla")),
+        server("lws", "libwebsockets", Program::Foreign("lws")),
     ]
 }
 
@@ -161,29 +171,49 @@ pub(crate) fn choose(names: &[String], also: &[String]) -> Result<Vec<Server>> {
 impl Server {
     /// Whether it can do this, and it says anything if it does.
     pub(crate) fn suits(&self, scenario: &Scenario) -> bool {
+        let mode = scenario.mode;
+        let alone = matches!(mode, Mode::Echo | Mode::Connect | Mode::Idle);
         match &self.program {
             // It takes all frames to be as long as it was told.
-            Program::Limit => scenario.mode != Mode::Broadcast && !scenario.deflate,
-            Program::Peer { library, .. } => {
-                let (tungstenite, many) =
-                    (*library == "tungstenite", scenario.connections >= 10_000);
-                let tokio_tungstenite = *library == "tokio-tungstenite";
-                // Ten thousand threads prove nothing, and two threads cannot share one of its
-                // sockets.
-                let able = !tungstenite || (!many && scenario.mode != Mode::Broadcast);
-                // None of them compresses.
-                able && !scenario.deflate && (!scenario.tls || tokio_tungstenite)
-            }
-            Program::Node | Program::Framemill { level: Some(_), .. } => scenario.deflate,
+            Program::Limit => alone && !scenario.deflate,
+            // None of them compresses.
+            Program::Peer { .. } if scenario.deflate => false,
+            // More than one is worth something where there is more than one core.
+            Program::Peer {
+                threads: Some(_), ..
+            } => scenario.shared_cores,
+            Program::Peer {
+                library: "tokio-tungstenite",
+                read_buffer,
+                ..
+            } => match mode {
+                Mode::Publish | Mode::OpenLoop => read_buffer.is_some(),
+                _ => true,
+            },
+            Program::Peer { .. } if scenario.tls => false,
+            // Ten thousand threads prove nothing, and two threads cannot share one of its sockets.
+            Program::Peer {
+                library: "tungstenite",
+                ..
+            } => alone && scenario.connections < 10_000,
+            Program::Peer { .. } => alone || mode == Mode::Broadcast,
+            Program::Framemill { level: Some(_), .. } => scenario.deflate,
+            Program::Node => alone && !scenario.tls,
+            Program::Foreign(_) => alone && !scenario.tls && !scenario.deflate,
             Program::Framemill { level: None, .. } | Program::Uws | Program::Other(_) => true,
         }
     }
 
     pub(crate) fn arguments(&self, scenario: &Scenario) -> Vec<String> {
-        let mode = if scenario.mode == Mode::Broadcast {
-            "broadcast"
-        } else {
-            "echo"
+        let mode = match scenario.mode {
+            Mode::Broadcast => "broadcast",
+            Mode::Publish => "publish",
+            Mode::Echo | Mode::OpenLoop | Mode::Connect | Mode::Idle => "echo",
+        };
+        let (topics, subscriptions) = (scenario.topics, scenario.subscriptions);
+        let topics = match scenario.mode {
+            Mode::Publish => format!(" --topics {topics} --subscriptions {subscriptions}"),
+            _ => String::new(),
         };
         let line = match &self.program {
             Program::Limit => {
@@ -193,7 +223,7 @@ impl Server {
             Program::Framemill { workers, level } => {
                 let level = level.map(|level| format!(" --deflate-level {level}"));
                 format!(
-                    "{mode} --loops 1 --workers {workers} \
+                    "{mode}{topics} --loops 1 --workers {workers} \
                      --max-message 33554432 --queue-limit 67108864{}",
                     level.unwrap_or_default()
                 )
@@ -201,17 +231,19 @@ impl Server {
             Program::Peer {
                 library,
                 read_buffer,
+                threads,
             } => {
-                let broadcast = if mode == "broadcast" {
-                    " --broadcast"
-                } else {
-                    ""
+                let mode = match mode {
+                    "echo" => String::new(),
+                    mode => format!(" --{mode}"),
                 };
                 let buffer = read_buffer.map(|size| format!(" --read-buffer {size}"));
-                format!("{library}{broadcast}{}", buffer.unwrap_or_default())
+                let threads = threads.map(|count| format!(" --threads {count}"));
+                let options = [buffer, threads].map(Option::unwrap_or_default).concat();
+                format!("{library}{mode}{topics}{options}")
             }
-            Program::Uws | Program::Other(_) => mode.to_owned(),
-            Program::Node => String::new(),
+            Program::Uws | Program::Other(_) => format!("{mode}{topics}"),
+            Program::Node | Program::Foreign(_) => String::new(),
         };
         let line = line + " --addr 127.0.0.1:0";
         let mut arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
@@ -235,115 +267,5 @@ impl Server {
             arguments.insert(0, script.to_string_lossy().into_owned());
         }
         arguments
-    }
-}
-
-/// A server that is up. Dropped, it is killed.
-pub(crate) struct Running {
-    child: Child,
-    pub(crate) addr: String,
-}
-
-impl Running {
-    pub(crate) fn start(program: &Path, arguments: &[String], core: Core) -> Result<Self> {
-        let mut child = spawn(core, program, arguments)?;
-        let stdout = BufReader::new(child.stdout.take().expect("is piped"));
-        // Made before anything can fail, so that no failure leaves the child behind.
-        let mut running = Self {
-            child,
-            addr: String::new(),
-        };
-        let (said, says) = mpsc::channel();
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(io::Result::ok) {
-                // Nobody listens after the first. Still all has to be read, or the server would
-                // break at a closed pipe.
-                let _ = said.send(line);
-            }
-        });
-        let line = says
-            .recv_timeout(PATIENCE)
-            .map_err(|_| match running.child.try_wait() {
-                Ok(Some(status)) => Error::other(format!("did not start: {status}")),
-                _ => Error::other("printed no address"),
-            })?;
-        let addr = line.strip_prefix("listening on ");
-        running.addr = addr
-            .ok_or_else(|| Error::other(format!("printed {line:?}")))?
-            .to_owned();
-        Ok(running)
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Ends it by SIGTERM. An error if it does not end, or had ended before in some other way.
-    pub(crate) fn stop(mut self) -> Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            return Err(Error::other(format!("ended by itself: {status}")));
-        }
-        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
-        match wait(&mut self.child, PATIENCE)? {
-            None => Err(Error::other("did not end on SIGTERM")),
-            Some(status) if status.success() || status.signal() == Some(Signal::TERM.as_raw()) => {
-                Ok(())
-            }
-            Some(status) => Err(Error::other(format!("ended badly on SIGTERM: {status}"))),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Where a program runs.
-#[derive(Clone, Copy)]
-pub(crate) struct Core {
-    pub(crate) cpu: u32,
-    /// Before all else that wants to run there.
-    pub(crate) boost: bool,
-}
-
-/// Starts a program on one core, to live no longer than this process. Its stdout is piped.
-pub(crate) fn spawn(core: Core, program: &Path, arguments: &[String]) -> Result<Child> {
-    let mut command = Command::new("taskset");
-    command
-        .arg("-c")
-        .arg(core.cpu.to_string())
-        .arg(program)
-        .args(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let prepare = move || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        if core.boost {
-            setsid()?;
-            setpriority_process(None, -20)?;
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec only what is async-signal-safe may be called: system calls are.
-    unsafe { command.pre_exec(prepare) };
-    let child = command.spawn()?;
-    if core.boost {
-        // Where Linux shares the cores between sessions first, the priority of a process only
-        // counts within its session. Where it does not, there is no such file.
-        let _ = fs::write(format!("/proc/{}/autogroup", child.id()), "-20");
-    }
-    Ok(child)
-}
-
-/// `None` if it still runs after `patience`.
-pub(crate) fn wait(child: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
-    let end = Instant::now() + patience;
-    loop {
-        match child.try_wait()? {
-            None if Instant::now() < end => thread::sleep(Duration::from_millis(10)),
-            status => return Ok(status),
-        }
     }
 }

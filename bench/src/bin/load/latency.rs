@@ -27,7 +27,7 @@ impl Latency {
     }
 
     /// In microseconds; `None` if nothing was recorded.
-    fn percentile(&self, percent: f64) -> Option<f64> {
+    pub(crate) fn percentile(&self, percent: f64) -> Option<f64> {
         let total: u64 = self.counts.iter().map(|&count| u64::from(count)).sum();
         let rank = (total as f64 * percent / 100.0).ceil().max(1.0) as u64;
         let mut seen = 0;

@@ -8,21 +8,24 @@
 //! |---|---|---|
 //! | `echo` | keeps `--inflight` messages under way on each of `--connections` | echoes |
 //! | `broadcast` | one more connection sends, `--connections` receive | deliveries |
+//! | `publish` | the connections send in turn, `--receivers` of them receive each message | deliveries |
+//! | `open-loop` | sends `--rate` messages a second, answered or not | echoes |
 //! | `connect` | opens, shakes hands, closes, `--connections` at a time | connections |
 //! | `idle` | opens `--connections`, one echo each, prints `ready`, holds them until stdin ends | memory |
 //!
 //! The last line on stdout is the result as JSON ([`Report`]). Exit code 1 and a message on stderr
 //! tell of a server that refused, hung up, stopped answering for ten seconds, or sent a wrong byte.
 
-mod broadcast;
 mod client;
 mod conn;
 mod connect;
 mod deflate;
 mod echo;
+mod fan_out;
 mod idle;
 mod latency;
 mod open;
+mod open_loop;
 mod reader;
 mod traffic;
 mod window;
@@ -55,9 +58,19 @@ struct Args {
     /// Bytes of payload of each message
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     size: u32,
-    /// Messages under way per connection (broadcast: in all)
+    /// Messages under way per connection (broadcast and publish: in all)
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     inflight: u32,
+    /// Mode publish: deliveries of each message [all connections]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    receivers: Option<u32>,
+    /// Mode open-loop: messages a second, in all
+    #[arg(long, value_parser = positive)]
+    rate: Option<f64>,
+    /// Mode open-loop: sleep until the next message is due, for where the server needs this core too.
+    /// Less punctual than to look at the clock all the time
+    #[arg(long)]
+    sleep: bool,
     /// Seconds of load before the measured window
     #[arg(long, default_value = "0.5", value_parser = seconds)]
     warmup: Duration,
@@ -89,6 +102,8 @@ struct Args {
 enum Mode {
     Echo,
     Broadcast,
+    Publish,
+    OpenLoop,
     Connect,
     Idle,
 }
@@ -96,6 +111,14 @@ enum Mode {
 fn seconds(text: &str) -> std::result::Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn positive(text: &str) -> std::result::Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    let right = number.is_finite() && number > 0.0;
+    right
+        .then_some(number)
+        .ok_or_else(|| "has to be more than 0".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -132,7 +155,9 @@ fn run(args: &Args) -> Result<Report> {
     let connections = args.connections as usize;
     let report = match args.mode {
         Mode::Echo => echo::run(Client::open(args, connections, traffic)?, args)?,
-        Mode::Broadcast => broadcast::run(Client::open(args, 1 + connections, traffic)?, args)?,
+        Mode::Broadcast => fan_out::broadcast(Client::open(args, 1 + connections, traffic)?, args)?,
+        Mode::Publish => fan_out::publish(Client::open(args, connections, traffic)?, args)?,
+        Mode::OpenLoop => open_loop::run(Client::open(args, connections, traffic)?, args)?,
         Mode::Connect => connect::run(args)?,
         Mode::Idle => idle::run(
             Client::open(args, connections, traffic)?,

@@ -4,7 +4,8 @@
 //! has one core), TCP_NODELAY, no cooperative budget, and where the library can queue messages
 //! apart from flushing them, one flush for all messages that one read brought.
 //!
-//! `--broadcast` makes them pass every message on to all connections but the one it came from.
+//! `--broadcast` makes them pass every message on to all connections but the one it came from,
+//! `--publish` to those that have the topic whose turn it is. `--threads` gives tokio more than one.
 
 mod fastwebsockets;
 mod hub;
@@ -42,6 +43,17 @@ struct Args {
     /// Pass messages on to all other connections instead of echoing them
     #[arg(long)]
     broadcast: bool,
+    /// Pass messages on to the subscribers of a topic instead: the m-th to topic m modulo --topics
+    #[arg(long, conflicts_with = "broadcast")]
+    publish: bool,
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    topics: usize,
+    /// A connection has so many topics, the n-th those that are n modulo --topics over this
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    subscriptions: usize,
+    /// Threads of tokio; without this, the one that runs anyway
+    #[arg(long, value_parser = at_least_one)]
+    threads: Option<usize>,
     /// Bytes of read buffer per connection (tungstenite and tokio-tungstenite). The default is
     /// theirs; they recommend 4096 where there are many connections.
     #[arg(long, default_value_t = 128 * 1024)]
@@ -62,9 +74,20 @@ enum Library {
     Tungstenite,
 }
 
+fn at_least_one(text: &str) -> std::result::Result<usize, String> {
+    let number: usize = text.parse().map_err(|_| "not a number".to_owned())?;
+    (number > 0)
+        .then_some(number)
+        .ok_or_else(|| "at least 1".to_owned())
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
-    let hub = args.broadcast.then(Hub::new);
+    let hub = match (args.broadcast, args.publish) {
+        (true, _) => Some(Hub::broadcast()),
+        (_, true) => Some(Hub::publish(args.topics, args.subscriptions)),
+        _ => None,
+    };
     let config = ::tungstenite::protocol::WebSocketConfig::default()
         .read_buffer_size(args.read_buffer)
         .max_message_size(Some(MAX_MESSAGE))
@@ -75,15 +98,15 @@ fn main() -> Result<()> {
         _ => return Err(Error::other("TLS is for tokio-tungstenite")),
     };
     match args.library {
-        Library::TokioTungstenite => serve(args.addr, |stream| {
+        Library::TokioTungstenite => serve(&args, |stream| {
             tokio_tungstenite::serve(stream, config, hub.clone(), tls.clone())
         }),
-        Library::Fastwebsockets => serve(args.addr, |stream| {
-            fastwebsockets::serve(stream, hub.clone())
-        }),
-        Library::TokioWebsockets => serve(args.addr, |stream| {
-            tokio_websockets::serve(stream, hub.clone())
-        }),
+        Library::Fastwebsockets => {
+            serve(&args, |stream| fastwebsockets::serve(stream, hub.clone()))
+        }
+        Library::TokioWebsockets => {
+            serve(&args, |stream| tokio_websockets::serve(stream, hub.clone()))
+        }
         Library::Tungstenite => tungstenite::serve(args.addr, config),
     }
 }
@@ -100,15 +123,21 @@ fn tls(certificate: &Path, key: &Path) -> Result<tokio_native_tls::TlsAcceptor> 
 
 /// Accepts for ever, each connection a task that ends when the connection does, for whatever
 /// reason: the client is the one to tell that something is wrong.
-fn serve<F>(addr: SocketAddr, mut connection: impl FnMut(TcpStream) -> F) -> Result<()>
+fn serve<F>(args: &Args, mut connection: impl FnMut(TcpStream) -> F) -> Result<()>
 where
     F: Future<Output = Option<()>> + Send + 'static,
 {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
+    use tokio::runtime::Builder;
+    let mut builder = match args.threads {
+        None => Builder::new_current_thread(),
+        Some(_) => Builder::new_multi_thread(),
+    };
+    if let Some(threads) = args.threads {
+        builder.worker_threads(threads);
+    }
+    let runtime = builder.enable_io().build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(addr).await?;
+        let listener = TcpListener::bind(args.addr).await?;
         println!("listening on {}", listener.local_addr()?);
         loop {
             let (stream, _) = listener.accept().await?;

@@ -1,0 +1,185 @@
+//! Other nodes: what is published on one reaches the subscribers on all.
+//!
+//! | file | what |
+//! |---|---|
+//! | `local` | [`Local`]: there are no others |
+//! | `envelope` | how a message travels between nodes |
+//! | `redis` | [`Redis`], feature `redis` |
+//!
+//! A backplane knows no connections and no loops. It is told which topics have subscribers here, takes
+//! what is published here, and gives what came from elsewhere to the [`Node`].
+
+#[cfg(feature = "redis")]
+mod envelope;
+mod local;
+#[cfg(feature = "redis")]
+mod redis;
+
+use std::fmt::Debug;
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::history::{History, Offset};
+use crate::id::PeerId;
+use crate::message::{LatestKey, Message};
+
+pub use local::Local;
+#[cfg(feature = "redis")]
+pub use redis::Redis;
+
+/// A message that is published to a topic, on its way between nodes.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Post {
+    /// The name of the topic.
+    pub topic: Box<str>,
+    /// Text or binary.
+    pub message: Message,
+    /// Set if only the latest of its key matters.
+    pub latest: Option<LatestKey>,
+}
+
+impl Post {
+    /// A message for a topic.
+    pub fn new(topic: impl Into<Box<str>>, message: Message) -> Self {
+        Self {
+            topic: topic.into(),
+            message,
+            latest: None,
+        }
+    }
+}
+
+/// A message of a topic with history, as the backplane has it.
+#[derive(Clone, Debug)]
+#[allow(
+    clippy::exhaustive_structs,
+    reason = "whoever writes a backplane makes these"
+)]
+pub struct Kept {
+    /// What was published.
+    pub post: Post,
+    /// Where it stands. Numbers begin with 1 in each epoch and have no holes.
+    pub offset: Offset,
+    /// The node that published it: any number that no other node has.
+    pub node: u64,
+    /// The how-manieth of that node; grows.
+    pub sequence: u64,
+    /// Of this node, one who does not get it: whoever published it.
+    pub except: Option<PeerId>,
+    /// How long ago it was published.
+    pub age: Duration,
+}
+
+/// What the backplane has of a topic with history.
+#[derive(Clone, Debug)]
+#[allow(
+    clippy::exhaustive_structs,
+    reason = "whoever writes a backplane makes these"
+)]
+pub struct Tail {
+    /// The name of the topic.
+    pub topic: Box<str>,
+    /// The latest message, kept or not; the default if there never was any.
+    pub last: Offset,
+    /// What is kept after the offset that was asked for, in order; with the message that has it, by which
+    /// the node can tell that it is still the same.
+    pub kept: Vec<Kept>,
+}
+
+/// How topics span several servers. [`Local`], which is the default, says that there is one.
+///
+/// Given to [`Server::backplane`](crate::Server::backplane). No method may block: they are called by
+/// whoever publishes and subscribes, loops among them, and some under locks of the server's.
+pub trait Backplane: Debug + Send + Sync + 'static {
+    /// The server starts. What comes from other nodes goes to `node`, which is gone when the server is.
+    ///
+    /// # Errors
+    /// Whatever makes it impossible to start; that the others can't be reached yet is no such thing.
+    fn start(&self, node: Weak<dyn Node>) -> Result<()>;
+
+    /// A topic has its first subscriber here. Calls for one topic come in the order of what happened.
+    fn subscribe(&self, topic: &str);
+
+    /// Its last one has left.
+    fn unsubscribe(&self, topic: &str);
+
+    /// Something was published here, for the subscribers on other nodes; those here have it already.
+    /// What one thread publishes comes in order, and is to arrive so.
+    fn publish(&self, post: Post);
+
+    /// Whether it keeps the messages of topics with history, and numbers them. The rest of these is
+    /// only called if so. Default: no; then each node keeps its own.
+    fn keeps_history(&self) -> bool {
+        false
+    }
+
+    /// Something was published to a topic with history, for the subscribers on all nodes. Those here,
+    /// but for `except`, get it when it comes back by [`Node::deliver_kept`]. `false`: there is no room
+    /// for it.
+    fn publish_kept(&self, post: Post, keep: History, except: Option<PeerId>) -> bool {
+        let _ = (post, keep, except);
+        false
+    }
+
+    /// Somebody here wants to know all that there is of a topic: [`Node::missing`].
+    fn refresh(&self, topic: &str) {
+        let _ = topic;
+    }
+
+    /// How it is doing.
+    fn state(&self) -> BackplaneState;
+
+    /// The server ends: passes on what is queued, until the deadline. May block.
+    fn stop(&self, deadline: Instant);
+}
+
+/// The server, as its backplane sees it.
+pub trait Node: Send + Sync {
+    /// Gives a message to all who subscribe to its topic here. Waits while a loop has too many of
+    /// such on its way. One thread's calls arrive in order.
+    fn deliver(&self, post: Post);
+
+    /// The next message of a topic with history. `false`: it does not follow the one before, and what
+    /// is [missing](Self::missing) is to be fetched.
+    fn deliver_kept(&self, kept: Kept) -> bool;
+
+    /// Whether what was kept of this topic is wanted, and after which offset (in the same epoch; all in
+    /// another). Asked once what is published there is heard, so that nothing comes between.
+    fn missing(&self, topic: &str) -> Option<Offset>;
+
+    /// What was wanted.
+    fn adopt(&self, tail: Tail);
+
+    /// Nothing is heard at present: from now on something may be missing everywhere.
+    fn out_of_step(&self);
+}
+
+/// What can be said of a backplane at one moment. Counters begin with the server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackplaneState {
+    /// Whether this node hears the others, and they this one. [`Local`] never does.
+    pub connected: bool,
+    /// Topics that have subscribers here.
+    pub topics: usize,
+    /// Those of them that are subscribed to at the other end by now.
+    pub subscribed: usize,
+    /// Messages that wait to be passed on, those on their way included.
+    pub queued: usize,
+    /// Their bytes.
+    pub queued_bytes: usize,
+    /// Messages that were passed on, and acknowledged.
+    pub published: u64,
+    /// Messages that came from other nodes for subscribers here.
+    pub received: u64,
+    /// Messages of topics with history that were not heard when they were published, and fetched later.
+    pub fetched: u64,
+    /// Messages that came twice, and were dropped the second time.
+    pub repeated: u64,
+    /// Messages that other nodes never got, because the queue was full, or they could not be passed on.
+    pub lost: u64,
+    /// Connections that were lost or could not be made.
+    pub failures: u64,
+}

@@ -1,0 +1,193 @@
+//! Topics with history, in Redis Streams.
+//!
+//! | key | what |
+//! |---|---|
+//! | `PREFIX{TOPIC}:s` | the stream: entries `EPOCH-NUMBER` with `m`, an envelope, and `t`, when it came |
+//! | `PREFIX{TOPIC}:m` | a hash: `e`, the epoch, and `n`, the number of the latest |
+//! | `PREFIX{TOPIC}:NODE` | the latest that was added of this node, so that nothing is added twice |
+//!
+//! All of one topic are in one slot of a Redis Cluster. They expire after [`FORGOTTEN`] without a new
+//! message, or after the age of the history if that is longer.
+//!
+//! Adding and publishing is one script, so it happens wholly or not at all, and what is published
+//! comes in the order of its numbers.
+
+use std::time::{Duration, SystemTime};
+
+use redis::{Cmd, RedisResult, Value, cmd, pipe};
+
+use super::Inner;
+use crate::backplane::envelope::Envelope;
+use crate::backplane::{Kept, Post, Tail};
+use crate::history::{History, Offset};
+
+/// A week.
+const FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
+
+/// For how long it is known what a node has added: longer than it will try again.
+const REPEATS: Duration = Duration::from_secs(86_400);
+
+/// KEYS: stream, hash, node. ARGV: sequence, envelope, channel, most, age, now, expiry, repeats,
+/// before; all times in milliseconds, an age of -1 is none. `before` is the message that must have been added
+/// last of this node, as it was sent just before this one; 0 if none was.
+pub(super) const ADD: &str = "\
+local added = tonumber(redis.call('GET', KEYS[3]) or '0')
+if added >= tonumber(ARGV[1]) then return 0 end
+local before = tonumber(ARGV[9])
+if before > 0 and added ~= before then return redis.error_reply('OUTOFORDER one before it is missing') end
+redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[8])
+local epoch = redis.call('HGET', KEYS[2], 'e')
+if not epoch then
+  epoch = ARGV[6]
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[2], 'e', epoch)
+end
+local number = redis.call('HINCRBY', KEYS[2], 'n', 1)
+local id = epoch .. '-' .. string.format('%.0f', number)
+redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], id, 'm', ARGV[2], 't', ARGV[6])
+local age = tonumber(ARGV[5])
+if age >= 0 then
+  for _ = 1, 16 do
+    local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+    if not oldest or tonumber(oldest[2][4]) + age >= tonumber(ARGV[6]) then break end
+    redis.call('XDEL', KEYS[1], oldest[1])
+  end
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[7])
+redis.call('PEXPIRE', KEYS[2], ARGV[7])
+redis.call('PUBLISH', ARGV[3], id .. ' ' .. ARGV[2])
+return 1";
+
+/// A Redis that was killed, or a replica that took its place, may have lost the last of what it had
+/// acknowledged. Numbers that were seen must not be given again: what follows is another epoch.
+///
+/// KEYS: hash. ARGV: the epoch, the latest number that was seen, now.
+const RAISE: &str = "\
+local now = redis.call('HMGET', KEYS[1], 'e', 'n')
+if now[1] == ARGV[1] and tonumber(now[2]) < tonumber(ARGV[2]) then
+  redis.call('HSET', KEYS[1], 'e', ARGV[3], 'n', 0)
+end
+return 0";
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(1, |since| since.as_millis() as u64)
+}
+
+impl Inner {
+    fn key(&self, topic: &str, what: &str) -> String {
+        format!("{}{{{topic}}}:{what}", self.prefix)
+    }
+
+    /// Adds a message, by the script of this digest.
+    pub(super) fn add(
+        &self,
+        digest: &str,
+        post: &Post,
+        keep: &History,
+        (before, sequence): (u64, u64),
+        envelope: &[u8],
+    ) -> Cmd {
+        let age = keep.age.map(|age| age.as_millis() as i64);
+        let expiry = keep.age.unwrap_or_default().max(FORGOTTEN);
+        let mut command = cmd("EVALSHA");
+        command
+            .arg(digest)
+            .arg(3)
+            .arg(self.key(&post.topic, "s"))
+            .arg(self.key(&post.topic, "m"))
+            .arg(self.key(&post.topic, &format!("{:016x}", self.node)))
+            .arg(sequence)
+            .arg(envelope)
+            .arg(self.channel(&post.topic))
+            .arg(keep.messages)
+            .arg(age.unwrap_or(-1))
+            .arg(now())
+            .arg(expiry.as_millis() as u64)
+            .arg(REPEATS.as_millis() as u64)
+            .arg(before);
+        command
+    }
+
+    /// A message of a topic with history, as it is published. `None`: it is none.
+    pub(super) fn kept(&self, topic: &str, payload: &[u8]) -> Option<Kept> {
+        let space = payload.iter().position(|&byte| byte == b' ')?;
+        let id = std::str::from_utf8(&payload[..space]).ok()?;
+        self.with_offset(topic, id.parse().ok()?, &payload[space + 1..])
+    }
+
+    fn with_offset(&self, topic: &str, offset: Offset, envelope: &[u8]) -> Option<Kept> {
+        let envelope = Envelope::decode(envelope)?;
+        Some(Kept {
+            post: Post {
+                latest: envelope.latest,
+                ..Post::new(topic, envelope.message)
+            },
+            offset,
+            node: envelope.node,
+            sequence: envelope.sequence,
+            except: envelope.sender.filter(|_| envelope.node == self.node),
+            age: Duration::ZERO,
+        })
+    }
+
+    /// Fetches what there is after this offset, with the message that has it.
+    pub(super) fn tail(
+        &self,
+        connection: &mut redis::Connection,
+        topic: &str,
+        after: Offset,
+    ) -> RedisResult<Tail> {
+        // Of another epoch that is later, this is everything.
+        let from = match after.number {
+            0 => "-".into(),
+            _ => after.to_string(),
+        };
+        let mut batch = pipe();
+        batch.atomic();
+        batch
+            .cmd("HMGET")
+            .arg(self.key(topic, "m"))
+            .arg("e")
+            .arg("n");
+        batch
+            .cmd("XRANGE")
+            .arg(self.key(topic, "s"))
+            .arg(from)
+            .arg("+");
+        type Fields = Vec<(String, Vec<Value>)>;
+        let ((epoch, number), entries): ((Option<u64>, Option<u64>), Fields) =
+            batch.query(connection)?;
+        let last = Offset {
+            epoch: epoch.unwrap_or(0),
+            number: number.unwrap_or(0),
+        };
+        if after.number > 0 && last.epoch < after.epoch {
+            // It is earlier: a clock was put back.
+            return self.tail(connection, topic, Offset::default());
+        }
+        if last.epoch == after.epoch && last.number < after.number {
+            log::warn!(target: "framemill::backplane", "Redis has lost what it had of {topic:?} after {last}");
+            let mut raise = cmd("EVAL");
+            let raise = raise.arg(RAISE).arg(1).arg(self.key(topic, "m"));
+            raise.arg(after.epoch).arg(after.number);
+            raise.arg(now().max(after.epoch + 1));
+            raise.query::<()>(connection)?;
+            return self.tail(connection, topic, after);
+        }
+        let kept = entries.iter().filter_map(|(id, fields)| {
+            let [_, Value::BulkString(envelope), _, Value::BulkString(at)] = &fields[..] else {
+                return None;
+            };
+            let kept = self.with_offset(topic, id.parse().ok()?, envelope)?;
+            let at: u64 = std::str::from_utf8(at).ok()?.parse().ok()?;
+            let age = Duration::from_millis(now().saturating_sub(at));
+            Some(Kept { age, ..kept })
+        });
+        Ok(Tail {
+            topic: topic.into(),
+            last,
+            kept: kept.collect(),
+        })
+    }
+}

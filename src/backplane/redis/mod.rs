@@ -1,0 +1,335 @@
+//! Nodes that find each other through Redis: a channel for each topic.
+//!
+//! | file | what |
+//! |---|---|
+//! | `keeping` | topics with history: streams, and the script that adds to them |
+//! | `publisher` | one thread: from the queue to Redis, many commands at a time |
+//! | `subscriber` | one thread: subscribes to what is wanted here, and takes what comes |
+//! | `retry` | pauses between attempts, which the end of the server cuts short |
+//!
+//! **Once.** A publisher that loses its connection can't know what Redis has carried out, and sends
+//! again what was not acknowledged. Each message carries its node and a number that grows, so whoever
+//! hears it twice drops the second. What a node hears of itself it drops as well.
+//!
+//! **Signs of life.** Each node has a channel of its own, to which its publisher speaks twice a second
+//! and its subscriber listens: silence there means that one of the two is cut off. It is also how the
+//! subscriber, which blocks in a read, learns that it has something to do.
+
+mod keeping;
+mod publisher;
+mod retry;
+mod subscriber;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use redis::{Client, Connection, RedisResult};
+
+use super::{Backplane, BackplaneState, Node, Post};
+use crate::error::{Error, Result};
+use crate::history::History;
+use crate::id::PeerId;
+use publisher::Publisher;
+use retry::End;
+use subscriber::Subscriber;
+
+/// Connecting, and any one answer of Redis, may take so long.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// The threads, which end by the deadline, get so much longer.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// Between two lines about messages that are lost.
+const COMPLAINTS: Duration = Duration::from_secs(5);
+
+/// Topics that span all nodes that use the same Redis and the same [`prefix`](Self::prefix): feature
+/// `redis`. It speaks RESP2 to Redis 5 or newer, over TCP or a Unix socket, on two threads of its own.
+///
+/// - What is published on any node reaches each subscriber on every node once, as long as Redis is
+///   there. What one thread publishes arrives in the order of its calls, there as here.
+/// - Only topics with subscribers here are subscribed to. That takes a moment after
+///   [`Peer::subscribe`](crate::Peer::subscribe) has returned: what other nodes publish meanwhile does
+///   not arrive.
+/// - While Redis is away, subscribers here go on getting what is published here. What others should
+///   get is [queued](Self::queue), and what doesn't fit is lost, counted in
+///   [`BackplaneState::lost`] and logged. What others publish meanwhile is missed.
+/// - Topics with [history](crate::Server::history) are kept here, in Redis Streams, and miss nothing:
+///   what could not be heard when it was published is fetched later. They need a Redis that
+///   keeps what it has acknowledged (`appendonly yes`), or those who missed something are told so.
+///
+/// ```no_run
+/// use framemill::{Message, Peer, Redis, Server};
+///
+/// fn main() -> framemill::Result<()> {
+///     let redis = Redis::new("redis://10.0.0.5/")?;
+///     Server::bind("0.0.0.0:9001")?.backplane(redis).run(|peer: &Peer, message: Message| {
+///         peer.subscribe("lobby");
+///         peer.publish("lobby", message); // to everyone on every node
+///     })
+/// }
+/// ```
+pub struct Redis {
+    inner: Arc<Inner>,
+    jobs: Sender<Job>,
+    /// For the publisher; taken when it starts.
+    queue: Mutex<Option<Receiver<Job>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the two threads and the server share.
+struct Inner {
+    client: Client,
+    prefix: String,
+    most: usize,
+    most_bytes: usize,
+    /// This node, told apart from all others.
+    node: u64,
+    wanted: Mutex<Wanted>,
+    end: End,
+    complained: Mutex<Option<Instant>>,
+    /// The publisher is connected.
+    speaks: AtomicBool,
+    /// The subscriber is.
+    hears: AtomicBool,
+    subscribed: AtomicUsize,
+    queued: AtomicUsize,
+    queued_bytes: AtomicUsize,
+    published: AtomicU64,
+    received: AtomicU64,
+    fetched: AtomicU64,
+    repeated: AtomicU64,
+    lost: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// Topics with subscribers here.
+#[derive(Default)]
+struct Wanted {
+    topics: HashSet<Box<str>>,
+    /// What the subscriber has to look at.
+    changed: HashSet<Box<str>>,
+    /// It has been told so.
+    told: bool,
+}
+
+/// Something for the publisher.
+enum Job {
+    Post {
+        post: Post,
+        /// Set for topics with history.
+        keep: Option<History>,
+        sender: Option<PeerId>,
+    },
+    /// The subscriber has something to do.
+    Tell,
+    /// The end is near, see `Inner::end`.
+    Stop,
+}
+
+impl Redis {
+    /// The Redis at this URL: `redis://[user:password@]host[:port][/db]`, or
+    /// `unix:///path/of/socket`. Connects when the server starts, and again whenever the connection is
+    /// lost, after a pause that grows from 50 ms to 5 s.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is no such URL.
+    pub fn new(url: impl AsRef<str>) -> Result<Self> {
+        // What the crate says may contain the password.
+        let client = Client::open(url.as_ref())
+            .map_err(|_| Error::Config("this is not the URL of a Redis".into()))?;
+        let (jobs, queue) = unbounded();
+        Ok(Self {
+            inner: Arc::new(Inner {
+                client,
+                prefix: "framemill:".into(),
+                most: 65_536,
+                most_bytes: 64 << 20,
+                node: rand::random(),
+                wanted: Mutex::default(),
+                end: End::default(),
+                complained: Mutex::default(),
+                speaks: AtomicBool::new(false),
+                hears: AtomicBool::new(false),
+                subscribed: AtomicUsize::new(0),
+                queued: AtomicUsize::new(0),
+                queued_bytes: AtomicUsize::new(0),
+                published: AtomicU64::new(0),
+                received: AtomicU64::new(0),
+                fetched: AtomicU64::new(0),
+                repeated: AtomicU64::new(0),
+                lost: AtomicU64::new(0),
+                failures: AtomicU64::new(0),
+            }),
+            jobs,
+            queue: Mutex::new(Some(queue)),
+            threads: Mutex::default(),
+        })
+    }
+
+    /// What all keys and channels begin with: servers with different ones have nothing to do with each
+    /// other. Default: `framemill:`.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.settings().prefix = prefix.into();
+        self
+    }
+
+    /// What may wait for Redis: messages, and bytes. Default: 65,536, 64 MiB. One more is lost to the
+    /// other nodes.
+    pub fn queue(mut self, messages: usize, bytes: usize) -> Self {
+        let settings = self.settings();
+        (settings.most, settings.most_bytes) = (messages, bytes);
+        self
+    }
+
+    fn settings(&mut self) -> &mut Inner {
+        Arc::get_mut(&mut self.inner).expect("nobody else has it before it is started")
+    }
+}
+
+impl Backplane for Redis {
+    fn start(&self, node: Weak<dyn Node>) -> Result<()> {
+        let Some(queue) = lock(&self.queue).take() else {
+            return Err(Error::Config("a Redis is for one server".into()));
+        };
+        let mut threads = lock(&self.threads);
+        let publisher = Publisher::new(self.inner.clone(), queue);
+        let subscriber = Subscriber::new(self.inner.clone(), node);
+        let named = |name: &str| thread::Builder::new().name(name.into());
+        threads.push(named("framemill-redis-out").spawn(move || publisher.run())?);
+        threads.push(named("framemill-redis-in").spawn(move || subscriber.run())?);
+        Ok(())
+    }
+
+    fn subscribe(&self, topic: &str) {
+        lock(&self.inner.wanted).topics.insert(topic.into());
+        self.look_at(topic);
+    }
+
+    fn unsubscribe(&self, topic: &str) {
+        lock(&self.inner.wanted).topics.remove(topic);
+        self.look_at(topic);
+    }
+
+    fn publish(&self, post: Post) {
+        self.put_in(post, None, None);
+    }
+
+    fn keeps_history(&self) -> bool {
+        true
+    }
+
+    fn publish_kept(&self, post: Post, keep: History, except: Option<PeerId>) -> bool {
+        self.put_in(post, Some(keep), except)
+    }
+
+    fn refresh(&self, topic: &str) {
+        self.look_at(topic);
+    }
+
+    fn state(&self) -> BackplaneState {
+        let inner = &self.inner;
+        BackplaneState {
+            connected: inner.speaks.load(Relaxed) && inner.hears.load(Relaxed),
+            topics: lock(&inner.wanted).topics.len(),
+            subscribed: inner.subscribed.load(Relaxed),
+            queued: inner.queued.load(Relaxed),
+            queued_bytes: inner.queued_bytes.load(Relaxed),
+            published: inner.published.load(Relaxed),
+            received: inner.received.load(Relaxed),
+            fetched: inner.fetched.load(Relaxed),
+            repeated: inner.repeated.load(Relaxed),
+            lost: inner.lost.load(Relaxed),
+            failures: inner.failures.load(Relaxed),
+        }
+    }
+
+    fn stop(&self, deadline: Instant) {
+        self.inner.end.is_near(deadline);
+        let _ = self.jobs.send(Job::Stop);
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            while !thread.is_finished() && Instant::now() < deadline + GRACE {
+                thread::sleep(Duration::from_millis(1));
+            }
+            // One that waits for Redis is left behind: it will end by itself.
+            if thread.is_finished() && thread.join().is_err() {
+                log::error!(target: "framemill::backplane", "a thread panicked: this is a bug in framemill");
+            }
+        }
+    }
+}
+
+impl Redis {
+    /// `false`: there is no room.
+    fn put_in(&self, post: Post, keep: Option<History>, sender: Option<PeerId>) -> bool {
+        let (inner, len) = (&self.inner, post.message.len());
+        // Several at once may take it past the limit by as many.
+        let full = inner.queued.load(Relaxed) >= inner.most
+            || inner.queued_bytes.load(Relaxed) + len > inner.most_bytes;
+        if full {
+            inner.lose(1, "the queue is full");
+            return false;
+        }
+        inner.queued.fetch_add(1, Relaxed);
+        inner.queued_bytes.fetch_add(len, Relaxed);
+        let _ = self.jobs.send(Job::Post { post, keep, sender });
+        true
+    }
+
+    /// The subscriber is to see whether it listens to this topic as it should.
+    fn look_at(&self, topic: &str) {
+        let mut wanted = lock(&self.inner.wanted);
+        wanted.changed.insert(topic.into());
+        if !std::mem::replace(&mut wanted.told, true) {
+            let _ = self.jobs.send(Job::Tell);
+        }
+    }
+}
+
+impl Inner {
+    /// A connection of which each answer is bounded in time.
+    fn connect(&self) -> RedisResult<Connection> {
+        let connection = self.client.get_connection_with_timeout(ANSWER)?;
+        connection.set_read_timeout(Some(ANSWER))?;
+        connection.set_write_timeout(Some(ANSWER))?;
+        Ok(connection)
+    }
+
+    fn channel(&self, topic: &str) -> String {
+        format!("{}t:{topic}", self.prefix)
+    }
+
+    /// The channel of this node itself.
+    fn own_channel(&self) -> String {
+        format!("{}n:{:016x}", self.prefix, self.node)
+    }
+
+    /// These messages will never reach other nodes.
+    fn lose(&self, messages: u64, why: &str) {
+        let lost = self.lost.fetch_add(messages, Relaxed) + messages;
+        let mut complained = lock(&self.complained);
+        if complained.is_none_or(|at| at.elapsed() >= COMPLAINTS) {
+            *complained = Some(Instant::now());
+            log::warn!(target: "framemill::backplane", "{why}: other nodes have missed {lost} messages by now");
+        }
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the URL, which may hold a password.
+        f.debug_struct("Redis")
+            .field("prefix", &self.inner.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A panic while a lock is held would be a bug of ours, not a reason to stop serving others.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

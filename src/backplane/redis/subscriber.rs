@@ -1,0 +1,243 @@
+//! What other nodes publish, and which of it is wanted here.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use redis::{Cmd, Connection, RedisError, RedisResult, Value, cmd};
+
+use super::publisher::HEARTBEAT;
+use super::retry::BackOff;
+use super::{ANSWER, Inner, lock};
+use crate::backplane::envelope::Envelope;
+use crate::backplane::{Node, Post};
+
+/// Channels in one command.
+const CHUNK: usize = 512;
+
+/// Without a sign of life for so long, the connection is given up. Longer than an answer may take: the
+/// publisher, which gives the signs, may wait for one.
+const SILENCE: Duration = ANSWER.saturating_add(HEARTBEAT);
+
+/// Nodes that are remembered, so that what comes twice is noticed. They come and go.
+const NODES: usize = 4096;
+
+/// See the module's documentation.
+pub(super) struct Subscriber {
+    inner: Arc<Inner>,
+    node: Weak<dyn Node>,
+    back_off: BackOff,
+    /// Topics that this connection subscribes to, or has asked to.
+    asked: HashSet<Box<str>>,
+    /// Those that Redis has confirmed: what is published there from now on is heard.
+    confirmed: HashSet<Box<str>>,
+    /// Fetches what was missed.
+    fetching: Option<Connection>,
+    /// The latest that was heard of each node.
+    heard: HashMap<u64, u64>,
+}
+
+/// What Redis says on a connection that subscribes.
+enum Said {
+    Subscribed(Vec<u8>),
+    Unsubscribed,
+    Message(Vec<u8>, Vec<u8>),
+}
+
+impl Subscriber {
+    pub(super) fn new(inner: Arc<Inner>, node: Weak<dyn Node>) -> Self {
+        Self {
+            inner,
+            node,
+            back_off: BackOff::default(),
+            asked: HashSet::new(),
+            confirmed: HashSet::new(),
+            fetching: None,
+            heard: HashMap::new(),
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        while self.inner.end.deadline().is_none() {
+            let Err(error) = self.listen() else {
+                break;
+            };
+            self.inner.subscribed.store(0, Relaxed);
+            if let Some(node) = self.node.upgrade() {
+                node.out_of_step();
+            }
+            self.inner.failures.fetch_add(1, Relaxed);
+            if self.inner.hears.swap(false, Relaxed) {
+                log::warn!(target: "framemill::backplane", "Redis: listening has stopped: {error}");
+            } else {
+                log::debug!(target: "framemill::backplane", "Redis: still not listening: {error}");
+            }
+            self.back_off.wait(&self.inner.end);
+        }
+        self.inner.hears.store(false, Relaxed);
+    }
+
+    /// Listens on one connection until it breaks, or the server ends.
+    fn listen(&mut self) -> RedisResult<()> {
+        let mut connection = self.inner.connect()?;
+        connection.set_read_timeout(Some(SILENCE))?;
+        let own = self.inner.own_channel();
+        connection.send_packed_command(&cmd("SUBSCRIBE").arg(&own).get_packed_command())?;
+        self.asked.clear();
+        self.confirmed.clear();
+        self.fetching = None;
+        {
+            let mut wanted = lock(&self.inner.wanted);
+            wanted.changed = wanted.topics.clone();
+        }
+        self.look(&mut connection)?;
+        while self.inner.end.deadline().is_none() {
+            match said(connection.recv_response()?)? {
+                Some(Said::Subscribed(channel)) if channel == own.as_bytes() => {
+                    self.back_off.succeeded();
+                    self.inner.hears.store(true, Relaxed);
+                }
+                Some(Said::Subscribed(channel)) => {
+                    let topic = self.topic(&channel).unwrap_or_default();
+                    self.confirmed.insert(topic.clone());
+                    // It is fetched from, or not wanted any more.
+                    lock(&self.inner.wanted).changed.insert(topic);
+                    self.look(&mut connection)?;
+                }
+                Some(Said::Unsubscribed) => {}
+                Some(Said::Message(channel, _)) if channel == own.as_bytes() => {
+                    self.look(&mut connection)?;
+                }
+                Some(Said::Message(channel, payload)) => self.message(&channel, &payload)?,
+                None => {}
+            }
+            self.inner.subscribed.store(self.confirmed.len(), Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Asks Redis for what is wanted by now.
+    fn look(&mut self, connection: &mut Connection) -> RedisResult<()> {
+        let (mut more, mut less, mut same) = (Vec::new(), Vec::new(), Vec::new());
+        {
+            let mut wanted = lock(&self.inner.wanted);
+            wanted.told = false;
+            for topic in std::mem::take(&mut wanted.changed) {
+                let channel = self.inner.channel(&topic);
+                if wanted.topics.contains(&topic) {
+                    if self.confirmed.contains(&topic) {
+                        same.push(topic);
+                    } else if self.asked.insert(topic) {
+                        more.push(channel);
+                    }
+                } else if self.confirmed.remove(&topic) {
+                    // Not before it is confirmed, so that each answer has its question.
+                    self.asked.remove(&topic);
+                    less.push(channel);
+                }
+            }
+        }
+        let mut commands = Vec::new();
+        let mut add = |name: &str, channels: &[String]| {
+            for some in channels.chunks(CHUNK) {
+                let command: &mut Cmd = &mut cmd(name);
+                commands.extend(command.arg(some).get_packed_command());
+            }
+        };
+        add("SUBSCRIBE", &more);
+        add("UNSUBSCRIBE", &less);
+        if !commands.is_empty() {
+            connection.send_packed_command(&commands)?;
+        }
+        same.iter().try_for_each(|topic| self.fetch(topic))
+    }
+
+    /// Fetches what is missing of a topic with history, if anything is.
+    fn fetch(&mut self, topic: &str) -> RedisResult<()> {
+        let Some(node) = self.node.upgrade() else {
+            return Ok(());
+        };
+        let Some(after) = node.missing(topic) else {
+            return Ok(());
+        };
+        let connection = match &mut self.fetching {
+            Some(connection) => connection,
+            none => none.insert(self.inner.connect()?),
+        };
+        let tail = self.inner.tail(connection, topic, after)?;
+        let fetched = tail.kept.iter().filter(|kept| kept.offset != after);
+        let fetched = fetched.count() as u64;
+        self.inner.fetched.fetch_add(fetched, Relaxed);
+        node.adopt(tail);
+        Ok(())
+    }
+
+    fn topic(&self, channel: &[u8]) -> Option<Box<str>> {
+        let name = std::str::from_utf8(channel).ok()?;
+        let topic = name.strip_prefix(&*self.inner.channel(""))?;
+        Some(topic.into())
+    }
+
+    fn message(&mut self, channel: &[u8], payload: &[u8]) -> RedisResult<()> {
+        let topic = self.topic(channel).unwrap_or_default();
+        if let Some(kept) = self.inner.kept(&topic, payload) {
+            self.inner.received.fetch_add(1, Relaxed);
+            return match self.node.upgrade() {
+                Some(node) if !node.deliver_kept(kept) => self.fetch(&topic),
+                _ => Ok(()),
+            };
+        }
+        let Some(envelope) = Envelope::decode(payload) else {
+            log::debug!(target: "framemill::backplane", "Redis: a message that no node sends");
+            return Ok(());
+        };
+        if envelope.node == self.inner.node {
+            return Ok(());
+        }
+        if !self.is_new(&envelope) {
+            self.inner.repeated.fetch_add(1, Relaxed);
+            return Ok(());
+        }
+        self.inner.received.fetch_add(1, Relaxed);
+        if let Some(node) = self.node.upgrade() {
+            node.deliver(Post {
+                latest: envelope.latest,
+                ..Post::new(topic, envelope.message)
+            });
+        }
+        Ok(())
+    }
+
+    /// Notes that it was heard. `false`: it had been.
+    fn is_new(&mut self, envelope: &Envelope) -> bool {
+        if self.heard.len() >= NODES && !self.heard.contains_key(&envelope.node) {
+            self.heard.clear();
+        }
+        let latest = self.heard.entry(envelope.node).or_insert(0);
+        let is_new = envelope.sequence > *latest;
+        *latest = envelope.sequence.max(*latest);
+        is_new
+    }
+}
+
+/// `None`: nothing that matters here.
+fn said(value: Value) -> RedisResult<Option<Said>> {
+    let Value::Array(parts) = value else {
+        // An error is one here, whatever it is about.
+        return value.extract_error().map(|_| None);
+    };
+    let mut parts = parts.into_iter();
+    let mut bytes = || match parts.next() {
+        Some(Value::BulkString(bytes)) => Some(bytes),
+        _ => None,
+    };
+    let (kind, channel) = (bytes(), bytes());
+    let said = match (kind.as_deref(), channel) {
+        (Some(b"subscribe"), Some(channel)) => Some(Said::Subscribed(channel)),
+        (Some(b"unsubscribe"), Some(_)) => Some(Said::Unsubscribed),
+        (Some(b"message"), Some(channel)) => bytes().map(|it| Said::Message(channel, it)),
+        _ => None,
+    };
+    Ok::<_, RedisError>(said)
+}

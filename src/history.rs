@@ -1,0 +1,403 @@
+//! Topics that keep their last messages, and clients that come back for what they missed: what is said
+//! on the WebSocket, and the client's side of it.
+//!
+//! | from the server | |
+//! |---|---|
+//! | `msg OFFSET TOPIC`, a line feed, the payload | a message, text or binary as it was published |
+//! | `gap OFFSET TOPIC`, a line feed | messages are missing that are kept no longer; what comes next is after OFFSET |
+//! | `live OFFSET TOPIC`, a line feed | all up to OFFSET was sent; what follows is as it happens |
+//!
+//! | from the client | |
+//! |---|---|
+//! | `follow OFFSET TOPIC` | what came after OFFSET, then live |
+//! | `follow start TOPIC`, `follow now TOPIC` | all that is kept, then live; only live |
+//!
+//! OFFSET is opaque to clients: `EPOCH-NUMBER`, two decimal numbers. TOPIC is the rest of the line, so
+//! it may have blanks, and no line feed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::message::{Bytes, Message, Utf8Bytes};
+
+/// How much a topic keeps; see [`Server::history`](crate::Server::history).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    /// The last so many messages. They are held in memory, on each node that has subscribers.
+    pub messages: usize,
+    /// And none that is older. Default: as old as may be.
+    pub age: Option<Duration>,
+}
+
+impl History {
+    /// The last so many messages, however old.
+    pub fn last(messages: usize) -> Self {
+        let age = None;
+        Self { messages, age }
+    }
+
+    /// None that is older than this.
+    pub fn no_older_than(mut self, age: Duration) -> Self {
+        self.age = Some(age);
+        self
+    }
+}
+
+/// Where in a topic with history a message stands. Offsets of one epoch are in the order of the
+/// messages; there is another epoch when the history was lost, as by a restart of a server that keeps
+/// it in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Offset {
+    pub(crate) epoch: u64,
+    pub(crate) number: u64,
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.number)
+    }
+}
+
+impl FromStr for Offset {
+    type Err = NoOffset;
+
+    fn from_str(text: &str) -> Result<Self, NoOffset> {
+        let (epoch, number) = text.split_once('-').ok_or(NoOffset)?;
+        Ok(Self {
+            epoch: epoch.parse().map_err(|_| NoOffset)?,
+            number: number.parse().map_err(|_| NoOffset)?,
+        })
+    }
+}
+
+/// This text is no [`Offset`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoOffset;
+
+impl fmt::Display for NoOffset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not an offset")
+    }
+}
+
+impl std::error::Error for NoOffset {}
+
+/// From where on a subscriber wants a topic; see [`Peer::subscribe_from`](crate::Peer::subscribe_from).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// What is published from now on.
+    Now,
+    /// All that is kept.
+    Start,
+    /// Everything after this message.
+    After(Offset),
+}
+
+impl From<Offset> for Since {
+    fn from(offset: Offset) -> Self {
+        Self::After(offset)
+    }
+}
+
+impl fmt::Display for Since {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now => f.write_str("now"),
+            Self::Start => f.write_str("start"),
+            Self::After(offset) => offset.fmt(f),
+        }
+    }
+}
+
+/// A client asks for a topic. Whether it may have it, the [`Handler`](crate::Handler) knows:
+///
+/// ```no_run
+/// use framemill::{Follow, History, Message, Peer, Server};
+///
+/// fn main() -> framemill::Result<()> {
+///     Server::bind("127.0.0.1:9001")?
+///         .history("news/*", History::last(1000))
+///         .run(|peer: &Peer, message: Message| match Follow::parse(&message) {
+///             Some(follow) if follow.topic.starts_with("news/") => {
+///                 peer.subscribe_from(&follow.topic, follow.since);
+///             }
+///             _ => {}
+///         })
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Follow {
+    /// The topic.
+    pub topic: String,
+    /// From where on.
+    pub since: Since,
+}
+
+impl Follow {
+    /// Reads `follow SINCE TOPIC`. `None`: it is something else.
+    pub fn parse(message: &Message) -> Option<Self> {
+        let Message::Text(text) = message else {
+            return None;
+        };
+        let (since, topic) = text.strip_prefix("follow ")?.split_once(' ')?;
+        let since = match since {
+            "now" => Since::Now,
+            "start" => Since::Start,
+            offset => Since::After(offset.parse().ok()?),
+        };
+        let topic = topic.to_owned();
+        (!topic.contains('\n')).then_some(Self { topic, since })
+    }
+
+    /// The message that asks for it.
+    pub fn message(&self) -> Message {
+        Message::text(format!("follow {} {}", self.since, self.topic))
+    }
+}
+
+/// A message as subscribers get it.
+pub(crate) fn framed(topic: &str, offset: Offset, message: &Message) -> Message {
+    let head = format!("msg {offset} {topic}\n");
+    match message {
+        Message::Text(text) => Message::text(head + text.as_str()),
+        other => {
+            let payload = other.clone().into_data();
+            Message::binary([head.as_bytes(), &payload].concat())
+        }
+    }
+}
+
+/// What is said of a topic between its messages.
+pub(crate) fn said(what: &str, topic: &str, offset: Offset) -> Message {
+    Message::text(format!("{what} {offset} {topic}\n"))
+}
+
+/// The client's side: which topics it follows, and how far it has come in each. Independent of
+/// connections, so that it outlives them.
+///
+/// ```no_run
+/// use framemill::{Client, ClientEvent, Followed, Follower, Reconnect, Since};
+///
+/// let mut follower = Follower::new();
+/// follower.follow("news/today", Since::Now);
+/// let client = Client::new("ws://127.0.0.1:9001/")?.reconnect(Reconnect::new());
+/// let (handle, events) = client.connect()?;
+/// // Now, and whenever the connection has been made again.
+/// let ask = |follower: &Follower| {
+///     for request in follower.requests() {
+///         handle.send(request).ok();
+///     }
+/// };
+/// ask(&follower);
+/// for event in events.iter() {
+///     match event {
+///         ClientEvent::Open(..) => ask(&follower),
+///         ClientEvent::Message(message) => match follower.take(message) {
+///             Followed::Message { topic, message, .. } => println!("{topic}: {message}"),
+///             Followed::Gap { topic, .. } => println!("{topic}: something is missing"),
+///             _ => {}
+///         },
+///         _ => {}
+///     }
+/// }
+/// # framemill::Result::Ok(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Follower {
+    topics: BTreeMap<String, Since>,
+}
+
+/// What a message of the server's was, see [`Follower::take`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Followed {
+    /// Published to a topic.
+    Message {
+        /// The topic.
+        topic: String,
+        /// Where it stands there.
+        offset: Offset,
+        /// As it was published.
+        message: Message,
+    },
+    /// All that was missed has come.
+    Live {
+        /// The topic.
+        topic: String,
+        /// The latest that was published.
+        offset: Offset,
+    },
+    /// The history does not reach back to where this client was: messages are missing. What is kept
+    /// follows.
+    Gap {
+        /// The topic.
+        topic: String,
+        /// What follows is after this.
+        offset: Offset,
+    },
+    /// Nothing of a topic that is followed.
+    Other(Message),
+}
+
+impl Follower {
+    /// Follows nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Follows a topic from here on. The returned message has to be sent, if there is a connection.
+    pub fn follow(&mut self, topic: &str, since: Since) -> Message {
+        self.topics.insert(topic.to_owned(), since);
+        let topic = topic.to_owned();
+        Follow { topic, since }.message()
+    }
+
+    /// Forgets a topic. The server has to be told in words of your own.
+    pub fn forget(&mut self, topic: &str) {
+        self.topics.remove(topic);
+    }
+
+    /// The offset of the latest message of a topic.
+    pub fn offset(&self, topic: &str) -> Option<Offset> {
+        match self.topics.get(topic)? {
+            Since::After(offset) => Some(*offset),
+            _ => None,
+        }
+    }
+
+    /// What has to be sent on a new connection.
+    pub fn requests(&self) -> Vec<Message> {
+        let ask = |(topic, &since): (&String, &Since)| {
+            let topic = topic.clone();
+            Follow { topic, since }.message()
+        };
+        self.topics.iter().map(ask).collect()
+    }
+
+    /// Tells what a message of the server's is, and remembers how far it takes this client.
+    pub fn take(&mut self, message: Message) -> Followed {
+        let Some((kind, topic, offset, len)) = self.head(&message) else {
+            return Followed::Other(message);
+        };
+        self.topics.insert(topic.clone(), Since::After(offset));
+        match kind {
+            Kind::Live => Followed::Live { topic, offset },
+            Kind::Gap => Followed::Gap { topic, offset },
+            Kind::Message => {
+                let rest = |payload: Bytes| payload.slice(len..);
+                let message = match message {
+                    // What is left of UTF-8 behind a line feed is UTF-8.
+                    Message::Text(text) => Utf8Bytes::try_from(rest(text.into()))
+                        .map_or_else(|_| Message::text(""), Message::Text),
+                    other => Message::Binary(rest(other.into_data())),
+                };
+                Followed::Message {
+                    topic,
+                    offset,
+                    message,
+                }
+            }
+        }
+    }
+
+    fn head(&self, message: &Message) -> Option<(Kind, String, Offset, usize)> {
+        let bytes: &[u8] = match message {
+            Message::Text(text) => text.as_bytes(),
+            Message::Binary(bytes) => bytes,
+            _ => return None,
+        };
+        let end = bytes.iter().position(|&byte| byte == b'\n')?;
+        let line = std::str::from_utf8(&bytes[..end]).ok()?;
+        let (kind, rest) = line.split_once(' ')?;
+        let (offset, topic) = rest.split_once(' ')?;
+        let kind = match kind {
+            "msg" => Kind::Message,
+            "live" => Kind::Live,
+            "gap" => Kind::Gap,
+            _ => return None,
+        };
+        let followed = self.topics.contains_key(topic);
+        followed.then_some((kind, topic.to_owned(), offset.parse().ok()?, end + 1))
+    }
+}
+
+enum Kind {
+    Message,
+    Live,
+    Gap,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_and_requests_are_read_as_written() {
+        let offset = Offset {
+            epoch: u64::MAX,
+            number: 7,
+        };
+        assert_eq!(offset.to_string().parse(), Ok(offset));
+        for wrong in ["", "1", "-", "1-", "-1", "1-2-3", "a-1", "1--1"] {
+            assert_eq!(wrong.parse::<Offset>(), Err(NoOffset), "{wrong:?}");
+        }
+        for since in [Since::Now, Since::Start, Since::After(offset)] {
+            let topic = "with blanks ".to_owned();
+            let follow = Follow { topic, since };
+            assert_eq!(Follow::parse(&follow.message()), Some(follow));
+        }
+        for wrong in ["follow", "follow now", "follow 1 a", "follow now a\nb", "x"] {
+            assert_eq!(Follow::parse(&Message::text(wrong)), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_follower_knows_how_far_it_is() {
+        let mut follower = Follower::new();
+        follower.follow("a b", Since::Start);
+        let offset = Offset {
+            epoch: 5,
+            number: 3,
+        };
+        for message in [Message::text("x\ny"), Message::binary(vec![0, 10, 255])] {
+            let framed = framed("a b", offset, &message);
+            let topic = "a b".to_owned();
+            let taken = follower.take(framed);
+            let expected = Followed::Message {
+                topic,
+                offset,
+                message,
+            };
+            assert_eq!(taken, expected);
+        }
+        assert_eq!(follower.requests(), [Message::text("follow 5-3 a b")]);
+        let offset = Offset {
+            epoch: 5,
+            number: 9,
+        };
+        let topic = || "a b".to_owned();
+        let gap = follower.take(said("gap", "a b", offset));
+        assert_eq!(
+            gap,
+            Followed::Gap {
+                topic: topic(),
+                offset
+            }
+        );
+        assert_eq!(follower.offset("a b"), Some(offset));
+        let live = follower.take(said("live", "a b", offset));
+        assert_eq!(
+            live,
+            Followed::Live {
+                topic: topic(),
+                offset
+            }
+        );
+        for other in ["", "msg 1-1 other\nx", "msg 1 a b\n", "msg 1-1 a b", "\n"] {
+            let other = Message::text(other);
+            assert_eq!(follower.take(other.clone()), Followed::Other(other));
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What a server has done so far and how it is now, as plain data: [`Metrics`].
+//!
+//! | file | what |
+//! |---|---|
+//! | `counters` | what the threads count while they run |
+//! | `histogram` | times, in buckets that double |
+//! | `labels` | reasons, causes and codes |
+//! | `prometheus` | all of it as text for Prometheus |
+
+mod counters;
+mod histogram;
+mod labels;
+mod prometheus;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use counters::advance;
+pub(crate) use counters::{Counter, LoopCounters, TickCounters, WorkerCounters};
+pub(crate) use histogram::Buckets;
+pub use histogram::Histogram;
+pub(crate) use labels::Refusal;
+
+/// What a server has done since it was started, and how it is now:
+/// [`ServerHandle::metrics`](crate::ServerHandle::metrics).
+///
+/// Every number is right by itself, and never goes back if it is a count; but as the threads go on
+/// while it is read, two of them may be a moment apart.
+///
+/// [`prometheus`](Self::prometheus) makes text of it, for
+/// [`Handler::http`](crate::Handler::http).
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// Since the server was started.
+    pub uptime: Duration,
+    /// Connections now, over all loops, as
+    /// [`ServerHandle::connections`](crate::ServerHandle::connections).
+    pub connections: u64,
+    /// All loops together.
+    pub total: LoopMetrics,
+    /// Each loop.
+    pub loops: Vec<LoopMetrics>,
+    /// Each worker; none with `workers(0)`.
+    pub workers: Vec<WorkerMetrics>,
+    /// Handlers, of all workers and loops together: one run of the messages that a connection brought,
+    /// of a room or a timer. With `workers(0)` a sample: one read in 16 is timed, splitting it into
+    /// messages included.
+    pub handler: Histogram,
+    /// How long connections waited for a worker: from when the loop woke to read, until it was taken up.
+    /// None with `workers(0)`.
+    pub mailbox_wait: Histogram,
+    /// Connections, rooms and timers that wait for a worker now.
+    pub run_queue: u64,
+    /// The clocks of all rooms together.
+    pub ticks: TickMetrics,
+    /// Other nodes; `None` without a backplane.
+    pub backplane: Option<BackplaneMetrics>,
+}
+
+/// What one loop has done, or all together.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct LoopMetrics {
+    /// Sockets now, those included that are opening, closing, or being told of a limit.
+    pub connections: u64,
+    /// Sockets accepted so far, those included that were over a limit.
+    pub accepted: u64,
+    /// Of these, those that did not become a WebSocket, by reason: `max_connections`,
+    /// `max_connections_per_ip`, `unanswered` (over a limit and not told, as too many are being told
+    /// already), `bad_request`, `method`, `too_large`, `version`, `origin`, `timeout`, `silent` (nothing
+    /// came), `hung_up`, `tls`, `handler` ([`Handler::open`](crate::Handler::open) said no), `shutdown`.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// WebSockets opened so far.
+    pub opened: u64,
+    /// Plain requests that the handler answered.
+    pub http_requests: u64,
+    /// Text and binary messages from peers.
+    pub messages_received: u64,
+    /// Bytes read from sockets, all that travels included; with TLS, without its own.
+    pub bytes_received: u64,
+    /// Text and binary messages to peers, each delivery of a broadcast one: those that were taken into
+    /// the queue of a peer, dropped and conflated ones included.
+    pub messages_sent: u64,
+    /// Bytes written to sockets, all that travels included; with TLS, without its own.
+    pub bytes_sent: u64,
+    /// Messages that found a queue full and were refused
+    /// ([`Overflow::DropNewest`](crate::Overflow::DropNewest)); not among `messages_sent`.
+    pub messages_refused: u64,
+    /// Messages that made room for later ones ([`Overflow::DropOldest`](crate::Overflow::DropOldest)).
+    pub messages_dropped: u64,
+    /// Messages whose place in a queue was taken by a later one of the same key.
+    pub messages_conflated: u64,
+    /// Connections now of which the kernel took less than was there to write.
+    pub blocked_connections: u64,
+    /// Bytes that waited for these when something was last written to each, or tried to be.
+    pub blocked_bytes: u64,
+    /// How often a connection was not read from because its handler was behind.
+    pub reading_paused: u64,
+    /// WebSockets that ended, by [`CloseCause`](crate::CloseCause): `handshake`, `eof`, `no_pong`, …
+    pub closed_by_cause: BTreeMap<&'static str, u64>,
+    /// The same by the code of the first close frame: `1000` to `1015`, `3xxx`, `4xxx`, `other`.
+    pub closed_by_code: BTreeMap<&'static str, u64>,
+    /// What other threads asked of the loop and it has not done yet.
+    pub commands_queued: u64,
+    /// Turns: from waking to sleeping again. Their sum is the time that the loop was not asleep.
+    pub turns: Histogram,
+    /// With `workers(0)`: see [`Metrics::handler`].
+    pub handler: Histogram,
+    /// Pings that were answered in time.
+    pub round_trips: Histogram,
+}
+
+/// What one worker has done.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct WorkerMetrics {
+    /// It runs a handler now.
+    pub busy: bool,
+    /// Messages, and other events of connections, that it has dealt with.
+    pub events: u64,
+    /// Its runs: see [`Metrics::handler`].
+    pub handler: Histogram,
+    /// See [`Metrics::mailbox_wait`].
+    pub mailbox_wait: Histogram,
+}
+
+/// What became of the ticks of rooms: see [`RoomStats`](crate::RoomStats) for one room.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct TickMetrics {
+    /// Ticks that were due and merged into a later one.
+    pub merged: u64,
+    /// Ticks that were due before the one before them was done.
+    pub overruns: u64,
+    /// How late each began.
+    pub late: Histogram,
+}
+
+/// The connection to other nodes.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct BackplaneMetrics {
+    /// Whether it is there now.
+    pub connected: bool,
+    /// Connections that were lost or could not be made.
+    pub failures: u64,
+    /// Messages that were sent to other nodes.
+    pub published: u64,
+    /// Messages that came from other nodes.
+    pub received: u64,
+    /// Messages that wait to be sent.
+    pub queued: u64,
+    /// Messages that other nodes never got, because too many waited or they could not be passed on.
+    pub lost: u64,
+}
+
+impl Metrics {
+    /// Adds up what was read of each thread.
+    pub(crate) fn of(loops: Vec<LoopMetrics>, workers: Vec<WorkerMetrics>) -> Self {
+        let mut metrics = Self::default();
+        for each in &loops {
+            metrics.total.add(each);
+            metrics.handler.add(&each.handler);
+        }
+        for each in &workers {
+            metrics.handler.add(&each.handler);
+            metrics.mailbox_wait.add(&each.mailbox_wait);
+        }
+        (metrics.loops, metrics.workers) = (loops, workers);
+        metrics
+    }
+}
+
+impl LoopMetrics {
+    fn add(&mut self, other: &Self) {
+        // In full, so that no field is forgotten.
+        let Self {
+            connections,
+            accepted,
+            refused,
+            opened,
+            http_requests,
+            messages_received,
+            bytes_received,
+            messages_sent,
+            bytes_sent,
+            messages_refused,
+            messages_dropped,
+            messages_conflated,
+            blocked_connections,
+            blocked_bytes,
+            reading_paused,
+            closed_by_cause,
+            closed_by_code,
+            commands_queued,
+            turns,
+            handler,
+            round_trips,
+        } = other;
+        self.connections += connections;
+        self.accepted += accepted;
+        add_each(&mut self.refused, refused);
+        self.opened += opened;
+        self.http_requests += http_requests;
+        self.messages_received += messages_received;
+        self.bytes_received += bytes_received;
+        self.messages_sent += messages_sent;
+        self.bytes_sent += bytes_sent;
+        self.messages_refused += messages_refused;
+        self.messages_dropped += messages_dropped;
+        self.messages_conflated += messages_conflated;
+        self.blocked_connections += blocked_connections;
+        self.blocked_bytes += blocked_bytes;
+        self.reading_paused += reading_paused;
+        add_each(&mut self.closed_by_cause, closed_by_cause);
+        add_each(&mut self.closed_by_code, closed_by_code);
+        self.commands_queued += commands_queued;
+        self.turns.add(turns);
+        self.handler.add(handler);
+        self.round_trips.add(round_trips);
+    }
+}
+
+fn add_each(to: &mut BTreeMap<&'static str, u64>, from: &BTreeMap<&'static str, u64>) {
+    for (label, count) in from {
+        *to.entry(label).or_default() += count;
+    }
+}

@@ -1,0 +1,398 @@
+//! Topics that span nodes, through a real Redis: who gets what, once, and what happens while Redis is
+//! away or a node is cut off.
+#![cfg(all(unix, feature = "redis"))]
+
+mod support;
+
+use std::thread;
+use std::time::Duration;
+
+use framemill::{History, Message, Offset, Peer, ServerHandle, Since};
+use support::redis::{Redis, Wire};
+use support::spy::{Seen, spy};
+use support::{Raw, Running, serve, until};
+
+/// A server that spans topics over this Redis, and does nothing by itself.
+fn node(url: &str) -> (Running, Seen) {
+    let (handler, seen) = spy(|_, _| ());
+    let redis = framemill::Redis::new(url).unwrap();
+    let server = serve(|s| s.loops(2).workers(1).backplane(redis), handler);
+    until("the node is connected", || connected(&server.handle));
+    (server, seen)
+}
+
+fn connected(handle: &ServerHandle) -> bool {
+    let state = handle.backplane_state();
+    state.connected && state.subscribed == state.topics
+}
+
+fn client((server, seen): &(Running, Seen), topics: &[&str]) -> (Raw, Peer) {
+    let raw = Raw::open(server.addr);
+    let peer = seen.peer();
+    for topic in topics {
+        assert!(peer.subscribe(topic));
+    }
+    until("it is subscribed", || connected(&server.handle));
+    (raw, peer)
+}
+
+fn text(raw: &mut Raw) -> String {
+    let (first, payload) = raw.frame().expect("one more message");
+    assert_eq!(first, 0x81);
+    String::from_utf8(payload).unwrap()
+}
+
+#[test]
+fn each_subscriber_on_each_node_once_and_in_order() {
+    const MESSAGES: u32 = 2000;
+    let Some(redis) = Redis::start() else { return };
+    let nodes: Vec<_> = (0..3).map(|_| node(&redis.url())).collect();
+    let mut clients: Vec<_> = nodes
+        .iter()
+        .flat_map(|node| [client(node, &["all"]), client(node, &["all", "others"])])
+        .collect();
+    thread::scope(|scope| {
+        for (id, (server, _)) in nodes.iter().enumerate() {
+            scope.spawn(move || {
+                for n in 0..MESSAGES {
+                    // Within what a queue holds.
+                    until("there is room", || {
+                        server.handle.backplane_state().queued < 500
+                    });
+                    assert!(server.handle.publish("all", format!("{id}:{n}")));
+                }
+            });
+        }
+        for (raw, _) in &mut clients {
+            scope.spawn(move || {
+                let mut next = [0; 3];
+                for _ in 0..3 * MESSAGES {
+                    let text = text(raw);
+                    let (id, n) = text.split_once(':').expect("a number");
+                    let next: &mut u32 = &mut next[id.parse::<usize>().unwrap()];
+                    assert_eq!(n.parse(), Ok(*next));
+                    *next += 1;
+                }
+            });
+        }
+    });
+    // Nothing came twice: this is next.
+    assert!(clients[0].1.publish("all", "from a peer"));
+    for (raw, _) in &mut clients[1..] {
+        assert_eq!(text(raw), "from a peer");
+    }
+    assert!(
+        nodes[1]
+            .0
+            .handle
+            .publish("others", Message::binary(vec![0, 255]))
+    );
+    for n in [1, 3, 5] {
+        assert_eq!(clients[n].0.frame(), Some((0x82, vec![0, 255])));
+    }
+    for (server, _) in &nodes {
+        let state = server.handle.backplane_state();
+        assert_eq!((state.lost, state.repeated, state.failures), (0, 0, 0));
+        assert_eq!((state.topics, state.subscribed), (2, 2));
+    }
+}
+
+/// Topics come and go with their subscribers, at Redis too.
+#[test]
+fn only_what_is_subscribed_to() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (node(&redis.url()), node(&redis.url()));
+    let channels = || redis.ask("PUBSUB CHANNELS framemill:t:*");
+    assert_eq!(channels().as_deref(), Some("*0"));
+    let (_raw, peer) = client(&one, &["a", "b"]);
+    let (_raw, other_peer) = client(&other, &["b"]);
+    until("two are subscribed to", || {
+        channels().as_deref() == Some("*2")
+    });
+    assert!(other.0.handle.publish("a", "to one"));
+    assert!(one.0.handle.publish("a", "to nobody else"));
+    until("it is there", || {
+        one.0.handle.backplane_state().received == 1
+    });
+    assert!(peer.unsubscribe("a") && peer.unsubscribe("b") && peer.subscribe("c"));
+    until("the one of the other is left", || {
+        redis.ask("PUBSUB NUMSUB framemill:t:b").is_some()
+            && connected(&one.0.handle)
+            && channels().as_deref() == Some("*2")
+    });
+    assert!(other_peer.unsubscribe("b") && peer.unsubscribe("c"));
+    until("none is left", || channels().as_deref() == Some("*0"));
+    assert_eq!(other.0.handle.backplane_state().received, 0);
+}
+
+/// Here everything goes on; there it arrives later, as far as there is room.
+#[test]
+fn while_redis_is_away() {
+    let Some(mut redis) = Redis::start() else {
+        return;
+    };
+    let (handler, seen) = spy(|_, _| ());
+    let small = framemill::Redis::new(redis.url())
+        .unwrap()
+        .queue(10, 1 << 20);
+    let one = (serve(|s| s.backplane(small), handler), seen);
+    let other = node(&redis.url());
+    let (mut here, _peer) = client(&one, &["it"]);
+    let (mut there, _other_peer) = client(&other, &["it"]);
+    redis.kill();
+    until("it is noticed", || {
+        !one.0.handle.backplane_state().connected
+    });
+    for n in 0..15 {
+        assert!(one.0.handle.publish("it", n.to_string()));
+        assert_eq!(text(&mut here), n.to_string());
+    }
+    let state = one.0.handle.backplane_state();
+    assert_eq!((state.lost, state.queued, state.queued_bytes), (5, 10, 10));
+    // Not before the other listens again, or it would miss what was queued: without history that is
+    // what happens.
+    redis.begin();
+    until("both are back", || {
+        connected(&one.0.handle) && connected(&other.0.handle)
+    });
+    until("the queue is empty", || {
+        one.0.handle.backplane_state().queued == 0
+    });
+    assert!(one.0.handle.publish("it", "end"));
+    let mut last = None;
+    loop {
+        let text = text(&mut there);
+        if text == "end" {
+            break;
+        }
+        let n: u32 = text.parse().unwrap();
+        assert!(n < 10 && last < Some(n), "once and in order");
+        last = Some(n);
+    }
+    assert_eq!(text(&mut here), "end");
+}
+
+/// Packets that are lost tell nobody. What was not acknowledged is sent again, and nothing twice.
+#[test]
+fn a_node_that_is_cut_off() {
+    const MESSAGES: u32 = 500;
+    let Some(redis) = Redis::start() else { return };
+    let wire = Wire::to(&redis);
+    let (far, near) = (node(&wire.url), node(&redis.url()));
+    let (mut raw, _peer) = client(&near, &["it"]);
+    for n in 0..MESSAGES {
+        assert!(far.0.handle.publish("it", n.to_string()));
+        if n == MESSAGES / 2 {
+            until("half of it is on its way", || {
+                far.0.handle.backplane_state().published > 0
+            });
+            wire.cut();
+        }
+    }
+    until("it is noticed", || {
+        !far.0.handle.backplane_state().connected
+    });
+    wire.mend();
+    for n in 0..MESSAGES {
+        assert_eq!(text(&mut raw), n.to_string());
+    }
+    until("it is connected again", || connected(&far.0.handle));
+    assert!(far.0.handle.publish("it", "end"));
+    assert_eq!(text(&mut raw), "end");
+    assert_eq!(far.0.handle.backplane_state().lost, 0);
+}
+
+/// What was published before the end arrives; a server whose Redis is not there ends all the same.
+#[test]
+fn the_end_of_a_node() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (node(&redis.url()), node(&redis.url()));
+    let (mut raw, _peer) = client(&other, &["it"]);
+    for n in 0..1000 {
+        assert!(one.0.handle.publish("it", n.to_string()));
+    }
+    assert!(one.0.handle.shutdown(Duration::from_secs(20)));
+    for n in 0..1000 {
+        assert_eq!(text(&mut raw), n.to_string());
+    }
+    let (handler, _seen) = spy(|_, _| ());
+    let nowhere = framemill::Redis::new("unix:///there/is/none").unwrap();
+    let lonely = serve(|s| s.backplane(nowhere), handler);
+    assert!(lonely.handle.publish("it", "to nobody"));
+    until("it was tried", || {
+        lonely.handle.backplane_state().failures > 2
+    });
+    assert!(lonely.handle.shutdown(Duration::from_millis(50)));
+    assert_eq!(lonely.handle.backplane_state().lost, 1);
+}
+
+#[test]
+fn what_is_no_url() {
+    for url in ["", "http://a/", "redis://host:port"] {
+        assert!(framemill::Redis::new(url).is_err(), "{url:?}");
+    }
+}
+
+// ---- history ----
+
+/// Three messages are kept.
+fn keeping(url: &str) -> (Running, Seen) {
+    let (handler, seen) = spy(|_, _| ());
+    let redis = framemill::Redis::new(url).unwrap();
+    let settings = |s: framemill::Server| s.backplane(redis).history("kept", History::last(3));
+    let server = serve(settings, handler);
+    until("the node is connected", || connected(&server.handle));
+    (server, seen)
+}
+
+/// The kind of a message (`msg`, `live`, `gap`) and what is behind its first line.
+fn said(raw: &mut Raw) -> (String, Offset, String) {
+    let text = text(raw);
+    let (line, rest) = text.split_once('\n').expect(&text);
+    let mut words = line.split(' ');
+    let kind = words.next().unwrap().to_owned();
+    let offset = words.next().unwrap().parse().unwrap();
+    (kind, offset, rest.to_owned())
+}
+
+/// From a client's coming back until it is live.
+fn missed(node: &(Running, Seen), since: impl Into<Since>) -> Vec<String> {
+    let (mut raw, peer) = client(node, &[]);
+    assert!(peer.subscribe_from("kept", since));
+    let mut all = Vec::new();
+    loop {
+        match said(&mut raw) {
+            (kind, _, text) if kind == "msg" => all.push(text),
+            (kind, ..) if kind == "live" => return all,
+            (kind, ..) => all.push(kind),
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_is_kept_for_all_nodes() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (keeping(&redis.url()), keeping(&redis.url()));
+    let (mut raw, peer) = client(&one, &[]);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    let (kind, nothing, _) = said(&mut raw);
+    assert_eq!((kind.as_str(), nothing), ("live", Offset::default()));
+    let mut offsets = vec![nothing];
+    for n in 0..6 {
+        // By turns, and the sender is left out.
+        assert!(
+            [&one, &other][n % 2]
+                .0
+                .handle
+                .publish("kept", n.to_string())
+        );
+        let (kind, offset, text) = said(&mut raw);
+        assert_eq!((kind, text), ("msg".to_owned(), n.to_string()));
+        offsets.push(offset);
+        if n == 2 {
+            assert_eq!(
+                missed(&other, nothing),
+                ["0", "1", "2"],
+                "all that there ever was"
+            );
+        }
+    }
+    assert!(peer.publish("kept", "6"));
+    let published = |node: &(Running, Seen)| node.0.handle.backplane_state().published;
+    until("it is published", || published(&one) == 4);
+    for node in [&one, &other, &keeping(&redis.url())] {
+        assert_eq!(missed(node, Since::Start), ["4", "5", "6"]);
+        assert_eq!(missed(node, offsets[4]), ["4", "5", "6"]);
+        assert_eq!(missed(node, offsets[6]), ["6"]);
+        for lost in [offsets[3], offsets[1], nothing, "7-7".parse().unwrap()] {
+            assert_eq!(missed(node, lost), ["gap", "4", "5", "6"], "after {lost}");
+        }
+        assert!(missed(node, Since::Now).is_empty());
+    }
+    assert!(other.0.handle.publish("kept", "7"));
+    assert_eq!(said(&mut raw).2, "7");
+    assert_eq!(redis.ask("XLEN framemill:{kept}:s").as_deref(), Some(":3"));
+}
+
+/// Those who are there hear it as well.
+#[test]
+fn a_redis_that_forgets_is_told_of() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (keeping(&redis.url()), keeping(&redis.url()));
+    let (mut raw, peer) = client(&one, &[]);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    assert_eq!(said(&mut raw).0, "live");
+    assert!(other.0.handle.publish("kept", "before"));
+    let (_, before, _) = said(&mut raw);
+    assert_eq!(redis.ask("FLUSHALL").as_deref(), Some("+OK"));
+    assert!(other.0.handle.publish("kept", "after"));
+    assert_eq!(said(&mut raw).0, "gap");
+    assert_eq!(said(&mut raw).2, "after");
+    assert_eq!(missed(&one, before), ["gap", "after"]);
+    assert_eq!(missed(&other, before), ["gap", "after"]);
+}
+
+/// As when it was killed, or its replica took over: the numbers that it would give again are seen as such.
+#[test]
+fn a_redis_that_forgets_the_latest_is_told_of() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (keeping(&redis.url()), keeping(&redis.url()));
+    let (mut raw, peer) = client(&one, &[]);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    assert_eq!(said(&mut raw).0, "live");
+    let mut last = Offset::default();
+    for n in 0..3 {
+        assert!(other.0.handle.publish("kept", n.to_string()));
+        last = said(&mut raw).1;
+    }
+    let answer = redis.ask(&format!("XDEL framemill:{{kept}}:s {last}"));
+    assert_eq!(answer.as_deref(), Some(":1"));
+    let answer = redis.ask("HSET framemill:{kept}:m n 2");
+    assert_eq!(answer.as_deref(), Some(":0"));
+    assert!(redis.ask("CLIENT KILL TYPE pubsub").is_some());
+    assert_eq!(said(&mut raw).0, "gap");
+    until("both are back", || {
+        connected(&one.0.handle) && connected(&other.0.handle)
+    });
+    for n in 3..6 {
+        assert!(other.0.handle.publish("kept", n.to_string()));
+        assert_eq!(said(&mut raw).2, n.to_string());
+    }
+    assert_eq!(missed(&one, last), ["gap", "3", "4", "5"]);
+}
+
+/// Whoever asks for what is not known here waits; what was missed comes when Redis is back, and what was
+/// published meanwhile too.
+#[test]
+fn history_while_redis_is_away() {
+    let Some(mut redis) = Redis::start() else {
+        return;
+    };
+    let (one, other) = (keeping(&redis.url()), keeping(&redis.url()));
+    assert!(one.0.handle.publish("kept", "0"));
+    until("it is kept", || {
+        one.0.handle.backplane_state().published == 1
+    });
+    redis.kill();
+    until("it is noticed", || {
+        !one.0.handle.backplane_state().connected
+    });
+    assert!(one.0.handle.publish("kept", "1"));
+    let (mut raw, peer) = {
+        let raw = Raw::open(other.0.addr);
+        (raw, other.1.peer())
+    };
+    assert!(peer.subscribe_from("kept", Since::Start));
+    assert!(!raw.hears(support::redis::QUIET));
+    redis.begin();
+    let mut all = Vec::new();
+    while all.len() < 2 {
+        let (kind, _, text) = said(&mut raw);
+        if kind == "msg" {
+            all.push(text);
+        }
+    }
+    assert_eq!(all, ["0", "1"]);
+    assert!(peer.unsubscribe("kept"));
+    assert_eq!(other.0.handle.subscribers("kept"), 0);
+}

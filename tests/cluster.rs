@@ -1,0 +1,327 @@
+//! Several processes, a real Redis and a real load balancer: nodes are killed, Redis is restarted, wires are
+//! cut in the middle of a stream of numbers, and every client ends with all of them, once, in order.
+#![cfg(all(unix, feature = "redis"))]
+
+mod support;
+
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use framemill::{Client, ClientEvent, Followed, Follower, Reconnect, Since};
+use support::WAIT;
+use support::browser;
+use support::example::Example;
+use support::redis::{Folder, Redis, Wire, has};
+use support::until;
+
+const TOPIC: &str = "kept/numbers";
+const NUMBERS: usize = 6000;
+
+/// What may be on its way to the slowest client, so that the stream lasts as long as the test.
+const AHEAD: usize = 500;
+
+/// A client that follows the numbers over all its connections.
+struct Reader {
+    got: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+impl Reader {
+    fn start(addr: &str) -> Self {
+        let (got, connections) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (counter, opened) = (got.clone(), connections.clone());
+        let soon = Duration::from_millis(20);
+        let client = Client::new(format!("ws://{addr}/")).unwrap();
+        let client = client.reconnect(Reconnect::new().delays(soon, soon * 10));
+        let (handle, events) = client.connect().unwrap();
+        let thread = thread::spawn(move || {
+            let mut follower = Follower::new();
+            handle.send(follower.follow(TOPIC, Since::Start)).unwrap();
+            while counter.load(Ordering::SeqCst) < NUMBERS {
+                match events.recv_timeout(WAIT * 2).expect("something to come") {
+                    ClientEvent::Open(..) => {
+                        opened.fetch_add(1, Ordering::SeqCst);
+                        for request in follower.requests() {
+                            let _ = handle.send(request);
+                        }
+                    }
+                    ClientEvent::Message(message) => match follower.take(message) {
+                        Followed::Message { message, .. } => {
+                            let expected = counter.load(Ordering::SeqCst);
+                            assert_eq!(message.to_string(), expected.to_string());
+                            counter.fetch_add(1, Ordering::SeqCst);
+                        }
+                        Followed::Live { .. } => {}
+                        other => panic!("{other:?}"),
+                    },
+                    _ => {}
+                }
+            }
+        });
+        Self {
+            got,
+            connections,
+            thread,
+        }
+    }
+
+    fn got(&self) -> usize {
+        self.got.load(Ordering::SeqCst)
+    }
+}
+
+fn slowest(readers: &[Reader]) -> usize {
+    readers.iter().map(Reader::got).min().unwrap()
+}
+
+/// Publishes all numbers by way of `source`, does `what` when a third of them has come, and waits until
+/// all have come to all.
+fn stream(source: &str, readers: Vec<Reader>, what: impl FnOnce(&[Reader])) {
+    let (handle, _events) = Client::new(format!("ws://{source}/"))
+        .unwrap()
+        .connect()
+        .unwrap();
+    let slow = || readers.iter().map(Reader::got).min().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..NUMBERS {
+                until("the slowest has caught up", || slow() + AHEAD > n);
+                handle.send(format!("publish {TOPIC}\n{n}")).unwrap();
+            }
+        });
+        until("a third has come", || slow() > NUMBERS / 3);
+        what(&readers);
+    });
+    for reader in readers {
+        reader.thread.join().unwrap();
+        assert_eq!(reader.got.load(Ordering::SeqCst), NUMBERS);
+    }
+}
+
+fn start(redis: &str) -> Example {
+    Example::start("cluster", &["--redis", redis])
+}
+
+/// A plain HTTP answer, head and all.
+fn get(addr: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(WAIT))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn says(node: &Example, what: &str) -> bool {
+    get(&node.addr, "/state").is_ok_and(|state| state.contains(what))
+}
+
+#[test]
+fn a_node_is_killed() {
+    let Some(redis) = Redis::start() else { return };
+    let url = redis.url();
+    let nodes = [start(&url), start(&url)];
+    let victim = start(&url);
+    let addr = victim.addr.clone();
+    let mut readers: Vec<_> = nodes.iter().map(|n| Reader::start(&n.addr)).collect();
+    readers.extend([Reader::start(&addr), Reader::start(&addr)]);
+    stream(&nodes[0].addr, readers, |readers| {
+        // kill -9
+        drop(victim);
+        until("the others go on", || {
+            readers[..2]
+                .iter()
+                .all(|r| r.got() > readers[2].got() + 100)
+        });
+        let again = Example::start_on("cluster", &addr, &["--redis", &url]);
+        until("its clients have caught up", || slowest(readers) == NUMBERS);
+        assert!(readers[2].connections.load(Ordering::SeqCst) > 0);
+        drop(again);
+    });
+}
+
+#[test]
+fn redis_is_restarted() {
+    let Some(mut redis) = Redis::start() else {
+        return;
+    };
+    let nodes = [start(&redis.url()), start(&redis.url())];
+    let readers = nodes.iter().map(|n| Reader::start(&n.addr)).collect();
+    stream(&nodes[0].addr, readers, |_| {
+        redis.kill();
+        until("it is missed", || {
+            nodes.iter().all(|n| says(n, "\"connected\":false"))
+        });
+        redis.begin();
+    });
+    for node in &nodes {
+        assert!(says(node, "\"lost\":0"));
+    }
+}
+
+#[test]
+fn a_node_is_cut_off() {
+    let Some(redis) = Redis::start() else { return };
+    let wire = Wire::to(&redis);
+    let nodes = [start(&redis.url()), start(&wire.url)];
+    // Whoever publishes there is cut off as well.
+    for source in [0, 1] {
+        redis.ask("FLUSHALL");
+        let readers = nodes.iter().map(|n| Reader::start(&n.addr)).collect();
+        stream(&nodes[source].addr, readers, |readers| {
+            wire.cut();
+            if source == 0 {
+                until("the other goes on", || {
+                    readers[0].got() > readers[1].got() + 100
+                });
+            }
+            until("it is missed", || says(&nodes[1], "\"connected\":false"));
+            wire.mend();
+        });
+    }
+}
+
+/// The page of the example, and the script that it has from us.
+#[test]
+fn a_page_comes_back() {
+    let Some(redis) = Redis::start() else { return };
+    let Some(browser) = browser::find("a page comes back") else {
+        return;
+    };
+    let url = redis.url();
+    let (other, victim) = (start(&url), start(&url));
+    let (handle, _events) = Client::new(format!("ws://{}/", other.addr))
+        .unwrap()
+        .connect()
+        .unwrap();
+    let say = |text: &str| handle.send(format!("publish kept/page\n{text}")).unwrap();
+    say("<b>one</b>");
+    let mut page = browser.page();
+    page.open(&victim.url("/"));
+    let log = |expected: &str| {
+        format!(
+            "[...document.querySelectorAll('#log li')].map(li => li.textContent).join() == '{expected}'"
+        )
+    };
+    page.until("it has what was said before", &log("<b>one</b>"));
+    page.eval("text.value = 'two'; form.requestSubmit()");
+    page.until("it hears itself", &log("<b>one</b>,two"));
+    let addr = victim.addr.clone();
+    drop(victim);
+    page.until("it is alone", "state.textContent == 'waiting'");
+    say("three");
+    let again = Example::start_on("cluster", &addr, &["--redis", &url]);
+    page.until("it has what it missed, once", &log("<b>one</b>,two,three"));
+    say("four");
+    page.until("it is live", &log("<b>one</b>,two,three,four"));
+    page.eval("connection.close()");
+    assert_eq!(
+        page.eval("connection.offset('kept/page').endsWith('-4')"),
+        true
+    );
+    drop(again);
+}
+
+/// nginx in front of these nodes.
+struct Nginx {
+    child: Child,
+    addr: String,
+    _folder: Folder,
+}
+
+impl Nginx {
+    fn start(nodes: &[Example]) -> Self {
+        let folder = Folder::new("nginx");
+        let path = folder.path().display();
+        // nginx can't tell which port it was given.
+        let addr = {
+            let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+            probe.local_addr().unwrap().to_string()
+        };
+        let mut servers = String::new();
+        for node in nodes {
+            writeln!(servers, "server {} max_fails=1 fail_timeout=1s;", node.addr).unwrap();
+        }
+        let config = format!(
+            "daemon off; worker_processes 1; pid {path}/pid; error_log stderr crit;
+             events {{ worker_connections 256; }}
+             http {{
+                 access_log off;
+                 client_body_temp_path {path}/1; proxy_temp_path {path}/2; fastcgi_temp_path {path}/3;
+                 uwsgi_temp_path {path}/4; scgi_temp_path {path}/5;
+                 map $http_upgrade $how {{ default upgrade; '' close; }}
+                 upstream nodes {{ {servers} }}
+                 server {{
+                     listen {addr};
+                     location / {{
+                         proxy_pass http://nodes;
+                         proxy_http_version 1.1;
+                         proxy_set_header Upgrade $http_upgrade;
+                         proxy_set_header Connection $how;
+                         proxy_set_header Host $host;
+                         proxy_read_timeout 1h;
+                     }}
+                 }}
+             }}"
+        );
+        let file = folder.path().join("nginx.conf");
+        std::fs::write(&file, config).unwrap();
+        let child = Command::new("nginx")
+            .arg("-c")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let nginx = Self {
+            child,
+            addr,
+            _folder: folder,
+        };
+        until("nginx answers", || {
+            get(&nginx.addr, "/health").is_ok_and(|answer| answer.contains("200 OK"))
+        });
+        nginx
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Its worker ends with it when asked; killed, it would leave it behind.
+        let id = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &id]).status();
+        let _ = self.child.wait();
+    }
+}
+
+/// Clients that know one address only. Those of a node that dies land on others.
+#[test]
+fn behind_a_load_balancer() {
+    let Some(redis) = Redis::start() else { return };
+    if !has("nginx") {
+        return;
+    }
+    let url = redis.url();
+    let mut nodes = vec![start(&url), start(&url), start(&url)];
+    let nginx = Nginx::start(&nodes);
+    let readers = (0..6).map(|_| Reader::start(&nginx.addr)).collect();
+    let victim = nodes.pop().unwrap();
+    until("it has clients", || !says(&victim, "\"connections\":1,"));
+    stream(&nodes[0].addr.clone(), readers, |readers| {
+        drop(victim);
+        until("some have moved", || {
+            readers
+                .iter()
+                .any(|r| r.connections.load(Ordering::SeqCst) > 0)
+        });
+    });
+}

@@ -1,0 +1,96 @@
+//! What is logged: under whose name, with which connection, and how often at most.
+
+mod support;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use framemill::{Message, Peer};
+use log::{Level, LevelFilter, Metadata, Record};
+use support::{Raw, client, echoes, frame, serve, until};
+
+/// Level, target, text.
+type Line = (Level, String, String);
+
+struct Log(Mutex<Vec<Line>>);
+
+static LOG: Log = Log(Mutex::new(Vec::new()));
+
+impl log::Log for Log {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if record.target().starts_with("framemill") {
+            let text = record.args().to_string();
+            let line = (record.level(), record.target().to_owned(), text);
+            lines().push(line);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn lines() -> MutexGuard<'static, Vec<Line>> {
+    LOG.0.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn count(what: &str) -> usize {
+    lines().iter().filter(|line| line.2.contains(what)).count()
+}
+
+/// `SLOT.LOOP.GENERATION: ` in front.
+fn names_a_connection(text: &str) -> bool {
+    let Some((id, _)) = text.split_once(": ") else {
+        return false;
+    };
+    let numbers: Vec<_> = id.split('.').map(str::parse::<u64>).collect();
+    numbers.len() == 3 && numbers.iter().all(Result::is_ok)
+}
+
+/// One test, as there is one log.
+#[test]
+fn lines_are_few_and_tell_whose_they_are() {
+    log::set_logger(&LOG).unwrap();
+    log::set_max_level(LevelFilter::Trace);
+    let server = serve(
+        |s| s.workers(2),
+        |peer: &Peer, message: Message| match message.to_text() {
+            Ok("panic") => panic!("on purpose"),
+            _ => peer.send(message),
+        },
+    );
+
+    // Nothing per message, at any level.
+    let mut echo = client(server.addr);
+    echoes(&mut echo, "first");
+    until("it is there", || count("connected from") == 1);
+    let before = lines().len();
+    for n in 0..1000 {
+        echoes(&mut echo, &n.to_string());
+    }
+    assert_eq!(lines().len(), before);
+
+    // What a peer can cause again and again: a few lines, and the end of each for who wants to know.
+    for _ in 0..40 {
+        let mut raw = Raw::open(server.addr);
+        raw.write(&frame(0x81, b"panic"));
+        assert_eq!(raw.close_code(), Some(1011));
+    }
+    until("their ends are told", || count("closed, 1011") == 40);
+    let panics = count("the handler panicked; closing with 1011");
+    assert!((1..=10).contains(&panics), "{panics} lines");
+
+    let mut refused = Raw::connect(server.addr);
+    refused.write(b"nonsense\r\n\r\n");
+    assert_eq!(refused.response().0, 400);
+    until("that is told too", || count("refused with 400") == 1);
+    for (level, target, text) in lines().iter() {
+        assert!(names_a_connection(text), "{text}");
+        assert!(target.starts_with("framemill::"), "{target}");
+        let panic = text.contains("the handler panicked");
+        assert_eq!(*level, if panic { Level::Error } else { Level::Debug });
+        let module = if panic { "server" } else { "reactor" };
+        assert_eq!(target.split("::").nth(1), Some(module), "{text}");
+    }
+}

@@ -1,0 +1,679 @@
+//! What a server that faces the internet needs, over real sockets: limits on who arrives and on what
+//! they send, proxies in front, draining, several listeners on one port. (With real proxies and systemd:
+//! `deploy`.)
+
+mod support;
+
+use std::io::Write;
+use std::net::TcpStream;
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use framemill::{
+    Accept, ByteRate, CloseCause, CloseCode, Drain, ForwardedHeader, Handler, Message, OverRate,
+    Peer, ProxyProtocol, Request, Response, Server, ServerHandle,
+};
+use support::spy::{Seen, number, numbered, spy};
+use support::{
+    Addr, Raw, Running, Stream, Transport, WAIT, frame, over_every_transport, request, until,
+};
+
+over_every_transport! {
+    who_comes_too_fast_waits,
+    handshakes_over_the_limit_wait,
+    silent_handshakes_make_room,
+    who_sends_too_many_bytes_is_held_to_the_rate,
+    who_sends_too_many_bytes_may_be_closed_with_1008,
+    control_frames_are_bytes,
+    a_proxy_tells_the_client_in_a_header,
+    a_proxy_tells_the_client_in_front_of_all_else,
+    a_proxy_header_may_come_in_pieces,
+    a_proxy_header_may_be_required_or_not,
+    a_broken_proxy_header_is_hung_up_on,
+    limits_per_address_mean_the_client,
+    a_drain_closes_little_by_little,
+    a_drain_gives_notice,
+    a_drain_ends_at_its_deadline,
+    a_drain_can_be_hurried,
+}
+
+/// A server that echoes, and tells.
+fn spied(transport: Transport, settings: impl FnOnce(Server) -> Server) -> (Running, Seen) {
+    let (spy, seen) = spy(|peer, message| {
+        let _ = peer.send(message);
+    });
+    (transport.serve(settings, spy), seen)
+}
+
+/// The status that a handshake is answered with, and the connection.
+fn status(mut raw: Raw, addr: Addr) -> (u16, Raw) {
+    raw.write(request(addr).as_bytes());
+    (raw.head()[9..12].parse().unwrap(), raw)
+}
+
+/// A socket that comes from `ip`.
+#[cfg(target_os = "linux")] // where all of 127.0.0.0/8 is ours
+fn connect_from(ip: &str, addr: Addr) -> Raw {
+    use socket2::{Domain, Socket, Type};
+
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let from: std::net::SocketAddr = format!("{ip}:0").parse().unwrap();
+    socket.bind(&from.into()).unwrap();
+    socket.connect_timeout(&addr.tcp().into(), WAIT).unwrap();
+    Raw::over(addr.over(socket.into()))
+}
+
+// ---- accept_rate ----
+
+fn who_comes_too_fast_waits(transport: Transport) {
+    for loops in [1, 2] {
+        let (server, _) = spied(transport, |s| s.loops(loops).accept_rate(20, 2));
+        let begun = Instant::now();
+        let open: Vec<_> = (0..8).map(|_| Raw::open(server.addr)).collect();
+        // Nobody is turned away, and the burst is all that came at once.
+        assert_eq!(server.handle.connections(), open.len());
+        let least = Duration::from_millis(6 * 1000 / 20 - 20);
+        assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn who_comes_too_fast_from_one_address_is_429() {
+    let (server, _) = spied(Transport::Plain, |s| s.accept_rate_per_ip(1, 2));
+    let from = |ip| status(connect_from(ip, server.addr), server.addr).0;
+    let begun = Instant::now();
+    assert_eq!([from("127.0.0.1"), from("127.0.0.1")], [101, 101]);
+    // Gone or not, they have come.
+    until("both have left", || server.handle.connections() == 0);
+    assert_eq!(from("127.0.0.1"), 429);
+    assert_eq!(from("127.0.0.2"), 101, "others come at a rate of their own");
+    until("there is a token again", || from("127.0.0.1") == 101);
+    assert!(begun.elapsed() >= Duration::from_millis(980));
+}
+
+// ---- max_handshakes ----
+
+fn handshakes_over_the_limit_wait(transport: Transport) {
+    for loops in [1, 2] {
+        let (server, _) = spied(transport, |s| s.loops(loops).max_handshakes(1));
+        let mut opening = Raw::connect(server.addr);
+        until("it is in", || server.handle.connections() == 1);
+        let addr = server.addr;
+        thread::scope(|scope| {
+            let waiting = scope.spawn(move || status(Raw::connect(addr), addr).0);
+            // It would be in long ago, if it were let in.
+            thread::sleep(Duration::from_millis(300));
+            assert_eq!(server.handle.connections(), 1);
+            // A plain request takes a place too, until it is answered.
+            opening.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(opening.response().0, 426);
+            assert_eq!(waiting.join().unwrap(), 101);
+        });
+        // Who is open is out of the way.
+        let open: Vec<_> = (0..3).map(|_| Raw::open(server.addr)).collect();
+        drop(open);
+    }
+}
+
+fn silent_handshakes_make_room(transport: Transport) {
+    let (server, _) = spied(transport, |s| s.max_handshakes(2));
+    let _silent = [Raw::connect(server.addr), Raw::connect(server.addr)];
+    let begun = Instant::now();
+    assert_eq!(status(Raw::connect(server.addr), server.addr).0, 101);
+    // Much sooner than the 10 s of the handshake timeout.
+    assert!(begun.elapsed() < Duration::from_secs(8));
+}
+
+// ---- byte_rate ----
+
+fn rate(per_second: u32, burst: u32, over: OverRate) -> ByteRate {
+    ByteRate {
+        per_second,
+        burst,
+        over,
+    }
+}
+
+fn who_sends_too_many_bytes_is_held_to_the_rate(transport: Transport) {
+    for workers in [0, 2] {
+        let held = rate(20_000, 1000, OverRate::Wait);
+        let (server, seen) = spied(transport, |s| s.workers(workers).byte_rate(held));
+        let mut raw = Raw::open(server.addr);
+        let begun = Instant::now();
+        // Each is longer than the burst: it passes, and whatever follows has to wait for it.
+        for n in 0..6 {
+            raw.write(&frame(0x82, &numbered(n, 2000)));
+            assert_eq!(number(&raw.frame().unwrap().1), n);
+        }
+        let least = Duration::from_millis(9000 * 1000 / 20_000 - 20);
+        assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+        assert!(seen.closed.try_recv().is_err());
+    }
+}
+
+fn who_sends_too_many_bytes_may_be_closed_with_1008(transport: Transport) {
+    for workers in [0, 2] {
+        let allowed = rate(1, 1000, OverRate::Close);
+        let (server, seen) = spied(transport, |s| s.workers(workers).byte_rate(allowed));
+        let mut raw = Raw::open(server.addr);
+        // 6 bytes of header for the first, 8 for the second.
+        raw.write(&frame(0x82, &numbered(0, 94)));
+        raw.write(&frame(0x82, &numbered(1, 892)));
+        assert_eq!(number(&raw.frame().unwrap().1), 0);
+        assert_eq!(number(&raw.frame().unwrap().1), 1);
+        raw.write(&frame(0x82, &numbered(2, 900)));
+        assert_eq!(raw.close_code(), Some(1008));
+        drop(raw);
+        let end = seen.end();
+        assert_eq!(
+            (end.code(), end.cause()),
+            (CloseCode::Policy, CloseCause::RateLimit)
+        );
+    }
+}
+
+fn control_frames_are_bytes(transport: Transport) {
+    let allowed = rate(1, 1000, OverRate::Close);
+    let (server, _) = spied(transport, |s| s.byte_rate(allowed));
+    let mut raw = Raw::open(server.addr);
+    for _ in 0..20 {
+        raw.write(&frame(0x89, &[b'.'; 100]));
+    }
+    assert_eq!(raw.close_code(), Some(1008));
+}
+
+// ---- trust_proxies, proxy_protocol ----
+
+/// Tells each client its address: in a header of the 101, in answer to a message, on a page.
+struct Tells;
+
+impl Handler for Tells {
+    type Session = ();
+
+    fn open(&self, request: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
+        assert_eq!(request.remote_addr(), peer.remote_addr());
+        Ok(Accept::new(()))
+    }
+
+    fn message(&self, (): &mut (), peer: &Peer, _: Message) {
+        let _ = peer.send(peer.remote_addr().to_string());
+    }
+
+    fn http(&self, request: &Request) -> Response {
+        Response::text(request.remote_addr().to_string())
+    }
+}
+
+/// A server behind the proxies of this machine.
+fn behind(transport: Transport, settings: impl FnOnce(Server) -> Server) -> Running {
+    let trusting = |s: Server| s.trust_proxies(["127.0.0.1/32", "unix"]).unwrap();
+    transport.serve(|s| settings(trusting(s)), Tells)
+}
+
+/// A connection that begins with these pieces, each in a packet of its own, before TLS even.
+fn after(pieces: &[&[u8]], addr: Addr) -> Raw {
+    #[cfg(unix)]
+    if let Addr::Unix(place) = addr {
+        let mut socket = UnixStream::connect(place.path()).unwrap();
+        pieces
+            .iter()
+            .for_each(|piece| socket.write_all(piece).unwrap());
+        socket.set_read_timeout(Some(WAIT)).unwrap();
+        return Raw::over(Stream::Unix(socket));
+    }
+    let mut socket = TcpStream::connect_timeout(&addr.tcp(), WAIT).unwrap();
+    socket.set_nodelay(true).unwrap();
+    for piece in pieces {
+        socket.write_all(piece).unwrap();
+        if pieces.len() > 1 {
+            // So that the server has a chance to see it alone.
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    Raw::over(addr.over(socket))
+}
+
+/// A handshake with these headers too.
+fn request_with(headers: &str, addr: Addr) -> String {
+    request(addr).replacen("\r\n", &format!("\r\n{headers}"), 1)
+}
+
+/// The client's address as the server sees it, of a connection and a WebSocket on it.
+fn told(raw: &mut Raw, headers: &str, addr: Addr) -> String {
+    raw.write(request_with(headers, addr).as_bytes());
+    let head = raw.head();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    raw.write(&frame(0x81, b"who am I?"));
+    String::from_utf8(raw.frame().unwrap().1).unwrap()
+}
+
+const V1: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n";
+
+/// Version 2, `PROXY`, of 192.0.2.1:56324.
+fn v2() -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend([192, 0, 2, 1, 198, 51, 100, 1, 0xDC, 0x04, 1, 0xBB]);
+    header
+}
+
+fn a_proxy_tells_the_client_in_a_header(transport: Transport) {
+    let own = |addr: Addr, client: &str| match client {
+        "" => raw_addr(addr).to_owned(),
+        client => client.to_owned(),
+    };
+    for workers in [0, 2] {
+        let server = behind(transport, |s| s.workers(workers));
+        let addr = server.addr;
+        let x = |list: &str| format!("X-Forwarded-For: {list}\r\n");
+        for (headers, client) in [
+            (x("192.0.2.1"), "192.0.2.1:0"),
+            (x("127.0.0.1, 198.51.100.9, 127.0.0.1"), "198.51.100.9:0"),
+            (x("[2001:db8::1]:77"), "[2001:db8::1]:77"),
+            (x("192.0.2.1, unknown"), ""),
+            // The other header is whatever the client wrote.
+            (String::from("Forwarded: for=192.0.2.1\r\n"), ""),
+            (String::new(), ""),
+        ] {
+            let seen = told(&mut Raw::connect(addr), &headers, addr);
+            let seen = if client.is_empty() {
+                seen.split(':').next().unwrap()
+            } else {
+                &seen
+            };
+            assert_eq!(seen, own(addr, client), "{headers}");
+        }
+        let mut page = Raw::connect(addr);
+        page.write(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n");
+        assert_eq!(page.response().2, b"192.0.2.1:0");
+    }
+    let server = behind(transport, |s| {
+        s.forwarded_header(ForwardedHeader::Forwarded)
+    });
+    let headers = "X-Forwarded-For: 1.1.1.1\r\nForwarded: for=\"[2001:db8::1]:77\";proto=https\r\n";
+    let seen = told(&mut Raw::connect(server.addr), headers, server.addr);
+    assert_eq!(seen, "[2001:db8::1]:77");
+    let mut raw = Raw::connect(server.addr);
+    raw.write(request_with("Forwarded: for=\"1.1.1.1\r\n", server.addr).as_bytes());
+    assert_eq!(raw.response().0, 400);
+}
+
+/// The host of this machine's end of a connection, as a handler sees it.
+fn raw_addr(addr: Addr) -> &'static str {
+    match addr {
+        #[cfg(unix)]
+        Addr::Unix(_) => "unix",
+        _ => "127.0.0.1",
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_strangers_claim_is_ignored() {
+    let server = behind(Transport::Plain, |s| {
+        s.proxy_protocol(ProxyProtocol::Required)
+    });
+    let addr = server.addr;
+    let mut stranger = connect_from("127.0.0.2", addr);
+    let headers = "X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.1\r\n";
+    assert!(told(&mut stranger, headers, addr).starts_with("127.0.0.2:"));
+    for header in [V1, &v2()] {
+        let mut stranger = connect_from("127.0.0.2", addr);
+        stranger.write(&[header, request(addr).as_bytes()].concat());
+        assert_eq!(stranger.response().0, 400);
+    }
+    // Somebody behind a proxy of bytes is a stranger too.
+    let mut client = after(&[V1], addr);
+    assert_eq!(
+        told(&mut client, "X-Forwarded-For: 9.9.9.9\r\n", addr),
+        "192.0.2.1:56324"
+    );
+}
+
+fn a_proxy_tells_the_client_in_front_of_all_else(transport: Transport) {
+    for workers in [0, 2] {
+        let required = |s: Server| s.proxy_protocol(ProxyProtocol::Required);
+        let server = behind(transport, |s| required(s).workers(workers).loops(2));
+        let addr = server.addr;
+        let mut v6 = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24".to_vec();
+        v6.extend(
+            "2001:db8::1"
+                .parse::<std::net::Ipv6Addr>()
+                .unwrap()
+                .octets(),
+        );
+        v6.extend([0; 16]);
+        v6.extend([0, 77, 0, 80]);
+        for (header, client) in [
+            (V1, "192.0.2.1:56324"),
+            (&v2(), "192.0.2.1:56324"),
+            (&v6, "[2001:db8::1]:77"),
+            (b"PROXY TCP6 2001:db8::1 ::1 77 80\r\n", "[2001:db8::1]:77"),
+        ] {
+            assert_eq!(told(&mut after(&[header], addr), "", addr), client);
+        }
+        // A health check is the proxy's own, and what it hands through counts for nothing.
+        for header in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"] {
+            let seen = told(
+                &mut after(&[header], addr),
+                "X-Forwarded-For: 9.9.9.9\r\n",
+                addr,
+            );
+            assert!(seen.starts_with(raw_addr(addr)), "{seen}");
+        }
+        // A proxy before the proxy speaks HTTP.
+        let header = b"PROXY TCP4 127.0.0.1 198.51.100.1 56324 443\r\n";
+        let seen = told(
+            &mut after(&[header], addr),
+            "X-Forwarded-For: 9.9.9.9\r\n",
+            addr,
+        );
+        assert_eq!(seen, "9.9.9.9:0");
+    }
+}
+
+fn a_proxy_header_may_come_in_pieces(transport: Transport) {
+    let server = behind(transport, |s| s.proxy_protocol(ProxyProtocol::Optional));
+    for header in [V1, &v2()] {
+        let bytes: Vec<_> = header.chunks(1).collect();
+        let seen = told(&mut after(&bytes, server.addr), "", server.addr);
+        assert_eq!(seen, "192.0.2.1:56324");
+    }
+    if !matches!(server.addr, Addr::Plain(_)) {
+        return;
+    }
+    // With all that follows in one packet, and every other way to cut it in two.
+    let whole = [V1, request(server.addr).as_bytes(), &frame(0x81, b"?")].concat();
+    for cut in (0..V1.len() + 20).chain([whole.len()]) {
+        let (first, second) = whole.split_at(cut);
+        let mut raw = after(&[first, second], server.addr);
+        assert!(raw.head().starts_with("HTTP/1.1 101 "));
+        assert_eq!(raw.frame().unwrap().1, b"192.0.2.1:56324");
+    }
+}
+
+fn a_proxy_header_may_be_required_or_not(transport: Transport) {
+    let server = behind(transport, |s| s.proxy_protocol(ProxyProtocol::Optional));
+    let addr = server.addr;
+    let seen = told(&mut after(&[], addr), "X-Forwarded-For: 9.9.9.9\r\n", addr);
+    assert_eq!(seen, "9.9.9.9:0");
+    let mut post = Raw::connect(addr);
+    post.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(post.response().0, 200);
+
+    let server = behind(transport, |s| s.proxy_protocol(ProxyProtocol::Required));
+    let mut without = before_tls(server.addr);
+    without.write(request(server.addr).as_bytes());
+    assert_eq!(without.rest(), b"", "hung up on without a word");
+    until("it is gone", || server.handle.connections() == 0);
+}
+
+/// A socket with nothing around it, whatever the server speaks.
+fn before_tls(addr: Addr) -> Raw {
+    match addr {
+        #[cfg(unix)]
+        Addr::Unix(_) => after(&[], addr),
+        _ => after(&[], Addr::Plain(addr.tcp())),
+    }
+}
+
+fn a_broken_proxy_header_is_hung_up_on(transport: Transport) {
+    for proxies in [ProxyProtocol::Required, ProxyProtocol::Optional] {
+        let short = Duration::from_millis(200);
+        let server = behind(transport, |s| {
+            s.proxy_protocol(proxies).handshake_timeout(short)
+        });
+        for broken in [
+            &b"PROXY TCP4 192.0.2.1 198.51.100.1 56324\r\n"[..],
+            b"PROXY TCP4 192.0.2.1\n",
+            &[b'P'; 1],
+            &[&b"PROXY "[..], &[b'x'; 200]].concat(),
+            b"\r\n\r\n\0\r\nQUIT\n\x31",
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff",
+            // Never finished.
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0",
+            b"PROXY TCP4 192.0.2.1 ",
+            b"",
+        ] {
+            let mut raw = before_tls(server.addr);
+            raw.write(broken);
+            assert_eq!(raw.rest(), b"", "{broken:?}");
+        }
+        until("all are gone", || server.handle.connections() == 0);
+        let mut sound = after(&[V1], server.addr);
+        assert_eq!(told(&mut sound, "", server.addr), "192.0.2.1:56324");
+    }
+}
+
+fn limits_per_address_mean_the_client(transport: Transport) {
+    for workers in [0, 2] {
+        let limits = |s: Server| s.max_connections_per_ip(1).ipv6_prefix(48);
+        let both = |s: Server| s.proxy_protocol(ProxyProtocol::Optional);
+        let server = behind(transport, |s| both(limits(s)).workers(workers));
+        let addr = server.addr;
+        let v1 = |ip: &str| {
+            let family = if ip.contains(':') { "TCP6" } else { "TCP4" };
+            let header = format!("PROXY {family} {ip} {ip} 1 2\r\n");
+            status(after(&[header.as_bytes()], addr), addr)
+        };
+        let x = |ip: &str| {
+            let mut raw = Raw::connect(addr);
+            raw.write(request_with(&format!("X-Forwarded-For: {ip}\r\n"), addr).as_bytes());
+            (raw.head()[9..12].parse::<u16>().unwrap(), raw)
+        };
+        let (first, one) = v1("192.0.2.1");
+        assert_eq!(first, 101);
+        assert_eq!((v1("192.0.2.1").0, x("192.0.2.1").0), (429, 429));
+        let (second, two) = x("192.0.2.2");
+        assert_eq!(second, 101);
+        assert_eq!((v1("192.0.2.2").0, x("192.0.2.2").0), (429, 429));
+        // By prefix.
+        let (third, three) = v1("2001:db8:0:1::1");
+        assert_eq!(third, 101);
+        assert_eq!((v1("2001:db8:0:2::1").0, x("2001:db8::5").0), (429, 429));
+        let (fourth, _four) = x("2001:db8:1::1");
+        assert_eq!(fourth, 101);
+        // The proxies themselves are not counted.
+        let _own = [Raw::open(addr), Raw::open(addr)];
+
+        drop((one, two, three));
+        until("three have left", || server.handle.connections() == 3);
+        let again = [v1("192.0.2.1"), x("192.0.2.2"), v1("2001:db8::9")];
+        assert!(again.iter().all(|(status, _)| *status == 101));
+        assert_eq!(x("192.0.2.1").0, 429);
+    }
+}
+
+// ---- drain ----
+
+/// Echoes, and has a page for load balancers.
+#[derive(Default)]
+struct Healthy(OnceLock<ServerHandle>);
+
+impl Handler for Healthy {
+    type Session = ();
+
+    fn start(&self, server: &ServerHandle) {
+        let _ = self.0.set(server.clone());
+    }
+
+    fn open(&self, _: &Request, _: &Peer) -> Result<Accept<()>, Response> {
+        Ok(Accept::new(()))
+    }
+
+    fn message(&self, (): &mut (), peer: &Peer, message: Message) {
+        let _ = peer.send(message);
+    }
+
+    fn http(&self, _: &Request) -> Response {
+        self.0.get().unwrap().health()
+    }
+}
+
+fn health(addr: Addr) -> u16 {
+    let mut raw = Raw::connect(addr);
+    raw.write(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n");
+    raw.response().0
+}
+
+/// No notice, and the rest as told.
+fn over(spread: Duration, deadline: Duration) -> Drain {
+    Drain {
+        code: CloseCode::Restart,
+        notice: Duration::ZERO,
+        spread,
+        deadline,
+    }
+}
+
+fn a_drain_closes_little_by_little(transport: Transport) {
+    let spread = Duration::from_millis(800);
+    for workers in [0, 2] {
+        let settings = |s: Server| s.workers(workers).loops(2);
+        let server = transport.serve(settings, Healthy::default());
+        let clients: Vec<_> = (0..40).map(|_| Raw::open(server.addr)).collect();
+        let begun = Instant::now();
+        let (told, order) = thread::scope(|scope| {
+            let (sender, receiver) = crossbeam_channel::unbounded();
+            for (n, mut client) in clients.into_iter().enumerate() {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    assert_eq!(client.close_code(), Some(1012));
+                    sender.send((n, begun.elapsed())).unwrap();
+                    client.write(&frame(0x88, &1012_u16.to_be_bytes()));
+                    client.rest();
+                });
+            }
+            drop(sender);
+            assert!(
+                server.handle.drain(over(spread, WAIT)),
+                "nobody was cut off"
+            );
+            let (order, told): (Vec<_>, Vec<_>) = receiver.iter().unzip();
+            (told, order)
+        });
+        assert_eq!(told.len(), 40);
+        assert!(!order.is_sorted(), "not in the order they came");
+        let early = told.iter().filter(|at| **at < spread / 2).count();
+        assert!((5..=25).contains(&early), "{early} of 40 in the first half");
+        let last = *told.iter().max().unwrap();
+        assert!(last >= spread * 3 / 4, "{last:?}");
+        assert!(server.addr.refuses());
+    }
+}
+
+fn a_drain_gives_notice(transport: Transport) {
+    let server = transport.serve(|s| s, Healthy::default());
+    let addr = server.addr;
+    assert!(!server.handle.is_draining());
+    assert_eq!(health(addr), 200);
+    let drain = Drain {
+        notice: Duration::from_millis(700),
+        ..over(Duration::ZERO, WAIT)
+    };
+    thread::scope(|scope| {
+        let ended = scope.spawn(|| server.handle.drain(drain));
+        until("it begins", || server.handle.is_draining());
+        assert_eq!(health(addr), 503);
+        // Who did not hear of it yet is served.
+        let mut late = Raw::open(addr);
+        late.write(&frame(0x81, b"still here?"));
+        assert_eq!(late.frame().unwrap().1, b"still here?");
+        assert_eq!(late.close_code(), Some(1012));
+        until("nobody listens", || addr.refuses());
+        late.write(&frame(0x88, &1012_u16.to_be_bytes()));
+        assert!(ended.join().unwrap());
+    });
+}
+
+fn a_drain_ends_at_its_deadline(transport: Transport) {
+    let server = transport.serve(|s| s, Healthy::default());
+    let mut deaf = Raw::open(server.addr);
+    let begun = Instant::now();
+    let deadline = Duration::from_millis(300);
+    assert!(!server.handle.drain(over(Duration::from_secs(60), deadline)));
+    assert!(begun.elapsed() >= deadline && begun.elapsed() < WAIT);
+    // It was told all the same.
+    assert!(matches!(deaf.close_code(), Some(1001 | 1012)));
+    assert_eq!(server.handle.connections(), 0);
+}
+
+fn a_drain_can_be_hurried(transport: Transport) {
+    for notice in [Duration::ZERO, Duration::from_secs(600)] {
+        let server = transport.serve(|s| s, Healthy::default());
+        let mut client = Raw::open(server.addr);
+        let hour = Duration::from_secs(3600);
+        let drain = Drain {
+            notice,
+            ..over(hour, hour)
+        };
+        let handle = server.handle.clone();
+        thread::scope(|scope| {
+            let ended = scope.spawn(move || handle.drain(drain));
+            until("it begins", || server.handle.is_draining());
+            if notice.is_zero() {
+                until("nobody listens", || server.addr.refuses());
+            }
+            let shut = scope.spawn(|| server.handle.shutdown(WAIT));
+            assert_eq!(client.close_code(), Some(1001));
+            client.write(&frame(0x88, &1001_u16.to_be_bytes()));
+            assert!(shut.join().unwrap() && ended.join().unwrap());
+        });
+    }
+}
+
+// ---- ReusePort ----
+
+#[cfg(unix)]
+#[test]
+fn listeners_of_each_loop_share_an_address() {
+    use framemill::ReusePort;
+
+    for workers in [0, 2] {
+        let (spy, seen) = spy(|peer, message| {
+            let _ = peer.send(message);
+        });
+        let settings = |s: Server| s.loops(4).workers(workers);
+        let server = support::serve_on(ReusePort("127.0.0.1:0"), settings, spy);
+        let mut open: Vec<_> = (0..200).map(|_| Raw::open(server.addr)).collect();
+        let mut of_loop = [0; 4];
+        for _ in &open {
+            // `slot.loop.generation`
+            let id = seen.peer().id().to_string();
+            of_loop[id.split('.').nth(1).unwrap().parse::<usize>().unwrap()] += 1;
+        }
+        // Not in turn, which would be 50 each, but each some.
+        assert!(
+            of_loop.iter().all(|count| (10..150).contains(count)),
+            "{of_loop:?}"
+        );
+        for raw in &mut open {
+            raw.write(&frame(0x82, b"here"));
+            assert_eq!(raw.frame().unwrap(), (0x82, b"here".to_vec()));
+        }
+        // A second server of this process takes its share of those that come now.
+        let (other, _) = spied_on(ReusePort(server.addr.tcp()));
+        assert_eq!(other.addr, server.addr);
+        let _more: Vec<_> = (0..64).map(|_| Raw::open(server.addr)).collect();
+        assert_eq!(
+            server.handle.connections() + other.handle.connections(),
+            264
+        );
+        assert!(other.handle.connections() > 0);
+
+        drop(other);
+        until("they are gone", || server.handle.connections() >= 200);
+        let _again: Vec<_> = (0..16).map(|_| Raw::open(server.addr)).collect();
+        // Who does not ask to share an address doesn't.
+        assert!(Server::bind(server.addr.tcp()).is_err());
+    }
+}
+
+#[cfg(unix)]
+fn spied_on(listen: impl framemill::Listen) -> (Running, Seen) {
+    let (spy, seen) = spy(|_, _| {});
+    (support::serve_on(listen, |s| s, spy), seen)
+}
