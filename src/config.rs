@@ -328,6 +328,8 @@ pub(crate) struct Config {
     pub(crate) forwarded_header: ForwardedHeader,
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) nodelay: bool,
+    pub(crate) read_buffer: usize,
+    pub(crate) on_quiet: Option<fn()>,
     pub(crate) origin: Origin,
     #[cfg(feature = "tls")]
     pub(crate) max_tls_handshakes: usize,
@@ -364,6 +366,8 @@ impl Default for Config {
             forwarded_header: ForwardedHeader::default(),
             proxy_protocol: None,
             nodelay: true,
+            read_buffer: 64 << 10,
+            on_quiet: None,
             origin: Origin::SameHost,
             #[cfg(feature = "tls")]
             max_tls_handshakes: 256,

@@ -71,6 +71,9 @@ mod history;
 mod http;
 mod hub;
 mod id;
+#[cfg(feature = "_internals")]
+#[doc(hidden)]
+pub mod internals;
 mod link;
 mod logging;
 mod message;

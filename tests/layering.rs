@@ -16,6 +16,7 @@ const RANKS: &[(u32, &[&str])] = &[
     (6, &["reactor"]),
     (7, &["client", "hub"]),
     (8, &["server"]),
+    (9, &["internals"]),
 ];
 
 /// Every source file under `dir`, by its path below `src`, without comments.

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::{
     Command, Dial, Event, EventBatch, Inline, Load, LoopHandle, Shared, defer_wakes, give_batch,
-    lock, wake_deferred,
+    keeps_spare, lock, release_own_spare, wake_deferred,
 };
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
@@ -393,6 +393,14 @@ impl Work<Job> for Engine {
 
     fn pause(&self, (): &mut ()) {
         wake_deferred();
+    }
+
+    fn keeps(&self) -> bool {
+        keeps_spare()
+    }
+
+    fn rest(&self) {
+        release_own_spare();
     }
 }
 

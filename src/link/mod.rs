@@ -65,7 +65,10 @@ use queue::Lost;
 pub(crate) use queue::{QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;
-pub(crate) use spare::{give_batch, give_buffer, release as release_spare};
+pub(crate) use spare::{
+    give_batch, give_buffer, keeps as keeps_spare, release as release_spare,
+    release_own as release_own_spare,
+};
 pub(crate) use thread::{Cork, Inline, defer_wakes, wake_deferred};
 pub(crate) use topics::{Publication, Topics};
 

@@ -92,13 +92,27 @@ pub(super) fn give_queue(queue: Box<Queue>) {
     }
 }
 
-/// Lets go of what no thread has taken over, and of the large ones of this thread.
+/// Lets go of what this thread keeps, and of what no thread has taken over. A few small things among a
+/// gigabyte that was freed keep an allocator from giving it back.
 pub(crate) fn release() {
-    LARGE_BUFFERS.with_borrow_mut(Vec::clear);
-    for_common(&COMMON_LARGE, Vec::clear);
+    release_own();
     for_common(&COMMON_BUFFERS, Vec::clear);
+    for_common(&COMMON_LARGE, Vec::clear);
     for_common(&COMMON_BATCHES, Vec::clear);
     for_common(&COMMON_QUEUES, Vec::clear);
+}
+
+/// Whether this thread keeps more than it should while it has nothing to do.
+pub(crate) fn keeps() -> bool {
+    LARGE_BUFFERS.with_borrow(|own| !own.is_empty())
+}
+
+/// Lets go of what this thread keeps.
+pub(crate) fn release_own() {
+    BUFFERS.take();
+    LARGE_BUFFERS.take();
+    BATCHES.take();
+    QUEUES.take();
 }
 
 #[inline]

@@ -34,10 +34,6 @@ use crate::net::{Listener, Stream};
 use crate::peer::Peer;
 use crate::proto::{Blocks, ReadBuffer};
 
-/// The read buffer of a loop. A read that fills it is cut short for the turn, so it is also the
-/// bytes that one connection may bring per turn.
-const READ_BUFFER: usize = 64 << 10;
-
 /// Events taken from the kernel per turn.
 const EVENTS: usize = 1024;
 
@@ -140,6 +136,8 @@ pub(crate) struct EventLoop<U> {
     large_left: usize,
     /// Work was given away a moment ago.
     nap: bool,
+    /// There was something to do since memory was last let go of.
+    untidy: bool,
     stopping: Option<Stopping>,
     tools: Tools,
 }
@@ -162,6 +160,8 @@ impl<U: Upstream> EventLoop<U> {
         } = prepared;
         let blocks = Blocks::new(upstream.is_inline());
         let start = Instant::now();
+        // A read that fills it is cut short for the turn.
+        let buf = ReadBuffer::new(handle.config.read_buffer);
         Self {
             poll,
             events: Events::with_capacity(EVENTS),
@@ -184,9 +184,10 @@ impl<U: Upstream> EventLoop<U> {
             runnable: Vec::new(),
             large_left: 0,
             nap: false,
+            untidy: false,
             stopping: None,
             tools: Tools {
-                buf: ReadBuffer::new(READ_BUFFER),
+                buf,
                 blocks,
                 messages: Vec::new(),
                 batch: EventBatch::default(),
@@ -234,7 +235,7 @@ impl<U: Upstream> EventLoop<U> {
             Some(Duration::ZERO)
         } else if napping {
             Some(NAP)
-        } else if self.tools.blocks.holds_memory() {
+        } else if self.worth_tidying() {
             Some(timeout.map_or(TIDY, |timeout| timeout.min(TIDY)))
         } else {
             timeout
@@ -248,13 +249,18 @@ impl<U: Upstream> EventLoop<U> {
         self.handle.counters.turns.record(turn);
         self.woke = woke;
         self.now = woke.saturating_duration_since(self.start).as_millis() as u64;
+        self.untidy |= !self.events.is_empty();
         if self.events.is_empty() {
             // It was quiet for as long as it took.
             match timeout {
                 Some(NAP) => self.nap = false,
                 Some(TIDY) => {
+                    self.untidy = false;
                     self.tools.blocks.release();
                     link::release_spare();
+                    if let Some(call) = self.handle.config.on_quiet {
+                        call();
+                    }
                 }
                 _ => {}
             }
@@ -263,6 +269,12 @@ impl<U: Upstream> EventLoop<U> {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Whether there is something to let go of after some idleness, or somebody to tell.
+    fn worth_tidying(&self) -> bool {
+        self.tools.blocks.holds_memory()
+            || (self.untidy && (self.handle.config.on_quiet.is_some() || link::keeps_spare()))
     }
 
     /// The time until the nearest of all deadlines, if there is one, and the time now. `None`: something

@@ -137,8 +137,8 @@ impl Conn {
     fn read_and_look<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Filled> {
         let buf = std::mem::take(&mut cx.buf);
         let size = match self.habit {
-            Habit::Large => FIRST_READ,
-            Habit::Tiny => TINY_READ,
+            Habit::Large => FIRST_READ.min(buf.len()),
+            Habit::Tiny => TINY_READ.min(buf.len()),
             Habit::Usual => buf.len(),
         };
         let frames = self.protocol.frames();

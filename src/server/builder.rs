@@ -376,6 +376,31 @@ impl Server {
         self
     }
 
+    // ---- memory ----
+
+    /// The buffer that each loop reads into, in bytes, 1 KiB to 16 MiB. Default: 64 KiB. It is also the
+    /// most that one connection may bring before others have their turn, but for the rest of a message
+    /// of more than 32 KiB.
+    ///
+    /// A smaller one saves its own size, once per loop; with less than what peers usually send at a
+    /// time, more reads are needed.
+    pub fn read_buffer(mut self, bytes: usize) -> Self {
+        self.config.read_buffer = bytes;
+        self
+    }
+
+    /// Is called by a loop that has had nothing to do for 100 ms, after it has let go of the memory that
+    /// it kept for reuse. Default: nothing is called.
+    ///
+    /// For allocators that keep what is freed until they are told otherwise. glibc's does: after a burst
+    /// of a gigabyte a hundred megabytes may stay resident, until a program calls
+    /// [`malloc_trim`](https://man7.org/linux/man-pages/man3/malloc_trim.3.html), which is `unsafe` and so
+    /// is left to whoever wants it. The loop waits for it, so it should take milliseconds at most.
+    pub fn on_quiet(mut self, call: fn()) -> Self {
+        self.config.on_quiet = Some(call);
+        self
+    }
+
     // ---- running ----
 
     /// Runs until [`ServerHandle::shutdown`] is called from elsewhere.
@@ -500,6 +525,10 @@ fn check(config: &Config) -> Result<()> {
         (
             config.max_message as usize > widest,
             "max_message of at most 1 GiB",
+        ),
+        (
+            !(1 << 10..=16 << 20).contains(&config.read_buffer),
+            "read_buffer of 1 KiB to 16 MiB",
         ),
         (config.max_head < 64, "max_head of at least 64 bytes"),
         (

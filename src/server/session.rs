@@ -18,7 +18,7 @@ use crate::id::PeerId;
 use crate::link::Compression;
 use crate::link::{
     Agreement, Command, Event, EventBatch, Inline, Link, Load, Opening, defer_wakes, give_batch,
-    lock, wake_deferred,
+    keeps_spare, lock, release_own_spare, wake_deferred,
 };
 use crate::logging::Throttle;
 use crate::message::{Bytes, CloseCause, CloseCode, CloseReason, Message};
@@ -379,6 +379,14 @@ impl<H: Handler> Work<Task> for Engine<H> {
     fn pause(&self, desk: &mut Desk) {
         wake_deferred();
         desk.ended = None;
+    }
+
+    fn keeps(&self) -> bool {
+        keeps_spare()
+    }
+
+    fn rest(&self) {
+        release_own_spare();
     }
 }
 

@@ -3,13 +3,16 @@
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 /// After so many runs a worker passes on what it held back, even if more is waiting. Large enough
 /// that a busy worker wakes its loop rarely, small enough that replies don't pile up.
 const RUNS: u32 = 64;
+
+/// A worker that has had nothing to do for so long rests.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// Where a runnable item is put. Items wait in the order they came; as each is a mailbox, which is
 /// never queued twice, the queue is bounded by the number of mailboxes.
@@ -63,6 +66,10 @@ pub(crate) trait Work<T>: Send + Sync + 'static {
     fn run(&self, desk: &mut Self::Desk, item: &mut T) -> bool;
     /// A worker is about to wait, or has run many items: what it held back should go out.
     fn pause(&self, desk: &mut Self::Desk);
+    /// Whether a worker keeps what should go when it has had nothing to do for a while.
+    fn keeps(&self) -> bool;
+    /// Lets go of it.
+    fn rest(&self);
 }
 
 /// A fixed number of threads.
@@ -117,9 +124,9 @@ fn work_off<T, W: Work<T>>(n: usize, work: &W, items: &Receiver<T>, back: &Weak<
             Ok(item) => item,
             Err(_) => {
                 work.pause(&mut desk);
-                match items.recv() {
-                    Ok(item) => item,
-                    Err(_) => return,
+                match wait(work, items) {
+                    Some(item) => item,
+                    None => return,
                 }
             }
         };
@@ -135,4 +142,15 @@ fn work_off<T, W: Work<T>>(n: usize, work: &W, items: &Receiver<T>, back: &Weak<
             }
         }
     }
+}
+
+/// The next item, however long that takes. `None`: there will be none.
+fn wait<T, W: Work<T>>(work: &W, items: &Receiver<T>) -> Option<T> {
+    if work.keeps() {
+        match items.recv_timeout(QUIET) {
+            Err(RecvTimeoutError::Timeout) => work.rest(),
+            item => return item.ok(),
+        }
+    }
+    items.recv().ok()
 }

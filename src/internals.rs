@@ -1,0 +1,61 @@
+//! What `benches/instructions.rs` counts the instructions of, and nobody else should use: it may change
+//! at any time. Feature `_internals`.
+
+use std::collections::VecDeque;
+
+use crate::message::Message;
+use crate::proto::{Blocks, Opcode, Protocol, Role, encode};
+use crate::worker::Mailbox;
+
+/// The receiving half of a connection.
+#[derive(Debug)]
+pub struct Parser {
+    protocol: Protocol,
+    blocks: Blocks,
+    messages: Vec<Message>,
+}
+
+impl Default for Parser {
+    fn default() -> Self {
+        Self {
+            protocol: Protocol::new(Role::Server, 1 << 20),
+            blocks: Blocks::new(true),
+            messages: Vec::new(),
+        }
+    }
+}
+
+impl Parser {
+    /// Makes messages of all the plain frames in `input`, and drops them; tells how many there were.
+    pub fn parse(&mut self, input: &mut [u8]) -> usize {
+        let mut input = input;
+        while let Some((text, payload, key)) = self.protocol.next_plain(&mut input) {
+            let coming = payload.len() + input.len();
+            let made = self
+                .blocks
+                .message(text, payload, key, coming, &mut self.messages);
+            assert!(made.is_ok());
+        }
+        let count = self.messages.len();
+        self.messages.clear();
+        count
+    }
+}
+
+/// Appends one frame, as a server writes it.
+pub fn encode_text(payload: &[u8], out: &mut Vec<u8>) {
+    encode(Opcode::Text, payload, None, out);
+}
+
+/// Puts `batch` into an idle mailbox, runs it, and gives the batch back, empty.
+pub fn through_mailbox(mailbox: &mut AnyMailbox, batch: &mut Box<VecDeque<u64>>) -> u64 {
+    assert!(mailbox.0.push(batch, Box::default));
+    *batch = mailbox.0.take();
+    let sum = batch.drain(..).sum();
+    assert!(!mailbox.0.finish());
+    sum
+}
+
+/// A mailbox.
+#[derive(Debug, Default)]
+pub struct AnyMailbox(Mailbox<u64>);
