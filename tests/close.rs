@@ -113,6 +113,7 @@ fn what_comes_behind_a_panic_counts(transport: Transport) {
             assert_eq!(raw.frame(), None);
             let reason = reasons.recv_timeout(WAIT).unwrap();
             assert_eq!(reason.is_clean(), clean);
+            assert_eq!(server.handle.metrics().total.messages_received, 1);
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Inflow {
 }
 
 /// Messages and bytes, either an amount or a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Load {
     pub(crate) messages: usize,
     pub(crate) bytes: usize,

@@ -89,8 +89,11 @@ impl Timed {
 }
 
 /// What came of handling messages on the spot.
+#[derive(Default)]
 struct Handled {
-    /// Found, and handled but for those that are held.
+    /// Known before those that were found last are handled, which may panic.
+    stop: Option<Stop>,
+    /// Found, and handled but for those that are held, or that were behind a panic.
     done: Load,
     /// In the batch.
     held: Load,
@@ -236,21 +239,21 @@ impl Conn {
             // Behind those that wait already, if there are any.
             let stop = match inline.as_ref().filter(|peer| !peer.link.has_parked()) {
                 Some(peer) => {
-                    let mut stop = None;
+                    let mut handled = Handled::default();
                     // Nothing is delivered meanwhile, so all else that is to do waits for its end.
                     let timed = Timed::begin(cx.runs);
                     let run = upstream.run(peer, |run| {
-                        self.messages_inline(&mut input, &mut stop, run, cx)
+                        self.messages_inline(&mut input, &mut handled, run, cx);
                     });
                     timed.end(&cx.counters.handler);
                     // The replies are there already.
                     self.dirty = true;
-                    match run {
-                        Some(handled) => self.after_inline(&handled, cx),
+                    if run.is_none() {
                         // It panicked: those found behind that message are of no interest to it.
-                        None => cx.messages.clear(),
+                        cx.messages.clear();
                     }
-                    match stop {
+                    self.after_inline(&handled, cx);
+                    match handled.stop {
                         Some(stop) => stop,
                         // What comes after a panic is looked at all the same.
                         None => continue,
@@ -275,9 +278,8 @@ impl Conn {
         }
     }
 
-    /// Handles messages on the spot, until there is a reason to `stop`; it is known before those that
-    /// were found last are handled, which may panic. When the peer becomes congested, those that were
-    /// found and not handled are left in the batch.
+    /// Handles messages on the spot. When the peer becomes congested, those that were found and not
+    /// handled are left in the batch.
     ///
     /// In rounds: some are found, then those are handled. A message is written in one kind of pieces
     /// and read in another, and a processor that has to do the second right after the first waits until
@@ -286,16 +288,15 @@ impl Conn {
     fn messages_inline<U: Upstream>(
         &mut self,
         input: &mut &mut [u8],
-        stop: &mut Option<Stop>,
+        handled: &mut Handled,
         run: &mut U::Run<'_>,
         cx: &mut Context<'_, U>,
-    ) -> Handled {
+    ) {
         let mut done = Load::NOTHING;
-        let mut held = Load::NOTHING;
         let mut inflated = 0;
         loop {
             let round = done.messages + ROUND;
-            *stop = loop {
+            handled.stop = loop {
                 if done.messages == round {
                     break None;
                 }
@@ -314,23 +315,24 @@ impl Conn {
                     Err(stop) => break Some(stop),
                 }
             };
+            handled.done = done;
             let mut found = cx.messages.iter_mut();
             while !self.peer.link.must_wait() {
                 let Some(message) = found.next() else { break };
                 run.message(message);
             }
             for message in found {
-                held.messages += 1;
-                held.bytes += message.len();
+                handled.held.messages += 1;
+                handled.held.bytes += message.len();
                 let message = std::mem::replace(message, NONE);
                 cx.batch.push_back(Event::Message(message));
             }
             cx.messages.clear();
-            if held.messages > 0 {
-                stop.get_or_insert(Stop::Full);
+            if handled.held.messages > 0 {
+                handled.stop.get_or_insert(Stop::Full);
             }
-            if stop.is_some() {
-                return Handled { done, held };
+            if handled.stop.is_some() {
+                return;
             }
         }
     }
