@@ -598,7 +598,13 @@ impl<U: Upstream> EventLoop<U> {
             } => {
                 self.acceptor.close(self.poll.registry());
                 let untold = self.conns.keys().collect();
-                self.stopping = Some(Stopping::spread(untold, code, spread, deadline));
+                self.stopping = Some(Stopping::spread(
+                    untold,
+                    code,
+                    spread,
+                    Instant::now(),
+                    deadline,
+                ));
             }
         }
     }

@@ -54,10 +54,10 @@ impl Stopping {
         mut untold: Vec<Key>,
         code: CloseCode,
         over: Duration,
+        begun: Instant,
         deadline: Instant,
     ) -> Self {
         untold.shuffle(&mut rand::rng());
-        let begun = Instant::now();
         Self {
             deadline,
             code,
@@ -131,7 +131,8 @@ mod tests {
     /// Runs a clock by hand; gives how many were told by when, in milliseconds.
     fn run(count: u32, over: Duration, deadline: Duration) -> Vec<(u128, usize)> {
         let now = Instant::now();
-        let mut stopping = Stopping::spread(keys(count), CloseCode::Restart, over, now + deadline);
+        let mut stopping =
+            Stopping::spread(keys(count), CloseCode::Restart, over, now, now + deadline);
         let mut told = Vec::new();
         let (mut at, mut slots) = (now, Vec::new());
         while !stopping.untold.is_empty() {
