@@ -2,7 +2,7 @@
 //! tell little.
 //!
 //! `cargo bench --bench instructions --features _internals` counts with valgrind, compares with
-//! `benches/instructions.txt` and fails if anything takes over 5 % more; `-- --renew` writes the file. The
+//! `benches/instructions.txt` and fails if anything takes over 5 % more (30 with workers); `-- --renew` writes the file. The
 //! numbers are of one compiler and one libc: renew them with either, and with every change that is worth
 //! its price.
 //!
@@ -24,6 +24,9 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.tx
 
 /// In percent.
 const TOLERANCE: f64 = 5.0;
+/// The same where two threads take turns: how long one looks out for the other before it sleeps depends on
+/// what else the machine does.
+const TOLERANCE_OF_TWO: f64 = 30.0;
 
 /// Name, rounds, messages per round, and what runs so many rounds.
 type Case = (&'static str, u64, u64, fn(u64));
@@ -179,7 +182,11 @@ fn main() -> ExitCode {
         let change = (now / before - 1.0) * 100.0;
         println!("| {name} | {before:.0} | {now:.0} | {change:+.1} % |");
         // What takes a handful of instructions changes by whole ones.
-        worse += u32::from(change > TOLERANCE && now - before > 2.0);
+        let tolerance = match name.contains("worker") {
+            true => TOLERANCE_OF_TWO,
+            false => TOLERANCE,
+        };
+        worse += u32::from(change > tolerance && now - before > 2.0);
     }
     if renew {
         std::fs::write(FILE, lines).unwrap();
@@ -188,7 +195,7 @@ fn main() -> ExitCode {
     }
     if worse > 0 {
         println!(
-            "{worse} take over {TOLERANCE} % more: mend that, or renew the numbers (`-- --renew`)"
+            "{worse} take over {TOLERANCE} % more ({TOLERANCE_OF_TWO} with workers): mend that, or renew the numbers (`-- --renew`)"
         );
         return ExitCode::FAILURE;
     }

@@ -51,8 +51,11 @@ fn little_memory_under_load() {
         at_start >> 10,
         loaded >> 10
     );
-    assert!(at_start < 512 << 10, "{at_start}");
-    assert!(loaded < 1 << 20, "{loaded}");
+    // The libraries behind these features bring tables that are written to when they are loaded.
+    if !cfg!(any(feature = "tls", feature = "redis")) {
+        assert!(at_start < 512 << 10, "{at_start}");
+    }
+    assert!(loaded < at_start + (512 << 10), "{loaded}");
 
     // One more than it allows.
     let mut raw = Raw::connect(addr);
