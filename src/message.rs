@@ -53,7 +53,8 @@ pub enum Initiator {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseCause {
-    /// Both close frames were exchanged (RFC 6455 §7.1.4: a clean close).
+    /// The peer sent a close frame, first or in answer to ours. Whether both were exchanged tells
+    /// [`CloseReason::is_clean`] (RFC 6455 §7.1.4).
     Handshake,
     /// The peer closed its half of the TCP connection without a close frame.
     Eof,

@@ -1000,7 +1000,8 @@ fn what_is_not_tried_again() {
             }
             _ => {
                 let mut answer = switching(&request, "");
-                answer.extend(b"\x88\x02\x03\xE8");
+                // Then it hangs up, before the handler is through with the message.
+                answer.extend(b"\x81\x03bye\x88\x02\x03\xE8");
                 stream.write_all(&answer)
             }
         };
@@ -1012,7 +1013,11 @@ fn what_is_not_tried_again() {
     assert!(matches!(hear(&hears), Told::Close(reason) if u16::from(reason.code()) == 1012));
     assert!(matches!(hear(&hears), Told::Retry(2, ..)));
     assert!(matches!(hear(&hears), Told::Open(..)));
-    assert!(matches!(hear(&hears), Told::Close(reason) if reason.code() == CloseCode::Normal));
+    assert!(matches!(hear(&hears), Told::Message(..)));
+    assert!(matches!(
+        hear(&hears),
+        Told::Close(reason) if reason.code() == CloseCode::Normal && reason.cause() == CloseCause::Handshake
+    ));
     assert!(hears.recv_timeout(WAIT).is_err(), "a clean end is the end");
     assert_eq!(handle.wait().unwrap().code(), CloseCode::Normal);
 }
@@ -1033,6 +1038,31 @@ fn a_pause_between_attempts_can_be_called_off() {
 }
 
 // ---- many, and those that hold others up ----
+
+/// A gateway: ids begin anew in every engine, so the first connections of two have the same.
+#[test]
+fn an_inline_handler_sends_to_a_peer_of_another_engine() {
+    let far = echo();
+    let clients = Clients::start(1, 1).unwrap();
+    let (told, hears) = tell();
+    let handle = clients.open(client(far.addr), told).unwrap();
+    let Told::Open(upstream, _) = hear(&hears) else {
+        panic!("it does not open");
+    };
+    let gateway = serve(
+        |s| s.workers(0),
+        move |peer: &Peer, message: Message| {
+            assert_eq!(peer.id(), upstream.id());
+            upstream.send(message).unwrap();
+        },
+    );
+    let mut near = support::client(gateway.addr);
+    for text in ["one", "two"] {
+        near.send(Message::text(text)).unwrap();
+        assert!(matches!(hear(&hears), Told::Message(heard) if heard == Message::text(text)));
+    }
+    handle.close(CloseCode::Normal, "");
+}
 
 #[test]
 fn a_thousand_on_one_loop() {

@@ -175,3 +175,50 @@ fn a_graceful_end_leaves_nothing() {
     drop((clients, server));
     assert_eq!(descriptors(), before);
 }
+
+/// The end of an engine may come on a thread of its own, or of a server.
+#[test]
+fn an_engine_that_a_handler_lets_go_leaves_nothing() {
+    let _alone = alone();
+    let before = descriptors();
+    for workers in [0, 1] {
+        let far = server();
+        let url = format!("ws://{}/", far.addr);
+        let inner = Clients::start(1, workers).unwrap();
+        let (upstream, _events) = inner.connect(Client::new(&url).unwrap()).unwrap();
+        let mut inner = Some(inner);
+        let own = std::sync::Mutex::new(inner.take());
+        // Dropped by the last who has it: the worker that drops the handler.
+        let near = serve(
+            |s| s.workers(1),
+            move |peer: &Peer, message: Message| {
+                drop(own.lock().unwrap().take());
+                peer.send(message).unwrap();
+            },
+        );
+        let mut client = support::client(near.addr);
+        support::echoes(&mut client, "let go");
+        drop((client, near, upstream));
+        until("only the far server is left", || threads() == 2);
+        drop(far);
+
+        // Now on one of its own.
+        let far = server();
+        let url = format!("ws://{}/", far.addr);
+        let clients = Clients::start(1, workers).unwrap();
+        let own = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let client = Client::new(&url).unwrap();
+        let handler = {
+            let own = own.clone();
+            move |_: &Peer, _: Message| drop::<Option<Clients>>(own.lock().unwrap().take())
+        };
+        let handle = clients.open(client, handler).unwrap();
+        until("it is open", || handle.is_open());
+        *own.lock().unwrap() = Some(clients);
+        handle.send("hello").unwrap();
+        until("only the far server is left", || threads() == 2);
+        drop((handle, far));
+    }
+    assert_eq!(threads(), 0);
+    until("no descriptor is left", || descriptors() == before);
+}

@@ -2,7 +2,9 @@
 
 mod support;
 
-use crossbeam_channel::{Sender, unbounded};
+use std::net::Shutdown;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use framemill::{
     Accept, CloseCause, CloseCode, CloseReason, Handler, Initiator, Message, Peer, Request,
     Response,
@@ -11,6 +13,8 @@ use support::{Raw, Transport, WAIT, client, frame, over_every_transport};
 
 over_every_transport! {
     the_peer_closes,
+    the_peer_closes_and_hangs_up,
+    the_answer_to_a_close_needs_no_handler,
     the_handler_closes,
     a_panic_closes_its_own_connection_only,
     what_comes_behind_a_panic_counts,
@@ -43,6 +47,46 @@ impl Handler for Reports {
     }
 }
 
+/// Waits before each message until it may go on, or nobody is left to tell.
+struct Slow(Receiver<()>, Reports);
+
+impl Handler for Slow {
+    type Session = ();
+
+    fn open(&self, request: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
+        self.1.open(request, peer)
+    }
+
+    fn message(&self, session: &mut (), peer: &Peer, message: Message) {
+        let _ = self.0.recv_timeout(WAIT);
+        self.1.message(session, peer, message);
+    }
+
+    fn close(&self, session: (), peer: &Peer, reason: &CloseReason) {
+        self.1.close(session, peer, reason);
+    }
+}
+
+/// Tells who opens.
+struct Tells(Sender<Peer>, Slow);
+
+impl Handler for Tells {
+    type Session = ();
+
+    fn open(&self, request: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
+        self.0.send(peer.clone()).unwrap();
+        self.1.open(request, peer)
+    }
+
+    fn message(&self, session: &mut (), peer: &Peer, message: Message) {
+        self.1.message(session, peer, message);
+    }
+
+    fn close(&self, session: (), peer: &Peer, reason: &CloseReason) {
+        self.1.close(session, peer, reason);
+    }
+}
+
 fn the_peer_closes(transport: Transport) {
     for workers in [0, 2] {
         let (ends, reasons) = unbounded();
@@ -57,6 +101,50 @@ fn the_peer_closes(transport: Transport) {
         assert_eq!(reason.code(), CloseCode::Library(4000));
         assert_eq!(reason.text(), "bye");
         assert_eq!(reason.initiator(), Initiator::Peer);
+        assert_eq!(reason.cause(), CloseCause::Handshake);
+        assert!(reason.is_clean());
+    }
+}
+
+/// It has said all, and reads no answer.
+fn the_peer_closes_and_hangs_up(transport: Transport) {
+    for workers in [0, 2] {
+        let (go, gate) = bounded(0);
+        let (ends, reasons) = unbounded();
+        let server = transport.serve(|s| s.workers(workers), Slow(gate, Reports(ends)));
+        let mut raw = Raw::open(server.addr);
+        raw.write(&[frame(0x81, b"last words"), frame(0x88, b"\x03\xE8")].concat());
+        raw.stream.shutdown(Shutdown::Write).unwrap();
+        go.send_timeout((), WAIT).unwrap();
+        let reason = reasons.recv_timeout(WAIT).unwrap();
+        assert_eq!(reason.code(), CloseCode::Normal);
+        assert_eq!(reason.cause(), CloseCause::Handshake);
+        assert!(reason.is_clean());
+    }
+}
+
+/// However many messages wait for the handler, the answer to our close frame is read.
+fn the_answer_to_a_close_needs_no_handler(transport: Transport) {
+    for workers in [1, 2] {
+        let (go, gate) = bounded(0);
+        let (ends, reasons) = unbounded();
+        let (opened, peers) = unbounded();
+        let handler = Tells(opened, Slow(gate, Reports(ends)));
+        let server = transport.serve(|s| s.workers(workers), handler);
+        let mut raw = Raw::open(server.addr);
+        raw.write(&frame(0x81, b"hello").repeat(100));
+        let peer = peers.recv_timeout(WAIT).unwrap();
+        support::until("it is not read any more", || {
+            server.handle.metrics().total.reading_paused > 0
+        });
+        assert!(peer.close(CloseCode::Away, ""));
+        assert_eq!(raw.close_code(), Some(1001));
+        raw.write(&frame(0x88, b"\x03\xE9"));
+        // The server ends the connection, without any help of the handler's.
+        assert_eq!(raw.frame(), None);
+        drop(go);
+        let reason = reasons.recv_timeout(WAIT).unwrap();
+        assert_eq!(reason.cause(), CloseCause::Handshake);
         assert!(reason.is_clean());
     }
 }

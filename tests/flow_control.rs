@@ -24,6 +24,7 @@ over_every_transport! {
     overflow_gives_the_newest_back,
     overflow_drops_the_oldest,
     overflow_drops_the_oldest_of_few,
+    overflow_drops_the_oldest_of_many,
     control_frames_are_exempt,
     a_flood_of_pings_is_answered_in_little_memory,
     only_the_latest_of_each_key_waits,
@@ -32,6 +33,7 @@ over_every_transport! {
     only_the_latest_waits_behind_a_broadcast,
     writable_comes_after_congestion,
     writable_comes_only_after_congestion,
+    a_queue_that_drains_often_is_writable_once,
     a_stream_from_a_worker,
     a_stream_from_the_loop,
     a_stream_from_a_worker_within_the_limit,
@@ -263,6 +265,26 @@ fn overflow_drops_the_oldest(transport: Transport) {
     }
 }
 
+/// Short messages cost more than their bytes where each is kept by itself, and that counts too.
+fn overflow_drops_the_oldest_of_many(transport: Transport) {
+    const SHORT: u32 = 200_000;
+    let (_server, _seen, mut raw, peer) = stalling(transport, |s| {
+        s.workers(0)
+            .outbound_limit(PLENTY)
+            .overflow(Overflow::DropOldest)
+    });
+    fill(&peer);
+    for n in 0..SHORT {
+        peer.send(numbered(n, 8)).unwrap();
+    }
+    assert!(peer.queued_bytes() < PLENTY / 2, "{}", peer.queued_bytes());
+    let mut received = read(&mut raw, 1);
+    while received.last() != Some(&(SHORT - 1)) {
+        received.extend(read(&mut raw, 1));
+    }
+    assert!(received.len() < SHORT as usize / 5, "{}", received.len());
+}
+
 /// Though one message that is being written may be most of what the queue holds.
 fn overflow_drops_the_oldest_of_few(transport: Transport) {
     const LEN: usize = PLENTY / 8 * 5;
@@ -464,6 +486,31 @@ fn writable_comes_after_congestion(transport: Transport) {
             assert!(seen.writable.is_empty(), "round {round}: once");
         }
     }
+}
+
+/// What is told already, and not heard yet, is not told again.
+fn a_queue_that_drains_often_is_writable_once(transport: Transport) {
+    let (began, begins) = unbounded();
+    let (go, gate) = bounded::<()>(0);
+    let (handler, seen) = spy(move |_: &Peer, _| {
+        began.send(()).unwrap();
+        let _ = gate.recv_timeout(WAIT);
+    });
+    let server = transport.serve_narrow(|s| s.workers(1).outbound_limit(4 * PLENTY), handler);
+    let mut raw = upgraded(narrow(server.addr));
+    let peer = seen.peer();
+    raw.write(&frame(0x81, b"wait"));
+    begins.recv_timeout(WAIT).unwrap();
+    for _ in 0..10 {
+        let sent = fill(&peer) as usize;
+        read(&mut raw, sent);
+        until("the queue is empty", || peer.queued_bytes() == 0);
+    }
+    drop(go);
+    // When the handler has this one, it has been told all that came before.
+    raw.write(&frame(0x81, b"mark"));
+    begins.recv_timeout(WAIT).unwrap();
+    assert_eq!(seen.writable.len(), 1);
 }
 
 fn writable_comes_only_after_congestion(transport: Transport) {
@@ -690,7 +737,7 @@ fn asking_long_questions_without_reading_loses_nothing(transport: Transport) {
 
 fn asking_short_questions_without_reading_loses_nothing(transport: Transport) {
     for &workers in transport.heavy_workers() {
-        asks_without_reading(transport, workers, 64, 10 << 20);
+        asks_without_reading(transport, workers, 64, 20 << 20);
     }
 }
 

@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
@@ -27,6 +28,7 @@ over_every_transport! {
     a_blocked_handler_holds_up_nobody_else,
     what_was_sent_arrives_while_the_handler_blocks,
     what_was_broadcast_arrives_while_the_handler_blocks,
+    a_loop_that_is_behind_is_waited_for,
 }
 
 /// For each sender, the number that must come next.
@@ -406,4 +408,54 @@ fn the_first_handler_can_broadcast() {
     assert!(early.head().starts_with("HTTP/1.1 101 "));
     assert_eq!(early.frame(), Some((0x81, b"to all".to_vec())));
     assert_eq!(early.frame(), Some((0x81, b"true".to_vec())));
+}
+
+/// A flood of broadcasts by inline handlers of one loop, while the other is busy: nobody waits, and yet
+/// no more is put in than the busy one can hold.
+fn a_loop_that_is_behind_is_waited_for(transport: Transport) {
+    const MESSAGES: usize = 20_000;
+    let (go, gate) = bounded::<()>(0);
+    let (busy, began) = unbounded();
+    let handle: Arc<OnceLock<ServerHandle>> = Arc::default();
+    let everyone = handle.clone();
+    let server = transport.serve(
+        |s| s.workers(0).loops(2).outbound_limit(64 << 20),
+        move |_: &Peer, message: Message| {
+            if message.to_text().is_ok_and(|text| text == "wait") {
+                busy.send(()).unwrap();
+                let _ = gate.recv_timeout(WAIT);
+            } else if let Some(everyone) = everyone.get() {
+                everyone.broadcast(message);
+            }
+        },
+    );
+    handle.set(server.handle.clone()).ok().unwrap();
+    // Dealt to the loops in turn.
+    let mut slow = Raw::open(server.addr);
+    let mut flood = Raw::open(server.addr);
+    slow.write(&frame(0x81, b"wait"));
+    began.recv_timeout(WAIT).unwrap();
+    let mut writer = flood.stream.try_clone().unwrap();
+    let frames = frame(0x82, b"to all").repeat(MESSAGES);
+    let writes = thread::spawn(move || writer.write_all(&frames));
+    let queued = || server.handle.metrics().total.commands_queued;
+    support::until("the other loop is behind", || queued() >= 256);
+    let reads = thread::spawn(move || {
+        for n in 0..MESSAGES {
+            assert_eq!(flood.frame(), Some((0x82, b"to all".to_vec())), "{n}");
+        }
+        flood
+    });
+    // What it holds stays bounded for as long as one cares to look.
+    for _ in 0..100 {
+        assert!(queued() < 2_000, "{}", queued());
+        thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(!reads.is_finished(), "it is waited for");
+    drop(go);
+    for n in 0..MESSAGES {
+        assert_eq!(slow.frame(), Some((0x82, b"to all".to_vec())), "{n}");
+    }
+    reads.join().unwrap();
+    writes.join().unwrap().unwrap();
 }

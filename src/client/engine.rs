@@ -97,7 +97,7 @@ impl Clients {
             _ => Some(Pool::start(workers, &engine)?).unzip(),
         };
         if let Some(queue) = &run_queue {
-            engine.feeder.feeds(queue.clone());
+            engine.feeder.feeds(queue.downgrade());
         }
         let mut threads = Vec::with_capacity(loops);
         for prepared in prepared {
@@ -217,6 +217,21 @@ impl Clients {
         idle && !self.engine.shared.has_cut_off()
     }
 
+    fn is_own_thread(&self) -> bool {
+        let current = std::thread::current();
+        // Those that resolve names and wait for receivers are not kept; those of others count too.
+        let helps = |name: &str| {
+            name.starts_with("framemill-feeder") || name.starts_with("framemill-dialer")
+        };
+        let threads = lock(&self.threads);
+        current.name().is_some_and(helps)
+            || threads.as_ref().is_some_and(|threads| {
+                let loops = threads.loops.iter().map(|thread| thread.thread().id());
+                let mut ids = loops.chain(threads.pool.iter().flat_map(Pool::threads));
+                ids.any(|id| id == current.id())
+            })
+    }
+
     fn tell_to_stop(&self, deadline: Instant) {
         self.engine.dialer.stop();
         for handle in &self.engine.loops {
@@ -230,9 +245,8 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl Drop for Clients {
     fn drop(&mut self) {
-        let current = std::thread::current();
-        if current.name().is_some_and(|n| n.starts_with("framemill-")) {
-            // Perhaps one of its own threads, which would wait for itself.
+        if self.is_own_thread() {
+            // It would wait for itself.
             self.tell_to_stop(Instant::now());
             self.engine.feeder.abandon();
         } else {
@@ -310,6 +324,7 @@ impl Engine {
                     }
                 }
                 Event::Writable => {
+                    link.tell_writable();
                     if let Some(session) = &mut session {
                         session.writable(peer);
                     }

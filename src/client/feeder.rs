@@ -17,7 +17,7 @@ use super::handler::ClientEvent;
 use crate::link::{Command, lock};
 use crate::logging::Throttle;
 use crate::peer::Peer;
-use crate::worker::RunQueue;
+use crate::worker::WeakRunQueue;
 
 /// With nothing to wait for, the thread stays this long.
 const IDLE: Duration = Duration::from_secs(1);
@@ -66,8 +66,8 @@ struct State {
     running: bool,
     /// All that waits is to go on.
     release: bool,
-    /// Where runnable mailboxes go; `None` if that is the loop.
-    queue: Option<RunQueue<Job>>,
+    /// Where runnable mailboxes go, as long as there is a loop; `None` if that is the loop itself.
+    queue: Option<WeakRunQueue<Job>>,
     /// Those that could go on when there was no loop any more.
     left: Vec<Peer>,
 }
@@ -90,7 +90,7 @@ impl Feeder {
         }
     }
 
-    pub(super) fn feeds(&self, queue: RunQueue<Job>) {
+    pub(super) fn feeds(&self, queue: WeakRunQueue<Job>) {
         lock(&self.state).queue = Some(queue);
     }
 
@@ -165,7 +165,11 @@ impl Feeder {
                 }
                 let mut state = lock(&self.state);
                 match &state.queue {
-                    Some(queue) => queue.push(Job::Run(peer)),
+                    Some(queue) => {
+                        if let Err(Job::Run(peer)) = queue.push(Job::Run(peer)) {
+                            state.left.push(peer);
+                        }
+                    }
                     None if self.is_abandoned() => state.left.push(peer),
                     None => peer.link.handle.command(Command::Run(peer.link.clone())),
                 }

@@ -172,6 +172,11 @@ impl LoopHandle {
         self.counters.read(self.commands.len())
     }
 
+    /// Whether more waits to be carried out than those who wait for a permit may put in.
+    pub(super) fn is_behind(&self) -> bool {
+        self.commands.len() >= BROADCASTS
+    }
+
     fn address(&self) -> usize {
         std::ptr::from_ref(self) as usize
     }
@@ -236,7 +241,11 @@ impl LoopHandle {
     /// Asks the loop to look at an outbox.
     #[inline]
     pub(crate) fn request_flush(self: &Arc<Self>, id: PeerId) {
-        if THREAD.with(|thread| thread.inline.get()) != Some(id) {
+        // Ids are unique within one server only, and a handler may send to a peer of another.
+        let inline = THREAD.with(|thread| {
+            thread.inline.get() == Some(id) && thread.own_loop.get() == self.address()
+        });
+        if !inline {
             self.command(Command::Flush(id.key()));
         }
     }
@@ -288,8 +297,7 @@ impl LoopHandle {
     }
 
     /// Sends one message to every open connection of the loop, after everything that this thread
-    /// sent before. Waits while too many broadcasts are on their way, unless this thread is a loop
-    /// itself: two loops that wait for each other would wait for ever.
+    /// sent before. Waits while too many broadcasts are on their way; a loop reads no more instead.
     pub(crate) fn broadcast(self: &Arc<Self>, frame: Arc<SharedFrame>) {
         let permit = self.permit();
         self.ordered(Command::Broadcast(frame, permit));
@@ -304,7 +312,7 @@ impl LoopHandle {
     /// A place for [`publish_at_once`](Self::publish_at_once), behind all that is held back for this loop.
     pub(super) fn make_room(self: &Arc<Self>) -> Permit {
         self.let_go();
-        self.wait_for_permit(THREAD.with(|thread| thread.own_loop.get() != 0))
+        self.wait_for_permit(THREAD.with(|thread| thread.own_loop.get()))
     }
 
     /// Puts in what is held back for this loop.
@@ -338,21 +346,25 @@ impl LoopHandle {
     }
 
     /// A place for a message to many, which [`broadcast`](Self::broadcast) waits for.
-    fn permit(&self) -> Permit {
-        let (corked, is_loop) =
-            THREAD.with(|thread| (thread.corked.get(), thread.own_loop.get() != 0));
+    fn permit(self: &Arc<Self>) -> Permit {
+        let (corked, own_loop) = THREAD.with(|thread| (thread.corked.get(), thread.own_loop.get()));
         if corked {
             // All of the call will have one.
             return Permit(false);
         }
-        self.wait_for_permit(is_loop)
+        self.wait_for_permit(own_loop)
     }
 
-    fn wait_for_permit(&self, is_loop: bool) -> Permit {
+    fn wait_for_permit(self: &Arc<Self>, own_loop: usize) -> Permit {
         if self.permits.try_send(()).is_ok() {
             return Permit(true);
         }
-        if is_loop {
+        if own_loop != 0 {
+            // Two loops that wait for each other would wait for ever. This one goes on, but reads
+            // nothing until the other has caught up; what it asks of itself it does in this turn.
+            if own_loop != self.address() {
+                thread::note_behind(self);
+            }
             return Permit(false);
         }
         // Held-back wake-ups may be what the loop needs to make room.

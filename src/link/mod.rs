@@ -35,7 +35,7 @@ mod thread;
 mod topics;
 
 use std::any::Any;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::addr::{PackedAddr, RemoteAddr};
@@ -69,7 +69,7 @@ pub(crate) use spare::{
     give_batch, give_buffer, keeps as keeps_spare, release as release_spare,
     release_own as release_own_spare,
 };
-pub(crate) use thread::{Cork, Inline, defer_wakes, wake_deferred};
+pub(crate) use thread::{Cork, Inline, defer_wakes, is_ahead, still_ahead, wake_deferred};
 pub(crate) use topics::{Publication, Topics};
 
 /// The state of one connection that more than one thread sees.
@@ -83,7 +83,9 @@ pub(crate) struct Link {
     pub(crate) inflow: Inflow,
     /// More than half of the outbound limit is queued: what this peer sends waits until it has read
     /// what it was sent. So a reply always finds room, however much a peer asks for at once.
-    congested: AtomicBool,
+    ///
+    /// With `TELLS_WRITABLE`.
+    congested: AtomicU8,
     /// The mailbox has been parked and is not empty yet. With handlers inline, when only the loop
     /// touches it, this tells whether there is anything in it.
     parked: AtomicBool,
@@ -95,6 +97,12 @@ pub(crate) struct Link {
     extra: OnceLock<Box<Extra>>,
     remote: PackedAddr,
 }
+
+/// A bit of `Link::congested`.
+const CONGESTED: u8 = 1;
+
+/// Another: the mailbox has an `Event::Writable`, and a second one would tell nothing new.
+const TELLS_WRITABLE: u8 = 2;
 
 /// What most connections have nothing of.
 #[derive(Default)]
@@ -135,7 +143,7 @@ impl Link {
             outbox: Mutex::new(Outbox::new(masked)),
             inbox: Mutex::default(),
             inflow: Inflow::default(),
-            congested: AtomicBool::new(false),
+            congested: AtomicU8::new(0),
             parked: AtomicBool::new(false),
             holds: Holds::default(),
             latency_us: AtomicU32::new(u32::MAX),
@@ -362,7 +370,7 @@ impl Link {
             self.count_lost(lost);
         }
         if outbox.queued() > self.config.outbound_bytes / 2 {
-            self.congested.store(true, Ordering::SeqCst);
+            self.congested.fetch_or(CONGESTED, Ordering::SeqCst);
             outbox.stall();
         }
         outbox.status()
@@ -465,16 +473,26 @@ impl Link {
         if outbox.queued() > low {
             return None;
         }
-        self.congested.store(false, Ordering::SeqCst);
+        self.congested.fetch_and(!CONGESTED, Ordering::SeqCst);
         drop(outbox);
         Some(self.unpark())
     }
 
     /// Nothing more is sent, so nothing waits for room. `true`: the mailbox was parked and runs again.
     pub(crate) fn decongest(&self) -> bool {
-        self.congested.store(false, Ordering::SeqCst);
+        self.congested.fetch_and(!CONGESTED, Ordering::SeqCst);
         self.holds.end();
         self.unpark()
+    }
+
+    /// Whether the mailbox is to be told that the queue has drained, which it may know already.
+    pub(crate) fn note_writable(&self) -> bool {
+        self.congested.fetch_or(TELLS_WRITABLE, Ordering::AcqRel) & TELLS_WRITABLE == 0
+    }
+
+    /// The handler is being told.
+    pub(crate) fn tell_writable(&self) {
+        self.congested.fetch_and(!TELLS_WRITABLE, Ordering::AcqRel);
     }
 
     /// Lets a parked mailbox run again. `true`: the caller puts it on the run queue.
@@ -493,7 +511,7 @@ impl Link {
     }
 
     pub(crate) fn is_congested(&self) -> bool {
-        self.congested.load(Ordering::SeqCst)
+        self.congested.load(Ordering::SeqCst) & CONGESTED != 0
     }
 
     // ---- facts ----

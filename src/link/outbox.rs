@@ -24,6 +24,12 @@ const TAKE: usize = 256 << 10;
 /// More than so many bytes of small messages that wait are a sign that the peer does not keep up.
 const FRESH: usize = 16 << 10;
 
+/// What a message that is kept one by one, because it may be dropped, costs beside its bytes, about.
+const KEPT: usize = 128;
+
+/// So many of them are taken at a time, at most.
+const TAKE_MESSAGES: usize = 1024;
+
 /// The largest frame that is accepted: with the limit at most 1 GiB too, sums fit 32 bits.
 const MAX_FRAME: usize = 1 << 30;
 
@@ -411,7 +417,7 @@ impl Outbox {
         if let Some(queue) = &mut self.queue {
             // Of what may still be replaced, no more than the kernel will soon have sent.
             let take = if queue.has_keys() { FRESH } else { TAKE };
-            while taken < take.min(most).max(1) {
+            while taken < take.min(most).max(1) && into.len() < TAKE_MESSAGES {
                 let Some(segment) = queue.pop() else { break };
                 taken += segment.len();
                 into.push_back(segment);
@@ -470,7 +476,7 @@ impl Outbox {
         }
         let limit = config.outbound_bytes;
         let too_much = |queued: usize| queued + size > limit && queued > limit / 2;
-        if !too_much(self.queued()) {
+        if !too_much(self.held(config)) {
             return Room::Made;
         }
         match config.overflow {
@@ -485,7 +491,7 @@ impl Outbox {
             }
             Overflow::DropOldest => {}
         }
-        while too_much(self.queued()) {
+        while too_much(self.held(config)) {
             let Some(dropped) = self.drop_oldest() else {
                 // All that is left is being written: `TAKE` bytes at most, or one message.
                 break;
@@ -493,6 +499,15 @@ impl Outbox {
             self.queued -= dropped as u32;
         }
         Room::Made
+    }
+
+    /// What counts towards the limit: where every message is kept one by one, the memory that takes.
+    fn held(&self, config: &Config) -> usize {
+        let kept = match (&self.queue, config.overflow) {
+            (Some(queue), Overflow::DropOldest) => queue.count() * KEPT,
+            _ => 0,
+        };
+        self.queued() + kept
     }
 
     /// The same, with the refusal for the message.

@@ -209,6 +209,12 @@ impl Queue {
         self.segments.is_empty() && self.early.is_empty()
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Their bytes.
     pub(super) fn len(&self) -> usize {
         let queued = self.segments.iter().map(|(segment, _)| segment.len());
         let early = self.early.values().map(|early| early.size);

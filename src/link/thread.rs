@@ -17,6 +17,10 @@ pub(super) struct Thread {
     /// This thread is a worker: it holds back wake-ups of napping loops.
     pub(super) defers: Cell<bool>,
     pub(super) deferred: RefCell<Vec<Arc<LoopHandle>>>,
+    /// This thread is a loop, and these have more messages to many from it than they should.
+    pub(super) behind: RefCell<Vec<Arc<LoopHandle>>>,
+    /// Whether there are any.
+    pub(super) is_ahead: Cell<bool>,
     /// A room is being called: what it asks of the loops waits in `held`.
     pub(super) corked: Cell<bool>,
     held: RefCell<Vec<Held>>,
@@ -36,6 +40,8 @@ thread_local! {
             inline: Cell::new(None),
             defers: Cell::new(false),
             deferred: RefCell::new(Vec::new()),
+            behind: RefCell::new(Vec::new()),
+            is_ahead: Cell::new(false),
             corked: Cell::new(false),
             held: RefCell::new(Vec::new()),
         }
@@ -53,6 +59,36 @@ pub(crate) fn wake_deferred() {
         for handle in thread.deferred.borrow_mut().drain(..) {
             handle.wake_now();
         }
+    });
+}
+
+/// Whether another loop has more to do for the handlers of this one than it should: then this one
+/// reads no more messages, which might make it even more.
+#[inline]
+pub(crate) fn is_ahead() -> bool {
+    THREAD.with(|thread| thread.is_ahead.get())
+}
+
+/// Looks again whether it is so.
+pub(crate) fn still_ahead() -> bool {
+    is_ahead()
+        && THREAD.with(|thread| {
+            let mut behind = thread.behind.borrow_mut();
+            behind.retain(|handle| handle.is_behind());
+            thread.is_ahead.set(!behind.is_empty());
+            !behind.is_empty()
+        })
+}
+
+/// Notes a loop that has not kept up with this one.
+#[cold]
+pub(super) fn note_behind(handle: &Arc<LoopHandle>) {
+    THREAD.with(|thread| {
+        let mut behind = thread.behind.borrow_mut();
+        if !behind.iter().any(|other| Arc::ptr_eq(other, handle)) {
+            behind.push(handle.clone());
+        }
+        thread.is_ahead.set(true);
     });
 }
 

@@ -40,7 +40,7 @@ use super::outbound::Outbound;
 use super::upstream::Upstream;
 use crate::config::{Config, OverRate};
 use crate::error::duplicate;
-use crate::link::{Dial, EventBatch};
+use crate::link::{Dial, EventBatch, is_ahead};
 use crate::logging::Throttle;
 use crate::message::{CloseCause, CloseCode, Message};
 use crate::metrics::LoopCounters;
@@ -332,8 +332,9 @@ impl Conn {
         if self.gone || self.waits(cx) {
             return;
         }
-        if *cx.large_left == 0 && self.brings_large() {
-            // Its turn comes: a whole message later costs less than pieces of many now.
+        // Its turn comes: a whole message later costs less than pieces of many now.
+        let too_much = *cx.large_left == 0 && self.brings_large();
+        if too_much || (self.is_open() && is_ahead()) {
             self.again = true;
             return;
         }
@@ -351,10 +352,10 @@ impl Conn {
         match self.phase {
             Phase::Deciding => true,
             Phase::Open(_) => {
-                self.paused
+                (self.paused && self.ending.is_none())
                     || (self.is_over_rate(cx.now) && over_rate_waits(cx.config))
                     || (self.is_over_bytes(cx.now) && over_bytes_waits(cx.config))
-                    || (cx.upstream.is_inline() && self.holds_back::<U>())
+                    || (cx.upstream.is_inline() && self.ending.is_none() && self.holds_back::<U>())
             }
             Phase::Dialing(ref dialing) => dialing.is_connecting(),
             Phase::Opening(_) | Phase::Lingering => false,
@@ -406,7 +407,8 @@ impl Conn {
         if self.is_dialing() {
             return self.not_connected(duplicate(error), cx);
         }
-        self.end_now(CloseCause::Transport, cx);
+        let cause = self.closing_cause().unwrap_or(CloseCause::Transport);
+        self.end_now(cause, cx);
     }
 }
 

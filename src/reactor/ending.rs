@@ -57,6 +57,8 @@ impl Conn {
         if self.ending.is_none() {
             self.since = Moment::at(cx.now);
             self.rearm = true;
+            // However far the handler is behind: what comes now is for the closing alone.
+            self.again = true;
         }
         self.ending.get_or_insert_default()
     }
@@ -179,15 +181,23 @@ impl Conn {
         }
         if self.eof {
             if ending.finished || sealed {
-                let cause = ending.failed.map_or(CloseCause::Eof, cause_of);
+                let cause = self.closing_cause().unwrap_or(CloseCause::Eof);
                 self.end_now(cause, cx);
             }
         } else if sealed && (ending.received.is_some() || ending.failed.is_some()) {
-            let cause = ending.failed.map_or(CloseCause::Handshake, cause_of);
+            let cause = self.closing_cause().unwrap_or(CloseCause::Handshake);
             self.tell(cause, cx);
             self.release(cx);
             self.linger(cx);
         }
+    }
+
+    /// What the peer has done to end the connection: it broke a rule, or sent a close frame, whatever
+    /// became of the transport after that.
+    pub(super) fn closing_cause(&self) -> Option<CloseCause> {
+        let ending = self.ending.as_ref()?;
+        let received = ending.received.as_ref().map(|_| CloseCause::Handshake);
+        ending.failed.map(cause_of).or(received)
     }
 
     /// All is said: from here on the peer hangs up, or the deadline does.

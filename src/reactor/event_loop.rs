@@ -139,6 +139,8 @@ pub(crate) struct EventLoop<U> {
     large_left: usize,
     /// Work was given away a moment ago.
     nap: bool,
+    /// Another loop is behind with what handlers of this one ask for: nothing is read meanwhile.
+    ahead: bool,
     /// There was something to do since memory was last let go of.
     untidy: bool,
     stopping: Option<Stopping>,
@@ -187,6 +189,7 @@ impl<U: Upstream> EventLoop<U> {
             runnable: Vec::new(),
             large_left: 0,
             nap: false,
+            ahead: false,
             untidy: false,
             stopping: None,
             tools: Tools {
@@ -213,6 +216,7 @@ impl<U: Upstream> EventLoop<U> {
             return false;
         }
         self.large_left = TURN_BUDGET;
+        self.ahead = link::still_ahead();
         self.go_on();
         self.sockets();
         self.accept();
@@ -283,7 +287,9 @@ impl<U: Upstream> EventLoop<U> {
     /// The time until the nearest of all deadlines, if there is one, and the time now. `None`: something
     /// waits already.
     fn timeout(&self) -> Option<(Option<Duration>, Instant)> {
-        let waiting = !self.again.is_empty() || !self.touched.is_empty() || !self.dials.is_empty();
+        // Those that could go on wait for another loop.
+        let again = !self.again.is_empty() && !self.ahead;
+        let waiting = again || !self.touched.is_empty() || !self.dials.is_empty();
         if waiting || self.handle.has_own() {
             return None;
         }
@@ -294,7 +300,11 @@ impl<U: Upstream> EventLoop<U> {
         let accept = self.acceptor.deadline(self.now).map(until);
         let stopping = self.stopping.as_ref();
         let stop = stopping.map(|stopping| stopping.wait(now));
-        let nearest = [timers, accept, stop].into_iter().flatten().min();
+        let other_loop = self.ahead.then_some(NAP);
+        let nearest = [timers, accept, stop, other_loop]
+            .into_iter()
+            .flatten()
+            .min();
         Some((nearest, now))
     }
 

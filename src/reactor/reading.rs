@@ -356,7 +356,9 @@ impl Conn {
         let mut load = Load::NOTHING;
         let mut inflated = 0;
         let stop = loop {
-            if load.reaches(room) || (inline && inflated >= INLINE_INFLATED) {
+            // While the connection ends, nothing is handed over that would need room.
+            let full = load.reaches(room) && self.ending.is_none();
+            if full || (inline && inflated >= INLINE_INFLATED) {
                 self.hand_over(load, cx);
                 load = Load::NOTHING;
                 if inline {

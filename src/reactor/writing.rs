@@ -164,7 +164,7 @@ impl Conn {
             self.since = Moment::at(cx.now);
             self.rearm = true;
         }
-        if flushed.drained && self.opened && !self.told {
+        if flushed.drained && self.opened && !self.told && self.peer.link.note_writable() {
             cx.batch.push_back(Event::Writable);
             self.deliver(cx);
         }

@@ -492,6 +492,9 @@ impl Server {
     /// The channel holds 1024 events; when nobody receives, the peers are slowed down. At least one
     /// worker runs, whatever [`workers`](Self::workers) says.
     ///
+    /// A shutdown passes the end of every connection on, so it waits for room in the channel, too: let go
+    /// of the receiver before, or receive on another thread.
+    ///
     /// # Errors
     /// As for [`start`](Self::start).
     pub fn events(mut self) -> Result<(ServerHandle, Receiver<Event>)> {

@@ -21,7 +21,7 @@ use crate::link::{
     keeps_spare, lock, release_own_spare, wake_deferred,
 };
 use crate::logging::Throttle;
-use crate::message::{Bytes, CloseCause, CloseCode, CloseReason, Message};
+use crate::message::{Bytes, CloseCause, CloseCode, CloseReason, Initiator, Message, Utf8Bytes};
 use crate::metrics::WorkerCounters;
 use crate::peer::Peer;
 #[cfg(feature = "deflate")]
@@ -90,7 +90,10 @@ impl<H: Handler> Engine<H> {
                     link.handle.command(back);
                 }
                 Some(Event::Http(request)) => self.http(link, &request),
-                Some(Event::Writable) => self.writable(peer, &mut session),
+                Some(Event::Writable) => {
+                    link.tell_writable();
+                    self.writable(peer, &mut session);
+                }
                 Some(Event::GoAway { code, text, cause }) => drop(link.close(code, text, cause)),
                 Some(Event::Eof) => link.handle.command(Command::Finished(link.id.key())),
                 Some(Event::Closed(reason)) => self.close(peer, session.take(), &reason),
@@ -154,10 +157,9 @@ impl<H: Handler> Engine<H> {
     fn open(&self, peer: &Peer, opening: &Opening) -> Option<Box<dyn Any + Send>> {
         let link = &peer.link;
         let request = &opening.request;
-        // A session that can't be used is dropped in here too, and its `Drop` is user code.
         let decide = || {
             let accept = self.handler.open(request, peer)?;
-            let head = accept_head(link, opening, &accept).map_err(Response::from)?;
+            let head = accept_head(link, opening, &accept).map_err(Response::from);
             Ok((head, accept.session))
         };
         let accepted = guarded(decide).unwrap_or_else(|| {
@@ -165,9 +167,23 @@ impl<H: Handler> Engine<H> {
             Err(StatusCode::INTERNAL_SERVER_ERROR.into())
         });
         match accepted {
-            Ok((head, session)) => {
+            Ok((Ok(head), session)) => {
                 link.handle.command(Command::Accept(link.id.key(), head));
                 Some(Box::new(session))
+            }
+            Ok((Err(response), session)) => {
+                self.respond(link, &response, false);
+                // What was accepted is told its end, though it never began.
+                let reason = CloseReason {
+                    code: CloseCode::Abnormal,
+                    text: Utf8Bytes::default(),
+                    initiator: Initiator::Local,
+                    clean: false,
+                    cause: CloseCause::HandshakeTimeout,
+                    undelivered: 0,
+                };
+                self.close(peer, Some(Box::new(session)), &reason);
+                None
             }
             Err(response) => {
                 self.respond(link, &response, false);

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Weak};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
@@ -103,6 +103,11 @@ impl Pool {
             threads.push(thread::Builder::new().name(name).spawn(body)?);
         }
         Ok((Self { threads, ended }, run_queue))
+    }
+
+    /// Its workers.
+    pub(crate) fn threads(&self) -> impl Iterator<Item = ThreadId> {
+        self.threads.iter().map(|thread| thread.thread().id())
     }
 
     /// Waits until all workers have ended, but not past `deadline`. `false`: some are still busy,
