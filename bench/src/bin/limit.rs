@@ -2,9 +2,10 @@
 //!
 //! It answers the opening handshake as it must. From then on it only counts bytes: told the size of
 //! the messages, it knows how many whole frames have arrived, and answers every read with one write
-//! of as many frames that were made beforehand. What it spends on a message is the system calls and
-//! the copies of the kernel (and with TLS, of OpenSSL). A real server also has to find frames, unmask, and call somebody, so
-//! nothing that makes the same system calls comes out ahead of it.
+//! of as many frames that were made beforehand; or, when it broadcasts, sends what a turn brought to
+//! every connection, again with one write each. What it spends on a message is the system calls and
+//! the copies of the kernel (and with TLS, of OpenSSL). A real server also has to find frames, unmask,
+//! and call somebody, so nothing that makes the same system calls comes out ahead of it.
 
 use std::{
     collections::HashMap,
@@ -39,6 +40,9 @@ struct Args {
     /// Answer with text messages instead of binary ones
     #[arg(long)]
     text: bool,
+    /// Send each message to every connection
+    #[arg(long)]
+    broadcast: bool,
     /// TLS, with this certificate and the key (PEM)
     #[arg(long, requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -55,7 +59,7 @@ fn main() -> Result<()> {
     };
     println!("listening on {addr}");
     let replies = Replies::new(Opcode::of_message(args.text), args.size as usize);
-    Limit::new(listener, addr, security, replies)?.run()
+    Limit::new(listener, addr, security, replies, args.broadcast)?.run()
 }
 
 struct Limit {
@@ -68,6 +72,8 @@ struct Limit {
     /// Requests that came in pieces, by file descriptor.
     heads: HashMap<usize, Vec<u8>>,
     replies: Replies,
+    /// With `--broadcast`, how many of them each connection is to get at the end of the turn.
+    to_all: Option<usize>,
     buffer: Vec<u8>,
 }
 
@@ -104,7 +110,13 @@ impl Replies {
 }
 
 impl Limit {
-    fn new(listener: OwnedFd, addr: Addr, security: Security, replies: Replies) -> Result<Self> {
+    fn new(
+        listener: OwnedFd,
+        addr: Addr,
+        security: Security,
+        replies: Replies,
+        broadcast: bool,
+    ) -> Result<Self> {
         let poller = Poller::new()?;
         poller.add(&listener, LISTENER)?;
         let buffer = vec![0; BUFFER];
@@ -116,6 +128,7 @@ impl Limit {
             conns: Vec::new(),
             heads: HashMap::new(),
             replies,
+            to_all: broadcast.then_some(0),
             buffer,
         })
     }
@@ -130,6 +143,24 @@ impl Limit {
                     self.conns[token] = None;
                     self.heads.remove(&token);
                 }
+            }
+            self.send_to_all();
+        }
+    }
+
+    /// One write for each connection, of all that came in this turn.
+    fn send_to_all(&mut self) {
+        let Some(count @ 1..) = self.to_all else {
+            return;
+        };
+        self.to_all = Some(0);
+        for conn in self.conns.iter_mut() {
+            let Some(open) = conn.as_mut().filter(|conn| conn.upgraded) else {
+                continue;
+            };
+            open.owed += count * self.replies.reply_len;
+            if open.flush(&self.replies).is_err() {
+                *conn = None;
             }
         }
     }
@@ -177,11 +208,11 @@ impl Limit {
                 Err(error) => return Err(error),
             };
             if conn.upgraded {
-                conn.answer(count, &self.replies)?;
+                conn.answer(count, &self.replies, &mut self.to_all)?;
             } else {
                 let head = self.heads.entry(token).or_default();
                 head.extend_from_slice(&self.buffer[..count]);
-                conn.upgrade(head, &self.replies)?;
+                conn.upgrade(head, &self.replies, &mut self.to_all)?;
                 if conn.upgraded {
                     self.heads.remove(&token);
                 }
@@ -194,19 +225,34 @@ impl Limit {
 }
 
 impl Conn {
-    fn upgrade(&mut self, head: &[u8], replies: &Replies) -> Result<()> {
+    fn upgrade(
+        &mut self,
+        head: &[u8],
+        replies: &Replies,
+        to_all: &mut Option<usize>,
+    ) -> Result<()> {
         if let Some((length, response)) = handshake::respond(head)? {
             self.stream.send(&response)?;
             self.upgraded = true;
-            self.answer(head.len() - length, replies)?;
+            self.answer(head.len() - length, replies, to_all)?;
         }
         Ok(())
     }
 
-    fn answer(&mut self, received: usize, replies: &Replies) -> Result<()> {
+    fn answer(
+        &mut self,
+        received: usize,
+        replies: &Replies,
+        to_all: &mut Option<usize>,
+    ) -> Result<()> {
         let bytes = self.partial + received;
         self.partial = bytes % replies.request_len;
-        self.owed += bytes / replies.request_len * replies.reply_len;
+        let messages = bytes / replies.request_len;
+        if let Some(count) = to_all {
+            *count += messages;
+            return Ok(());
+        }
+        self.owed += messages * replies.reply_len;
         self.flush(replies)
     }
 

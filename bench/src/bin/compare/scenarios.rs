@@ -114,9 +114,23 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ..ECHO
     },
     Scenario {
+        name: "broadcast-64b-to-100-16-inflight",
+        mode: Mode::Broadcast,
+        connections: 100,
+        inflight: 16,
+        ..ECHO
+    },
+    Scenario {
         name: "broadcast-64b-to-1000-16-inflight",
         mode: Mode::Broadcast,
         connections: 1000,
+        inflight: 16,
+        ..ECHO
+    },
+    Scenario {
+        name: "broadcast-64b-to-10000-16-inflight",
+        mode: Mode::Broadcast,
+        connections: 10_000,
         inflight: 16,
         ..ECHO
     },

@@ -175,7 +175,7 @@ impl Server {
         let alone = matches!(mode, Mode::Echo | Mode::Connect | Mode::Idle);
         match &self.program {
             // It takes all frames to be as long as it was told.
-            Program::Limit => alone && !scenario.deflate,
+            Program::Limit => (alone || mode == Mode::Broadcast) && !scenario.deflate,
             // None of them compresses.
             Program::Peer { .. } if scenario.deflate => false,
             // More than one is worth something where there is more than one core.
@@ -218,7 +218,11 @@ impl Server {
         let line = match &self.program {
             Program::Limit => {
                 let text = if scenario.text { " --text" } else { "" };
-                format!("--size {}{text}", scenario.size)
+                let broadcast = match scenario.mode {
+                    Mode::Broadcast => " --broadcast",
+                    _ => "",
+                };
+                format!("--size {}{text}{broadcast}", scenario.size)
             }
             Program::Framemill { workers, level } => {
                 let level = level.map(|level| format!(" --deflate-level {level}"));
