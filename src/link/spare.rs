@@ -19,10 +19,10 @@ use super::queue::Queue;
 
 /// Kept by each thread; half of it is passed on or taken over at a time.
 const KEPT: usize = 32;
-/// So many times as many are kept for whichever thread needs them: enough for all that is between the
-/// loops and the workers when some hundred connections say something at once.
-const COMMON: usize = 16;
-/// The largest output buffer that is kept: together at most two MiB, usually a hundredth of it.
+/// So many times as many are kept for whichever thread needs them: enough for what is between the
+/// loops and the workers when a hundred connections say something at once.
+const COMMON: usize = 4;
+/// The largest output buffer that is kept: together at most half a MiB, usually a hundredth of it.
 pub(super) const BYTES: usize = 4096;
 /// But for a few of at most this size, for replies to all that one read may bring, twice that for how
 /// vectors grow. Those of a loop are let go of when it has been idle.
