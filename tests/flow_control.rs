@@ -14,7 +14,7 @@ use framemill::{
     CloseCause, CloseCode, CloseReason, Message, Overflow, Peer, SendError, Sent, Server,
 };
 use support::spy::{PLENTY, Seen, exactly, frames, narrow, number, numbered, spy, upgraded};
-use support::{Raw, Running, Transport, WAIT, frame, over_every_transport, socket, until};
+use support::{Raw, Running, Transport, WAIT, frame, over_every_transport, reset, socket, until};
 
 over_every_transport! {
     queued_bytes_is_the_sum_of_the_frames,
@@ -44,6 +44,7 @@ over_every_transport! {
     asking_short_questions_without_reading_loses_nothing,
     several_replies_to_each_question_find_room,
     a_congested_peer_that_closes_gets_all_replies_first,
+    a_congested_peer_that_is_gone_is_waited_for_no_more,
 }
 
 /// Payload and whole frame of most messages here.
@@ -783,5 +784,21 @@ fn a_congested_peer_that_closes_gets_all_replies_first(transport: Transport) {
         assert_eq!(code, Some(1000));
         let reason: CloseReason = seen.end();
         assert_eq!(reason.undelivered_bytes(), 0);
+    }
+}
+
+/// What it asked last and was not answered is asked in vain, but its handler is told the end.
+fn a_congested_peer_that_is_gone_is_waited_for_no_more(transport: Transport) {
+    for workers in [0, 2] {
+        let (handler, seen) = spy(|peer: &Peer, message| drop(peer.send(message)));
+        let settings = |s: Server| s.workers(workers).outbound_limit(64 << 10);
+        let server = transport.serve_narrow(settings, handler);
+        let mut raw = upgraded(narrow(server.addr));
+        raw.stream.set_write_timeout(Some(STUCK)).unwrap();
+        let questions = frames(0..10_000, SIZE);
+        let written = write_until_stuck(&mut raw.stream, &questions);
+        assert!(written < questions.len());
+        reset(raw.stream);
+        seen.end();
     }
 }

@@ -507,7 +507,7 @@ impl Link {
 
     /// Whether what the peer says has to stay in the mailbox: it is congested, or a room is behind.
     pub(crate) fn must_wait(&self) -> bool {
-        self.is_congested() || self.holds.is_held()
+        (self.is_congested() || self.holds.is_held()) && !self.holds.is_over()
     }
 
     pub(crate) fn is_congested(&self) -> bool {
