@@ -6,11 +6,13 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use framemill::{
     Accept, CloseCode, CloseReason, Handler, LoopMetrics, Members, Message, Metrics, Origin,
-    Overflow, Peer, Refused, Request, Response, Room, Rooms, Server, Tick,
+    Overflow, Peer, Refused, Request, Response, Room, Rooms, Server, ServerHandle, Tick,
 };
 use support::{Raw, Running, client, echo, echoes, frame, request, serve, until};
 
@@ -299,6 +301,98 @@ fn what_queues_lose_and_hold() {
         let all = server.handle.metrics().total;
         assert!(all.messages_sent > all.messages_dropped + all.messages_conflated);
     }
+}
+
+/// On "join" subscribes; on anything else publishes a burst, which goes to the subscribers in one piece.
+struct Bursts {
+    size: usize,
+    server: OnceLock<ServerHandle>,
+    published: Arc<AtomicU64>,
+}
+
+const BURST: u64 = 50;
+
+impl Handler for Bursts {
+    type Session = ();
+
+    fn start(&self, server: &ServerHandle) {
+        let _ = self.server.set(server.clone());
+    }
+
+    fn open(&self, _: &Request, _: &Peer) -> Result<Accept<()>, Response> {
+        Ok(Accept::new(()))
+    }
+
+    fn message(&self, (): &mut (), peer: &Peer, message: Message) {
+        if message.to_text().unwrap() == "join" {
+            assert!(peer.subscribe("bursts"));
+            let _ = peer.send("joined");
+            return;
+        }
+        let server = self.server.get().unwrap();
+        for _ in 0..BURST {
+            assert!(server.publish("bursts", vec![0_u8; self.size]));
+        }
+        self.published.fetch_add(BURST, Ordering::SeqCst);
+    }
+}
+
+fn bursts(size: usize) -> (Bursts, Arc<AtomicU64>) {
+    let published = Arc::default();
+    let bursts = Bursts {
+        size,
+        server: OnceLock::new(),
+        published: Arc::clone(&published),
+    };
+    (bursts, published)
+}
+
+fn joined(server: &Running) -> Raw {
+    let mut raw = Raw::open(server.addr);
+    raw.write(&frame(0x81, b"join"));
+    assert_eq!(raw.frame(), Some((0x81, b"joined".to_vec())));
+    raw
+}
+
+/// Each delivery is one message, also of those that are put into a queue together.
+#[test]
+fn each_message_of_a_burst_counts() {
+    let (handler, _) = bursts(10);
+    let server = serve(|s| s.workers(0), handler);
+    let mut subscribers = [joined(&server), joined(&server)];
+    let mut publisher = Raw::open(server.addr);
+    publisher.write(&frame(0x81, b"go"));
+    for raw in &mut subscribers {
+        for _ in 0..BURST {
+            assert_eq!(raw.frame(), Some((0x82, vec![0; 10])));
+        }
+    }
+    let sent = 2 + 2 * BURST;
+    comes_to(&server, |m| m.total.messages_sent, sent);
+}
+
+/// What finds the queue full counts too, so that nothing is unaccounted for.
+#[test]
+fn each_message_of_a_burst_that_is_refused_counts() {
+    let (handler, published) = bursts(200);
+    let settings = |s: Server| {
+        let s = s.workers(0).overflow(Overflow::DropNewest);
+        s.outbound_limit(64 << 10)
+    };
+    let server = serve(settings, handler);
+    let stalled = joined(&server);
+    let mut publisher = Raw::open(server.addr);
+    until("some are refused", || {
+        publisher.write(&frame(0x81, b"go").repeat(100));
+        server.handle.metrics().total.messages_refused > 0
+    });
+    // It has answered, so all before that is published.
+    publisher.write(&frame(0x89, b"?"));
+    assert_eq!(publisher.frame(), Some((0x8A, b"?".to_vec())));
+    drop(stalled);
+    until("it is gone", || server.handle.connections() == 1);
+    let counted = |m: &Metrics| m.total.messages_sent - 1 + m.total.messages_refused;
+    comes_to(&server, counted, published.load(Ordering::SeqCst));
 }
 
 #[test]

@@ -343,9 +343,7 @@ impl Link {
     /// which calls this, flushes.
     pub(crate) fn send_shared(&self, frame: &SharedFrame, latest: Option<&QueueKey>) {
         let mut outbox = self.outbox();
-        if !outbox.push_shared(frame.for_link(self), latest, &self.config) && !outbox.is_sealed() {
-            self.handle.counters.losses.refused.add_from_any(1);
-        }
+        self.push_shared(&mut outbox, frame, latest);
         let _ = self.note_level(&mut outbox);
     }
 
@@ -355,12 +353,19 @@ impl Link {
         let mut outbox = self.outbox();
         let all = joined.for_link(self);
         if outbox.has_plenty(all.len(), &self.config) {
-            outbox.push_shared(all, None, &self.config);
+            outbox.push_shared(all, frames.len(), None, &self.config);
         } else {
             for frame in frames {
-                outbox.push_shared(frame.for_link(self), None, &self.config);
+                self.push_shared(&mut outbox, frame, None);
             }
         }
+    fn push_shared(&self, outbox: &mut Outbox, frame: &SharedFrame, latest: Option<&QueueKey>) {
+        let pushed = outbox.push_shared(frame.for_link(self), 1, latest, &self.config);
+        if !pushed && !outbox.is_sealed() {
+            self.handle.counters.losses.refused.add_from_any(1);
+        }
+    }
+
         let _ = self.note_level(&mut outbox);
     }
 

@@ -236,8 +236,8 @@ impl Outbox {
         }
     }
 
-    /// Queues a frame that was encoded for many; if the peer does not keep up, in place of an unsent
-    /// one of the same key. `false`: it was refused.
+    /// Queues a frame that was encoded for many, or one that so many `messages` were joined to; if the
+    /// peer does not keep up, in place of an unsent one of the same key. `false`: it was refused.
     pub(crate) fn push_shared(
         &mut self,
         frame: &Segment,
@@ -249,10 +249,11 @@ impl Outbox {
         let more = frame.len().saturating_sub(replaced);
         // What was sent before the close frame still goes out before it.
         if self.is_finished() || (more > 0 && !matches!(self.make_room(more, config), Room::Made)) {
+        messages: usize,
             return false;
         }
         self.queued += frame.len() as u32;
-        self.pushed = self.pushed.wrapping_add(1);
+        self.pushed = self.pushed.wrapping_add(messages as u32);
         // Compressed or not: to start afresh once too often costs little.
         self.compressed = self.compressed.wrapping_add(1);
         let (header, rest) = frame.parts();
