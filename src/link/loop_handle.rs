@@ -14,14 +14,14 @@
 //! No wake-up is lost: the putter puts in and then reads the state; the loop sets the state and then
 //! looks at the channel; all of it sequentially consistent, so one of them sees the other.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::thread::{self, THREAD, wake_deferred};
-use super::{Dial, Link, Publication, Shared, SharedFrame};
+use super::{Dial, Link, Outbox, Publication, Shared, SharedFrame};
 use crate::addr::RemoteAddr;
 use crate::config::Config;
 use crate::id::{Key, PeerId};
@@ -238,14 +238,25 @@ impl LoopHandle {
         self.send(command);
     }
 
-    /// Asks the loop to look at an outbox.
+    /// Asks the loop to look at this outbox, which has it that the loop knows. In a call of a room it is
+    /// asked when that is over; what others send meanwhile does not wait for it.
     #[inline]
-    pub(crate) fn request_flush(self: &Arc<Self>, id: PeerId) {
+    pub(super) fn request_flush(self: &Arc<Self>, id: PeerId, mut outbox: MutexGuard<'_, Outbox>) {
         // Ids are unique within one server only, and a handler may send to a peer of another.
-        let inline = THREAD.with(|thread| {
-            thread.inline.get() == Some(id) && thread.own_loop.get() == self.address()
+        let (inline, corked) = THREAD.with(|thread| {
+            let here = thread.own_loop.get() == self.address();
+            (here && thread.inline.get() == Some(id), thread.corked.get())
         });
-        if !inline {
+        if inline {
+            return;
+        }
+        if corked {
+            outbox.put_off_flush();
+        }
+        drop(outbox);
+        if corked {
+            thread::hold_flush(self, id);
+        } else {
             self.command(Command::Flush(id.key()));
         }
     }

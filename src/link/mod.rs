@@ -180,9 +180,8 @@ impl Link {
         }
         let mut outbox = self.outbox();
         if let Some((status, flush)) = outbox.push_plain(opcode, payload, &self.config) {
-            drop(outbox);
             if flush {
-                self.handle.request_flush(self.id);
+                self.handle.request_flush(self.id, outbox);
             }
             return Ok(status);
         }
@@ -297,7 +296,7 @@ impl Link {
                 })
                 .map_err(|refused| refused(message)),
             Some(key) => outbox
-                .reserve_latest(message, &key, config)
+                .reserve_latest(message, &key, thread::is_corked(), config)
                 .map(|first| first.then_some(Command::SendLatest { link, key })),
         };
         let command = command.map(|command| {
@@ -331,10 +330,8 @@ impl Link {
     /// Something may have been queued: notes how full the queue is, and tells the loop.
     fn pushed(self: &Arc<Self>, mut outbox: MutexGuard<'_, Outbox>) -> Sent {
         let status = self.note_level(&mut outbox);
-        let flush = outbox.request_flush();
-        drop(outbox);
-        if flush {
-            self.handle.request_flush(self.id);
+        if outbox.request_flush() {
+            self.handle.request_flush(self.id, outbox);
         }
         status
     }
@@ -359,14 +356,14 @@ impl Link {
                 self.push_shared(&mut outbox, frame, None);
             }
         }
+        let _ = self.note_level(&mut outbox);
+    }
+
     fn push_shared(&self, outbox: &mut Outbox, frame: &SharedFrame, latest: Option<&QueueKey>) {
         let pushed = outbox.push_shared(frame.for_link(self), 1, latest, &self.config);
         if !pushed && !outbox.is_sealed() {
             self.handle.counters.losses.refused.add_from_any(1);
         }
-    }
-
-        let _ = self.note_level(&mut outbox);
     }
 
     fn note_level(&self, outbox: &mut Outbox) -> Sent {
@@ -510,7 +507,8 @@ impl Link {
         self.parked.load(Ordering::Relaxed)
     }
 
-    /// Whether what the peer says has to stay in the mailbox: it is congested, or a room is behind.
+    /// Whether what the peer says has to stay in the mailbox: it is congested, or a room is behind. Not
+    /// once the connection has ended: nobody would let it go on.
     pub(crate) fn must_wait(&self) -> bool {
         (self.is_congested() || self.holds.is_held()) && !self.holds.is_over()
     }

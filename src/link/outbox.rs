@@ -191,11 +191,13 @@ impl Outbox {
     }
 
     /// The same for a message of which only the latest matters; it waits here. `true`: it is the
-    /// first with this key, and is to be queued by [`push_latest`](Self::push_latest).
+    /// first with this key, and is to be queued by [`push_latest`](Self::push_latest). `held`: not before
+    /// a call of a room is over, so the first that is not held is to be queued too.
     pub(crate) fn reserve_latest(
         &mut self,
         message: Message,
         key: &LatestKey,
+        held: bool,
         config: &Config,
     ) -> Result<bool, SendError> {
         if self.is_sealed() {
@@ -203,17 +205,23 @@ impl Outbox {
         }
         let early = self.queue.as_ref().and_then(|queue| queue.early.get(key));
         let replaced = early.map(|early| early.size);
+        let first = early.is_none_or(|early| early.held && !held);
+        let held = held && early.is_none_or(|early| early.held);
         let size = data_frame(&message).map_or(0, |(_, payload)| self.frame_len(payload.len()));
         if let Err(refused) = self.room_for(size.saturating_sub(replaced.unwrap_or(0)), config) {
             return Err(refused(message));
         }
         self.queued += size as u32;
         self.queued -= replaced.unwrap_or(0) as u32;
-        let early = Early { message, size };
+        let early = Early {
+            message,
+            size,
+            held,
+        };
         let queue = self.queue();
         queue.lost.conflated += u32::from(replaced.is_some());
         queue.early.insert(key.clone(), early);
-        Ok(replaced.is_none())
+        Ok(first)
     }
 
     /// Queues what was counted before.
@@ -241,6 +249,7 @@ impl Outbox {
     pub(crate) fn push_shared(
         &mut self,
         frame: &Segment,
+        messages: usize,
         latest: Option<&QueueKey>,
         config: &Config,
     ) -> bool {
@@ -249,7 +258,6 @@ impl Outbox {
         let more = frame.len().saturating_sub(replaced);
         // What was sent before the close frame still goes out before it.
         if self.is_finished() || (more > 0 && !matches!(self.make_room(more, config), Room::Made)) {
-        messages: usize,
             return false;
         }
         self.queued += frame.len() as u32;
@@ -361,6 +369,12 @@ impl Outbox {
         // A peer that takes nothing is not written to, but its closing has a deadline.
         let news = |goodbye: &mut Box<Goodbye>| std::mem::take(&mut goodbye.news);
         unknown | self.goodbye.as_mut().is_some_and(news)
+    }
+
+    /// The loop is told later than [`request_flush`](Self::request_flush) or
+    /// [`push_plain`](Self::push_plain) asked for: whoever else sends meanwhile tells it.
+    pub(crate) fn put_off_flush(&mut self) {
+        self.flush_requested = false;
     }
 
     // ---- facts ----

@@ -126,6 +126,8 @@ pub(super) struct Early {
     pub(super) message: Message,
     /// Of its frame.
     pub(super) size: usize,
+    /// It waits for the end of a room's call too.
+    pub(super) held: bool,
 }
 
 /// The messages that are kept one by one, behind those in `Outbox::buf`.

@@ -30,6 +30,39 @@ pub(super) struct Thread {
 struct Held {
     handle: Arc<LoopHandle>,
     commands: Vec<Command>,
+    /// Connections that were sent something, some of them perhaps several times.
+    flushes: Vec<PeerId>,
+}
+
+impl Held {
+    fn new(handle: &Arc<LoopHandle>) -> Self {
+        Self {
+            handle: handle.clone(),
+            commands: Vec::new(),
+            flushes: Vec::new(),
+        }
+    }
+
+    fn flush(&mut self, id: PeerId) {
+        let flushes = &mut self.flushes;
+        if flushes.last() == Some(&id) {
+            return;
+        }
+        if flushes.len() == flushes.capacity() {
+            // Grows with the connections, not with what they are sent.
+            flushes.sort_unstable();
+            flushes.dedup();
+            flushes.reserve(flushes.len().max(16));
+        }
+        flushes.push(id);
+    }
+
+    fn into_commands(self) -> Vec<Command> {
+        let mut commands = self.commands;
+        let flushes = self.flushes.iter().map(|id| Command::Flush(id.key()));
+        commands.extend(flushes);
+        commands
+    }
 }
 
 thread_local! {
@@ -112,7 +145,8 @@ impl Drop for Inline {
 /// it as one command, so it writes once to each connection. One inside another changes nothing.
 ///
 /// Messages are queued at once all the same: what counts towards the limits, and what
-/// [`Peer::send`](crate::Peer::send) tells, is as ever.
+/// [`Peer::send`](crate::Peer::send) tells, is as ever. What others send to the same connections meanwhile
+/// goes out at once, and takes with it what is in front of it.
 pub(crate) struct Cork {
     outermost: bool,
 }
@@ -133,24 +167,39 @@ impl Drop for Cork {
             thread.corked.set(false);
             std::mem::take(&mut *thread.held.borrow_mut())
         });
-        for Held { handle, commands } in held {
-            handle.put_in_all(commands);
+        for held in held {
+            let handle = held.handle.clone();
+            handle.put_in_all(held.into_commands());
         }
     }
+}
+
+/// Whether this thread is in a call of a room.
+pub(super) fn is_corked() -> bool {
+    THREAD.with(|thread| thread.corked.get())
 }
 
 /// Holds a command back.
 #[cold]
 pub(super) fn hold(handle: &Arc<LoopHandle>, command: Command) {
+    with_held(handle, |held| held.commands.push(command));
+}
+
+/// The same for a [`Command::Flush`].
+#[cold]
+pub(super) fn hold_flush(handle: &Arc<LoopHandle>, id: PeerId) {
+    with_held(handle, |held| held.flush(id));
+}
+
+fn with_held(handle: &Arc<LoopHandle>, add: impl FnOnce(&mut Held)) {
     THREAD.with(|thread| {
         let mut held = thread.held.borrow_mut();
-        match held.iter_mut().find(|h| Arc::ptr_eq(&h.handle, handle)) {
-            Some(held) => held.commands.push(command),
-            None => held.push(Held {
-                handle: handle.clone(),
-                commands: vec![command],
-            }),
-        }
+        let place = held.iter().position(|h| Arc::ptr_eq(&h.handle, handle));
+        let place = place.unwrap_or_else(|| {
+            held.push(Held::new(handle));
+            held.len() - 1
+        });
+        add(&mut held[place]);
     });
 }
 
@@ -159,6 +208,6 @@ pub(super) fn take_held(handle: &Arc<LoopHandle>) -> Option<Vec<Command>> {
     THREAD.with(|thread| {
         let mut held = thread.held.borrow_mut();
         let at = held.iter().position(|h| Arc::ptr_eq(&h.handle, handle))?;
-        Some(held.remove(at).commands)
+        Some(held.remove(at).into_commands())
     })
 }
