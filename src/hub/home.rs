@@ -16,6 +16,10 @@ use crate::worker::{RunQueue, WeakRunQueue};
 /// than this, however many rooms there are.
 const SLOT: Duration = Duration::from_micros(500);
 
+/// The first period of a room begins so much later at most: who wants a tick each half minute does not
+/// want to wait another for the first.
+const SPREAD: Duration = Duration::from_millis(100);
+
 /// See the module's documentation.
 pub(crate) struct Home {
     /// Not set while the server has not been started, and without workers.
@@ -115,7 +119,7 @@ impl Home {
             home.run(later.take()?);
             None
         };
-        self.at(Instant::now(), Box::new(look));
+        self.at(Instant::now(), look);
     }
 
     /// A room that held this connection has caught up.
@@ -136,12 +140,17 @@ impl Home {
         }
     }
 
-    pub(super) fn at(&self, at: Instant, look: Look) {
-        self.ticker.add(at, look);
+    pub(super) fn at(&self, at: Instant, look: impl Look + 'static) {
+        self.ticker.add(at, Box::new(look));
     }
 
-    /// When the first period of a room that opens now begins, or began: rooms of one rate are spread
-    /// over the period, as evenly as it goes without knowing how many there will be.
+    /// Nothing more will come of something that the ticker has.
+    pub(super) fn one_is_over(&self) {
+        self.ticker.one_is_over();
+    }
+
+    /// When the first period of a room that opens now begins: rooms of one rate are spread over the
+    /// period, or the first of it, as evenly as it goes without knowing how many there will be.
     pub(super) fn start_of_period(&self, period: Duration, now: Instant) -> Instant {
         let n = self.opened.fetch_add(1, Ordering::Relaxed);
         phase_start(self.epoch, now, period, n)
@@ -162,16 +171,16 @@ impl std::fmt::Debug for Home {
     }
 }
 
-/// The last beginning of a period up to `now`, for the n-th room.
+/// The next beginning of a period from `now` on, for the n-th room.
 fn phase_start(epoch: Instant, now: Instant, period: Duration, n: u32) -> Instant {
-    let slots = period.as_nanos() / SLOT.as_nanos();
+    let cycle = period.min(SPREAD).as_nanos();
+    let slots = cycle / SLOT.as_nanos();
     // The bits of the count, the last first: halves, then quarters, then eighths.
     let slot = (u128::from(n.reverse_bits()) * slots) >> 32;
     let phase = SLOT.as_nanos() * slot;
-    let since = now.saturating_duration_since(epoch).as_nanos() % period.as_nanos();
-    let ago = (since + period.as_nanos() - phase) % period.as_nanos();
-    let ago = Duration::from_nanos(u64::try_from(ago).unwrap_or(0));
-    now.checked_sub(ago).unwrap_or(now)
+    let since = now.saturating_duration_since(epoch).as_nanos() % cycle;
+    let wait = (phase + cycle - since) % cycle;
+    now + Duration::from_nanos(u64::try_from(wait).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -187,8 +196,8 @@ mod tests {
             // They open at any time.
             let now = epoch + Duration::from_micros(77) * n;
             let start = phase_start(epoch, now, PERIOD, n);
-            assert!(start <= now && now - start < PERIOD);
-            let phase = (start - (epoch - PERIOD)).as_nanos() % PERIOD.as_nanos();
+            assert!(start >= now && start - now < PERIOD);
+            let phase = (start - epoch).as_nanos() % PERIOD.as_nanos();
             assert_eq!(phase % SLOT.as_nanos(), 0);
             slots[(phase / SLOT.as_nanos()) as usize] += 1;
         }
@@ -196,7 +205,8 @@ mod tests {
         // Rates so high, or so low, that there is nothing to spread.
         let now = epoch + Duration::from_secs(1);
         for period in [Duration::from_micros(100), Duration::from_secs(1 << 40)] {
-            assert!(phase_start(epoch, now, period, 3) <= now);
+            let start = phase_start(epoch, now, period, 3);
+            assert!(start >= now && start - now < period.min(SPREAD));
         }
     }
 }

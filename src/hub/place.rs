@@ -17,6 +17,7 @@ use super::rooms::Registry;
 use super::schedule::{Pace, Schedule};
 use super::seat::{Seat, Waiting};
 use super::task::{Runnable, guarded};
+use super::ticker::Look;
 use crate::id::PeerId;
 use crate::link::{Cork, lock};
 use crate::logging::Throttle;
@@ -246,18 +247,7 @@ impl<R: Room> Place<R> {
         let pace = Arc::new(Pace::new(schedule));
         if let Some(first) = schedule.at(1) {
             let (pace, place) = (pace.clone(), self.me.clone());
-            let look = move |now| {
-                let due = pace.look(now);
-                let place = place.upgrade().filter(|_| due.next.is_some())?;
-                let overruns = &place.counts.overruns;
-                overruns.fetch_add(due.overruns, Ordering::Relaxed);
-                place.home.ticks.overrun(due.overruns);
-                if due.pass_on {
-                    place.call(Call::Tick);
-                }
-                due.next
-            };
-            self.home.at(first, Box::new(look));
+            self.home.at(first, Ticks { pace, place });
         }
         pace
     }
@@ -286,6 +276,7 @@ impl<R: Room> Place<R> {
     fn close(&self, stage: &mut Stage<R>) {
         if let Some(pace) = stage.pace.take() {
             pace.stop();
+            self.home.one_is_over();
         }
         stage.members.clear();
         self.len.store(0, Ordering::Relaxed);
@@ -314,6 +305,30 @@ impl<R: Room> Runnable for Place<R> {
         } else {
             lock(&self.inbox).calls.finish()
         }
+    }
+}
+
+/// The ticks of one room, as the ticker has them.
+struct Ticks<R: Room> {
+    pace: Arc<Pace>,
+    place: Weak<Place<R>>,
+}
+
+impl<R: Room> Look for Ticks<R> {
+    fn look(&mut self, now: Instant) -> Option<Instant> {
+        let due = self.pace.look(now);
+        let place = self.place.upgrade().filter(|_| due.next.is_some())?;
+        let overruns = &place.counts.overruns;
+        overruns.fetch_add(due.overruns, Ordering::Relaxed);
+        place.home.ticks.overrun(due.overruns);
+        if due.pass_on {
+            place.call(Call::Tick);
+        }
+        due.next
+    }
+
+    fn is_over(&self) -> bool {
+        self.pace.is_stopped()
     }
 }
 

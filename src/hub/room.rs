@@ -15,7 +15,7 @@ use crate::peer::Peer;
 ///
 /// **Sending.** To one: [`Peer::send`], as ever. To the members: [`Members::broadcast`], which
 /// encodes once. All that is sent in one call goes out together when the call is over: one write for
-/// each connection. Order is kept between all of these.
+/// each connection (or sooner, if somebody else sends to it meanwhile). Order is kept between all of these.
 ///
 /// **Panics.** A room that panics is closed, its members (and whoever is just joining) with 1011.
 /// Nothing else is disturbed, and the next to join that name finds a new room.
@@ -84,13 +84,14 @@ pub struct Refused;
 
 /// One step of a room's clock.
 ///
-/// Ticks are due at fixed times, a period apart, counted from when the room was made: one that comes
-/// late does not delay the next. A tick that is due while the one before is still running waits
-/// for it; one that is due while another waits is merged with it. So `dt` adds up to the time that has
-/// passed, whatever happens.
+/// Ticks are due at fixed times, a period apart: one that comes late does not delay the next. The first
+/// period begins when the room has been made, or up to a period, but at most 100 ms, later: so rooms that
+/// are made at the same time don't all tick at the same time. A tick that is due while the one before is
+/// still running waits for it; one that is due while another waits is merged with it. So `dt` adds up to
+/// the time that has passed since the first period began, whatever happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tick {
-    /// Periods since the room was made, this tick's included. Merged ticks count, so this may skip.
+    /// Periods since the first began, this tick's included. Merged ticks count, so this may skip.
     pub number: u64,
     /// The time that this tick stands for: the period, times one more than `merged`.
     pub dt: Duration,

@@ -12,11 +12,28 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::link::lock;
 
-/// Looks at something that is due; gives the time at which to look again.
-pub(super) type Look = Box<dyn FnMut(Instant) -> Option<Instant> + Send>;
+/// Something that is looked at when it is due.
+pub(super) trait Look: Send {
+    /// Gives the time at which to look again.
+    fn look(&mut self, now: Instant) -> Option<Instant>;
+
+    /// Whether nothing more will come of it.
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+impl<F: FnMut(Instant) -> Option<Instant> + Send> Look for F {
+    fn look(&mut self, now: Instant) -> Option<Instant> {
+        self(now)
+    }
+}
 
 /// Due ones that are looked at before the lock is taken again.
 const BATCH: usize = 64;
+
+/// It is not worth looking for fewer entries that are over.
+const FEW: usize = 64;
 
 /// See the module's documentation.
 pub(super) struct Ticker {
@@ -30,6 +47,8 @@ struct State {
     entries: BinaryHeap<Entry>,
     /// Entries so far: those that are due at the same time keep their order.
     count: u64,
+    /// Entries that are known to be over, and perhaps some that are not here any more.
+    over: usize,
     stage: Stage,
 }
 
@@ -45,7 +64,7 @@ enum Stage {
 struct Entry {
     at: Instant,
     number: u64,
-    look: Look,
+    look: Box<dyn Look>,
 }
 
 impl Ticker {
@@ -55,6 +74,7 @@ impl Ticker {
             state: Mutex::new(State {
                 entries: BinaryHeap::new(),
                 count: 0,
+                over: 0,
                 stage: Stage::Waiting(alive),
             }),
             news: Condvar::new(),
@@ -62,8 +82,8 @@ impl Ticker {
         }
     }
 
-    /// `look` is called at `at`, and then whenever it says; until it says `None`.
-    pub(super) fn add(self: &Arc<Self>, at: Instant, look: Look) {
+    /// `look` is asked at `at`, and then whenever it says; until it says `None`.
+    pub(super) fn add(self: &Arc<Self>, at: Instant, look: Box<dyn Look>) {
         let mut state = lock(&self.state);
         if let Stage::Stopped = state.stage {
             drop(state);
@@ -78,6 +98,23 @@ impl Ticker {
         if first {
             self.news.notify_one();
         }
+    }
+
+    /// An entry has come to be over before it was due. They are let go of when every other one is: so
+    /// there are never many of them, and each costs little.
+    pub(super) fn one_is_over(&self) {
+        let mut state = lock(&self.state);
+        state.over += 1;
+        if state.over < FEW.max(state.entries.len() / 2) {
+            return;
+        }
+        state.over = 0;
+        let entries = std::mem::take(&mut state.entries).into_vec();
+        let (over, rest): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|entry| entry.look.is_over());
+        state.entries = rest.into();
+        drop(state);
+        drop(over);
     }
 
     /// The server runs: from now on there may be a thread.
@@ -153,7 +190,7 @@ impl Ticker {
                 continue;
             }
             drop(state);
-            due.retain_mut(|entry| match (entry.look)(now) {
+            due.retain_mut(|entry| match entry.look.look(now) {
                 Some(at) => {
                     entry.at = at;
                     true
@@ -199,3 +236,42 @@ impl PartialEq for Entry {
 }
 
 impl Eq for Entry {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    struct Flag(Arc<AtomicBool>);
+
+    impl Look for Flag {
+        fn look(&mut self, _: Instant) -> Option<Instant> {
+            None
+        }
+
+        fn is_over(&self) -> bool {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    /// However many are set and cancelled, the ticker keeps about as many as are still to come.
+    #[test]
+    fn what_is_over_is_let_go_of() {
+        let ticker = Arc::new(Ticker::new());
+        let later = Instant::now() + Duration::from_secs(3600);
+        let add = || {
+            let flag = Arc::new(AtomicBool::new(false));
+            ticker.add(later, Box::new(Flag(flag.clone())));
+            flag
+        };
+        let stay: Vec<_> = (0..1000).map(|_| add()).collect();
+        let mut most = 0;
+        for _ in 0..100_000 {
+            add().store(true, Ordering::SeqCst);
+            ticker.one_is_over();
+            most = most.max(lock(&ticker.state).entries.len());
+        }
+        assert!(most <= 2 * stay.len() + FEW, "{most}");
+        assert!(stay.iter().all(|flag| Arc::strong_count(flag) == 2));
+    }
+}

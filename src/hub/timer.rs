@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::home::Home;
 use super::schedule::Schedule;
 use super::task::{Runnable, guarded};
+use super::ticker::Look;
 use crate::link::lock;
+use crate::logging::Throttle;
 
 /// A timer that was set with [`ServerHandle::every`](crate::ServerHandle::every) or
 /// [`after`](crate::ServerHandle::after). Dropping it changes nothing.
@@ -20,7 +22,11 @@ pub struct Timer {
 impl Timer {
     /// No further call begins. One that is under way on another thread goes on.
     pub fn cancel(&self) {
-        self.alarm.cancel();
+        if self.alarm.cancel() {
+            if let Some(home) = self.alarm.home.upgrade() {
+                home.one_is_over();
+            }
+        }
     }
 
     /// Whether nothing more will come of it: it was cancelled, has gone off for the last time, has
@@ -39,6 +45,7 @@ impl fmt::Debug for Timer {
 type Call = Box<dyn FnMut() + Send>;
 
 struct Alarm {
+    home: Weak<Home>,
     /// The call waits for a worker, or runs. What is due meanwhile is merged with it.
     pending: AtomicBool,
     over: AtomicBool,
@@ -83,9 +90,10 @@ impl Home {
         at: Option<Instant>,
         once: bool,
         call: Call,
-        mut next: Box<dyn FnMut(Instant) -> Option<Instant> + Send>,
+        next: Next,
     ) -> Timer {
         let alarm = Arc::new(Alarm {
+            home: Arc::downgrade(self),
             pending: AtomicBool::new(false),
             over: AtomicBool::new(false),
             once,
@@ -96,48 +104,64 @@ impl Home {
         };
         // Beyond all time, it never goes off.
         if let Some(at) = at {
-            let home = Arc::downgrade(self);
-            let set = Set(alarm);
-            let look = move |now| {
-                let home = home.upgrade()?;
-                if set.0.over.load(Ordering::SeqCst) {
-                    return None;
-                }
-                if !set.0.pending.swap(true, Ordering::SeqCst) {
-                    home.run(set.0.clone());
-                }
-                next(now)
-            };
-            self.at(at, Box::new(look));
+            self.at(at, Set { alarm, next });
         }
         timer
     }
 }
 
+/// When it goes off next.
+type Next = Box<dyn FnMut(Instant) -> Option<Instant> + Send>;
+
 /// An alarm that the ticker has. When the ticker lets go of it, that was all.
-struct Set(Arc<Alarm>);
+struct Set {
+    alarm: Arc<Alarm>,
+    next: Next,
+}
+
+impl Look for Set {
+    fn look(&mut self, now: Instant) -> Option<Instant> {
+        let home = self.alarm.home.upgrade()?;
+        if self.is_over() {
+            return None;
+        }
+        if !self.alarm.pending.swap(true, Ordering::SeqCst) {
+            home.run(self.alarm.clone());
+        }
+        (self.next)(now)
+    }
+
+    fn is_over(&self) -> bool {
+        self.alarm.over.load(Ordering::SeqCst)
+    }
+}
 
 impl Drop for Set {
     fn drop(&mut self) {
         // The last call may still wait for a worker.
-        if !self.0.once || !self.0.pending.load(Ordering::SeqCst) {
-            self.0.cancel();
+        if !self.alarm.once || !self.alarm.pending.load(Ordering::SeqCst) {
+            self.alarm.cancel();
         }
     }
 }
 
 impl Alarm {
-    fn cancel(&self) {
-        self.over.store(true, Ordering::SeqCst);
+    /// `false`: it was over before.
+    fn cancel(&self) -> bool {
+        let first = !self.over.swap(true, Ordering::SeqCst);
         // Not while it runs; then it goes when it is done.
         let call = self.call.try_lock().ok().and_then(|mut call| call.take());
         drop_call(call);
+        first
     }
 }
 
 fn drop_call(call: Option<Call>) {
     if guarded(|| drop(call)).is_none() {
-        log::error!("what a timer was to call panicked when it was dropped");
+        static PANICS: Throttle = Throttle::new();
+        if let Some(more) = PANICS.pass() {
+            log::error!("what a timer was to call panicked when it was dropped{more}");
+        }
     }
 }
 
@@ -147,7 +171,10 @@ impl Runnable for Alarm {
         if !self.over.load(Ordering::SeqCst) {
             if let Some(call) = &mut *slot {
                 if guarded(call).is_none() {
-                    log::error!("a timer panicked; it is cancelled");
+                    static PANICS: Throttle = Throttle::new();
+                    if let Some(more) = PANICS.pass() {
+                        log::error!("a timer panicked; it is cancelled{more}");
+                    }
                     self.over.store(true, Ordering::SeqCst);
                 }
             }
