@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use framemill::{
     Accept, Client, Clients, Handler, Members, Membership, Message, Peer, Refused, Request,
     Response, Room, Rooms, Server, Tick,
 };
-use support::spy::spy;
-use support::{Raw, Running, WAIT, frame, request, serve, until};
+use support::spy::{narrow, spy, upgraded};
+use support::{Raw, Running, Transport, WAIT, frame, request, reset, serve, until};
 
 /// Threads to try everything with: loops and workers.
 const THREADS: [(usize, usize); 4] = [(1, 0), (1, 1), (2, 0), (2, 4)];
@@ -402,38 +402,13 @@ fn a_room_that_is_behind_slows_its_members_down() {
         };
         let server = serve(settings, handler);
         let mut raw = Raw::open(server.addr);
-        until("it is in", || {
-            rooms.find("a").is_some_and(|room| room.len() == 1)
-        });
-        let room = rooms.find("a").unwrap();
-        let (busy, is_busy) = bounded(1);
-        let (gate, open) = bounded::<()>(0);
-        // On a thread of the server, whichever that is.
-        server.handle.after(Duration::ZERO, move || {
-            room.with(move |_, _| {
-                busy.send(()).unwrap();
-                let _ = open.recv_timeout(WAIT);
-            });
-        });
-        is_busy.recv_timeout(WAIT).unwrap();
+        let gate = keep_busy(&server, &rooms);
         let one = frame(0x81, b"1");
-        let many = one.repeat(10_000);
-        let mut sent = 0;
-        raw.stream
-            .set_write_timeout(Some(Duration::from_millis(300)))
-            .unwrap();
-        while let Ok(n) = raw.stream.write(&many[sent % one.len()..]) {
-            sent += n;
-            assert!(sent < 64 << 20, "it is read from all the time");
-        }
+        let sent = flood(&mut raw, &one, 64 << 20);
         let most = passed.load(Ordering::SeqCst);
         assert!((1..=LIMIT).contains(&most), "{most} passed on");
         drop(gate);
-        raw.stream.set_write_timeout(Some(WAIT)).unwrap();
-        // The rest of a frame that was cut.
-        let rest = (one.len() - sent % one.len()) % one.len();
-        raw.write(&one[one.len() - rest..]);
-        let all = (sent + rest) / one.len();
+        let all = complete(&mut raw, &one, sent);
         until("all is summed up", || passed.load(Ordering::SeqCst) == all);
         say(&mut raw, "?");
         hears(&mut raw, &all.to_string());
@@ -452,40 +427,57 @@ fn a_room_that_is_behind_slows_down_who_joins_it() {
         let server = serve(settings, handler);
         let mut raw = Raw::open(server.addr);
         say(&mut raw, "1");
-        until("it is in", || {
-            rooms.find("a").is_some_and(|room| room.len() == 1)
-        });
-        let room = rooms.find("a").unwrap();
-        let (busy, is_busy) = bounded(1);
-        let (gate, open) = bounded::<()>(0);
-        server.handle.after(Duration::ZERO, move || {
-            room.with(move |_, _| {
-                busy.send(()).unwrap();
-                let _ = open.recv_timeout(WAIT);
-            });
-        });
-        is_busy.recv_timeout(WAIT).unwrap();
+        let gate = keep_busy(&server, &rooms);
         let one = frame(0x81, &[b'1'; 100]);
-        let many = one.repeat(10_000);
-        let mut sent = 0;
-        raw.stream
-            .set_write_timeout(Some(Duration::from_millis(300)))
-            .unwrap();
-        while let Ok(n) = raw.stream.write(&many[sent % one.len()..]) {
-            sent += n;
-            assert!(sent < 32 << 20, "it is read from all the time");
-        }
+        let sent = flood(&mut raw, &one, 32 << 20);
         let most = joined.load(Ordering::SeqCst);
         assert!((2..=LIMIT + 2).contains(&most), "joined {most} times");
         drop(gate);
-        raw.stream.set_write_timeout(Some(WAIT)).unwrap();
-        // The rest of a frame that was cut.
-        let rest = (one.len() - sent % one.len()) % one.len();
-        raw.write(&one[one.len() - rest..]);
-        let all = (sent + rest) / one.len() + 1;
+        let all = complete(&mut raw, &one, sent) + 1;
         until("all have joined", || joined.load(Ordering::SeqCst) == all);
         until("it is in", || rooms.find("a").is_some_and(|a| a.len() == 1));
     }
+}
+
+/// Waits until somebody is in the room, and keeps it busy until what this gives is dropped.
+fn keep_busy<R: Room>(server: &Running, rooms: &Rooms<R>) -> Sender<()> {
+    until("somebody is in", || {
+        rooms.find("a").is_some_and(|room| room.len() == 1)
+    });
+    let room = rooms.find("a").unwrap();
+    let (busy, is_busy) = bounded(1);
+    let (gate, open) = bounded(0);
+    // On a thread of the server, whichever that is.
+    server.handle.after(Duration::ZERO, move || {
+        room.with(move |_, _| {
+            busy.send(()).unwrap();
+            let _ = open.recv_timeout(WAIT);
+        });
+    });
+    is_busy.recv_timeout(WAIT).unwrap();
+    gate
+}
+
+/// Writes one frame again and again until the kernel takes no more; tells how many bytes it took.
+fn flood(raw: &mut Raw, one: &[u8], most: usize) -> usize {
+    let many = one.repeat(10_000);
+    let mut sent = 0;
+    raw.stream
+        .set_write_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    while let Ok(n) = raw.stream.write(&many[sent % one.len()..]) {
+        sent += n;
+        assert!(sent < most, "it is read from all the time");
+    }
+    raw.stream.set_write_timeout(Some(WAIT)).unwrap();
+    sent
+}
+
+/// Writes the rest of a frame that was cut; tells how many there are now.
+fn complete(raw: &mut Raw, one: &[u8], sent: usize) -> usize {
+    let rest = (one.len() - sent % one.len()) % one.len();
+    raw.write(&one[one.len() - rest..]);
+    (sent + rest) / one.len()
 }
 
 /// Joins the room with each message.
@@ -501,6 +493,99 @@ impl Handler for Rejoining {
     fn message(&self, session: &mut Self::Session, peer: &Peer, _: Message) {
         *session = Some(self.0.join("a", peer, ()));
         self.1.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Says back what it is told.
+struct Echo;
+
+impl Room for Echo {
+    type Join = ();
+
+    fn join(&mut self, _: &mut Members, _: &Peer, (): ()) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn message(&mut self, _: &mut Members, peer: &Peer, message: Message) {
+        let _ = peer.send(message);
+    }
+}
+
+/// Whoever asks without reading, so that what it says waits, and then is gone, is out of the room.
+#[test]
+fn who_is_gone_while_its_messages_wait_is_out() {
+    for (loops, workers) in [(1, 0), (1, 2)] {
+        let rooms = Rooms::new(|_| Echo);
+        let handler = rooms.clone().handler(|_| Ok(("a".into(), ())));
+        let settings = |s: Server| s.loops(loops).workers(workers).outbound_limit(64 << 10);
+        let server = Transport::Plain.serve_narrow(settings, handler);
+        let mut raw = upgraded(narrow(server.addr));
+        flood(&mut raw, &frame(0x81, &[b'1'; 1000]), 64 << 20);
+        reset(raw.stream);
+        until("it is out", || rooms.is_empty());
+    }
+}
+
+/// Sends to its member, and is busy until told otherwise.
+struct Busy {
+    began: Sender<Peer>,
+    end: Receiver<()>,
+}
+
+impl Room for Busy {
+    type Join = ();
+
+    fn join(&mut self, _: &mut Members, _: &Peer, (): ()) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn message(&mut self, room: &mut Members, peer: &Peer, message: Message) {
+        if message.to_text().unwrap() == "latest" {
+            room.broadcast("first");
+            let _ = peer.send_latest(1_u32, "room's");
+        } else {
+            let _ = peer.send("room's");
+        }
+        self.began.send(peer.clone()).unwrap();
+        let _ = self.end.recv_timeout(WAIT);
+        let _ = peer.send("end");
+    }
+}
+
+/// What a room sends waits for the end of its call; what others send to the same connection doesn't.
+#[test]
+fn others_send_while_a_room_is_busy() {
+    for (loops, workers) in [(1, 1), (2, 4)] {
+        let (began, has_begun) = unbounded();
+        let (gate, end) = bounded(0);
+        let rooms = Rooms::new(move |_| Busy {
+            began: began.clone(),
+            end: end.clone(),
+        });
+        let handler = rooms.clone().handler(|_| Ok(("a".into(), ())));
+        let server = serve(|s| s.loops(loops).workers(workers), handler);
+        let mut raw = Raw::open(server.addr);
+        let long = "x".repeat(5000);
+        for text in ["short", &long] {
+            say(&mut raw, "go");
+            let peer = has_begun.recv_timeout(WAIT).unwrap();
+            assert!(!raw.hears(Duration::from_millis(50)));
+            peer.send(text).unwrap();
+            assert!(raw.hears(WAIT / 4), "while the room is busy");
+            hears(&mut raw, "room's");
+            hears(&mut raw, text);
+            gate.send_timeout((), WAIT).unwrap();
+            hears(&mut raw, "end");
+        }
+        // The latest of a key, behind a broadcast that is held back.
+        say(&mut raw, "latest");
+        let peer = has_begun.recv_timeout(WAIT).unwrap();
+        peer.send_latest(1_u32, "latest").unwrap();
+        assert!(raw.hears(WAIT / 4), "while the room is busy");
+        hears(&mut raw, "latest");
+        gate.send_timeout((), WAIT).unwrap();
+        hears(&mut raw, "first");
+        hears(&mut raw, "end");
     }
 }
 
@@ -586,7 +671,18 @@ impl Handler for Counting {
 // ---- the clock ----
 
 /// Counts its ticks, and tells each to all.
-struct Clock;
+struct Clock {
+    made: Instant,
+}
+
+impl Clock {
+    fn rooms(hertz: f64) -> Rooms<Self> {
+        let make = |_: &str| Self {
+            made: Instant::now(),
+        };
+        Rooms::new(make).tick_rate(hertz)
+    }
+}
 
 impl Room for Clock {
     type Join = ();
@@ -598,12 +694,14 @@ impl Room for Clock {
     fn message(&mut self, _: &mut Members, _: &Peer, _: Message) {}
 
     fn tick(&mut self, room: &mut Members, tick: Tick) {
+        let due = self.made.elapsed().saturating_sub(tick.late);
         for part in 0..3 {
             for peer in room.peers() {
                 let _ = peer.send(format!("{} {part}", tick.number));
             }
         }
-        room.broadcast(format!("{} {}", tick.number, tick.dt.as_micros()));
+        let (dt, due) = (tick.dt.as_micros(), due.as_micros());
+        room.broadcast(format!("{} {dt} {due}", tick.number));
     }
 }
 
@@ -615,23 +713,57 @@ fn serve_clock((loops, workers): (usize, usize), rooms: &Rooms<Clock>) -> Runnin
 #[test]
 fn ticks_are_numbered_and_add_up() {
     for threads in THREADS {
-        let rooms = Rooms::new(|_| Clock).tick_rate(100.0);
+        let rooms = Clock::rooms(100.0);
         let server = serve_clock(threads, &rooms);
         let mut raw = Raw::open(server.addr);
-        let mut time = Duration::ZERO;
+        let mut time = 0;
         for _ in 0..10 {
-            let texts: Vec<_> = (0..4).map(|_| text(&mut raw)).collect();
-            let (number, micros) = texts[3].split_once(' ').unwrap();
-            for (part, text) in texts[..3].iter().enumerate() {
-                assert_eq!(*text, format!("{number} {part}"));
-            }
-            let number: u32 = number.parse().unwrap();
-            time += Duration::from_micros(micros.parse().unwrap());
-            assert!(time <= Duration::from_millis(10) * number);
+            let (dt, due) = tick(&mut raw);
+            time += dt;
+            adds_up(time, due, 10_000);
         }
         let stats = rooms.find("clock").unwrap().stats();
         assert!(stats.ticks >= 10, "{stats:?}");
     }
+}
+
+/// A room with slow ticks waits a whole period for the first, and hardly any longer.
+#[test]
+fn the_first_tick_is_a_whole_period() {
+    let rooms = Clock::rooms(2.5);
+    let handler = rooms
+        .clone()
+        .handler(|request| Ok((request.path().into(), ())));
+    let server = serve(|s| s.workers(1), handler);
+    let paths = ["/a", "/b", "/c", "/d", "/e", "/f"];
+    let raws = paths.map(|path| enter(&server, path));
+    for mut raw in raws {
+        let (dt, due) = tick(&mut raw);
+        adds_up(dt, due, 100_000);
+    }
+}
+
+/// All `dt` so far against the time since the room was made, in microseconds. The first period begins
+/// `within` so many more, and the machine may be busy between two looks at the clock.
+#[track_caller]
+fn adds_up(time: u64, due: u64, within: u64) {
+    const BUSY: u64 = 100_000;
+    assert!(
+        (time..time + within + BUSY).contains(&due),
+        "{time} us in ticks after {due} us"
+    );
+}
+
+/// The next tick of a [`Clock`]: its `dt`, and when it was due.
+fn tick(raw: &mut Raw) -> (u64, u64) {
+    let texts: Vec<_> = (0..4).map(|_| text(raw)).collect();
+    let mut words = texts[3].split(' ');
+    let number = words.next().unwrap();
+    for (part, text) in texts[..3].iter().enumerate() {
+        assert_eq!(*text, format!("{number} {part}"));
+    }
+    let mut micros = || words.next().unwrap().parse().unwrap();
+    (micros(), micros())
 }
 
 fn text(raw: &mut Raw) -> String {
@@ -645,14 +777,14 @@ fn text(raw: &mut Raw) -> String {
 #[test]
 fn what_is_sent_in_a_tick_is_written_at_once() {
     for threads in THREADS {
-        let rooms = Rooms::new(|_| Clock).tick_rate(200.0);
+        let rooms = Clock::rooms(200.0);
         let server = serve_clock(threads, &rooms);
         let mut raws: Vec<_> = (0..3).map(|_| Raw::open(server.addr)).collect();
         for raw in &mut raws {
             for _ in 0..20 {
                 let mut chunk = [0; 4096];
                 let len = raw.stream.read(&mut chunk).unwrap();
-                let parts = chunk[..len].iter().filter(|&&b| b == b' ').count();
+                let parts = chunk[..len].iter().filter(|&&b| b == 0x81).count();
                 assert_eq!(parts % 4, 0, "{}", String::from_utf8_lossy(&chunk[..len]));
             }
         }
