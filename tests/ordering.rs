@@ -7,14 +7,15 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{bounded, unbounded};
 use framemill::{
-    Accept, CloseCode, CloseReason, Handler, Message, Peer, Request, Response, SendError,
-    ServerHandle,
+    Accept, CloseCode, CloseReason, Handler, Members, Membership, Message, Peer, Refused, Request,
+    Response, Rooms, SendError, Server, ServerHandle,
 };
 use support::spy::spy;
-use support::{Raw, Transport, WAIT, client, frame, over_every_transport};
+use support::{Raw, Transport, WAIT, client, frame, over_every_transport, until};
 
 over_every_transport! {
     a_thread_sends_and_broadcasts_in_order,
@@ -29,6 +30,7 @@ over_every_transport! {
     what_was_sent_arrives_while_the_handler_blocks,
     what_was_broadcast_arrives_while_the_handler_blocks,
     a_loop_that_is_behind_is_waited_for,
+    a_handler_a_room_and_a_timer_send_in_order,
 }
 
 /// For each sender, the number that must come next.
@@ -381,6 +383,83 @@ fn what_was_broadcast_arrives_while_the_handler_blocks(transport: Transport) {
             assert_eq!(other.read().unwrap(), Message::text(n));
             release.send_timeout((), WAIT).unwrap();
         }
+    }
+}
+
+/// Passes each message on to its room, after it has said the same itself.
+struct Both(Rooms<Sayer>, Arc<OnceLock<ServerHandle>>);
+
+impl Handler for Both {
+    type Session = Membership<Sayer>;
+
+    fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<Self::Session>, Response> {
+        Ok(Accept::new(self.0.join("it", peer, ())))
+    }
+
+    fn message(&self, session: &mut Self::Session, peer: &Peer, message: Message) {
+        let n = message.to_text().unwrap().parse().unwrap();
+        say(0, n, peer, self.1.get().unwrap());
+        session.message(message);
+    }
+}
+
+struct Sayer(Arc<OnceLock<ServerHandle>>);
+
+impl framemill::Room for Sayer {
+    type Join = ();
+
+    fn join(&mut self, _: &mut Members, _: &Peer, (): ()) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn message(&mut self, room: &mut Members, peer: &Peer, message: Message) {
+        let n: u32 = message.to_text().unwrap().parse().unwrap();
+        match n % 5 {
+            4 => room.broadcast(format!("1:{n}")),
+            _ => say(1, n, peer, self.0.get().unwrap()),
+        }
+    }
+}
+
+/// To the one peer that there is, in one way or the other.
+fn say(sender: u32, n: u32, peer: &Peer, everybody: &ServerHandle) {
+    let text = format!("{sender}:{n}");
+    match n % 3 {
+        2 => assert!(everybody.broadcast(text)),
+        _ => drop(peer.send(text).unwrap()),
+    }
+}
+
+fn a_handler_a_room_and_a_timer_send_in_order(transport: Transport) {
+    const MESSAGES: u32 = 1000;
+    for (loops, workers) in [(1, 0), (1, 2), (2, 4)] {
+        let everybody = Arc::new(OnceLock::<ServerHandle>::new());
+        let handle = everybody.clone();
+        let rooms = Rooms::new(move |_| Sayer(handle.clone()));
+        let handler = Both(rooms.clone(), everybody.clone());
+        let settings = |s: Server| s.loops(loops).workers(workers).outbound_limit(64 << 20);
+        let server = transport.serve(settings, handler);
+        let handle = server.handle.clone();
+        everybody.set(handle.clone()).unwrap();
+        let mut raw = Raw::open(server.addr);
+        let (tell, peer) = bounded(1);
+        until("it is in", || {
+            rooms.find("it").is_some_and(|it| it.len() == 1)
+        });
+        let room = rooms.find("it").unwrap();
+        room.with(move |_, members| tell.send(members.peers().next().unwrap().clone()).unwrap());
+        let peer = peer.recv_timeout(WAIT).unwrap();
+        let mut numbers = 0..MESSAGES;
+        server.handle.every(Duration::from_millis(1), move || {
+            for n in numbers.by_ref().take(20) {
+                say(2, n, &peer, &handle);
+            }
+        });
+        let questions: Vec<_> = (0..MESSAGES)
+            .map(|n| frame(0x81, n.to_string().as_bytes()))
+            .collect();
+        raw.write(&questions.concat());
+        Sequences::default().read(&mut raw, 3 * MESSAGES);
     }
 }
 

@@ -1,12 +1,16 @@
-//! Any joins, leaves, messages and ends in rooms, against a naive model: everyone gets exactly what the
-//! model says, in order.
+//! Any joins, leaves, messages and ends in rooms, and any ways to send in one call, against naive models:
+//! everyone gets exactly what the model says, in order.
 
 mod support;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
 
 use crossbeam_channel::bounded;
-use framemill::{CloseCode, Members, Membership, Message, Peer, PeerId, Refused, Room, Rooms};
+use framemill::{
+    CloseCode, Members, Membership, Message, Peer, PeerId, Refused, Room, Rooms, Server,
+    ServerHandle,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use support::spy::spy;
@@ -415,20 +419,159 @@ fn try_ops(ops: &[Op], (loops, workers): (usize, usize)) {
     support::until("all rooms are closed", || rooms.is_empty());
 }
 
-fn with_threads(threads: (usize, usize)) {
+// ---- one call ----
+
+/// What a room does in a call, to one of its members or to many.
+#[derive(Clone, Debug)]
+enum Way {
+    One(usize),
+    /// So long that it is kept by reference.
+    Long(usize),
+    Members,
+    MembersBut(usize),
+    Everybody,
+    Publish,
+    PublishBut(usize),
+    Subscribe(usize),
+    Unsubscribe(usize),
+    Close(usize),
+}
+
+fn way() -> impl Strategy<Value = Way> {
+    let who = 0..CLIENTS;
+    prop_oneof![
+        8 => who.clone().prop_map(Way::One),
+        2 => who.clone().prop_map(Way::Long),
+        4 => Just(Way::Members),
+        4 => who.clone().prop_map(Way::MembersBut),
+        2 => Just(Way::Everybody),
+        6 => Just(Way::Publish),
+        4 => who.clone().prop_map(Way::PublishBut),
+        6 => who.clone().prop_map(Way::Subscribe),
+        3 => who.clone().prop_map(Way::Unsubscribe),
+        1 => who.prop_map(Way::Close),
+    ]
+}
+
+impl Way {
+    fn go(&self, n: usize, members: &mut Members, peers: &[Peer], server: &ServerHandle) {
+        let text = n.to_string();
+        match *self {
+            Self::One(to) => drop(peers[to].send(text)),
+            Self::Long(to) => drop(peers[to].send(format!("{text} {}", "x".repeat(5000)))),
+            Self::Members => members.broadcast(text),
+            Self::MembersBut(but) => members.broadcast_except(peers[but].id(), text),
+            Self::Everybody => assert!(server.broadcast(text)),
+            Self::Publish => assert!(server.publish("topic", text)),
+            Self::PublishBut(but) => assert!(peers[but].publish("topic", text)),
+            Self::Subscribe(who) => drop(peers[who].subscribe("topic")),
+            Self::Unsubscribe(who) => drop(peers[who].unsubscribe("topic")),
+            Self::Close(who) => drop(peers[who].close(CloseCode::Normal, "")),
+        }
+    }
+}
+
+/// The numbers of what each client is to get.
+fn model(ways: &[Way]) -> Vec<Vec<usize>> {
+    let mut expected = vec![Vec::new(); CLIENTS];
+    let (mut subscribed, mut closed) = ([false; CLIENTS], [false; CLIENTS]);
+    for (n, way) in ways.iter().enumerate() {
+        for (who, expected) in expected.iter_mut().enumerate() {
+            let reached = match *way {
+                Way::One(to) | Way::Long(to) => who == to,
+                Way::Members | Way::Everybody => true,
+                Way::MembersBut(but) => who != but,
+                Way::Publish => subscribed[who],
+                Way::PublishBut(but) => subscribed[who] && who != but,
+                _ => false,
+            };
+            if reached && !closed[who] {
+                expected.push(n);
+            }
+        }
+        match *way {
+            Way::Subscribe(who) => subscribed[who] = true,
+            Way::Unsubscribe(who) => subscribed[who] = false,
+            Way::Close(who) => closed[who] = true,
+            _ => {}
+        }
+    }
+    expected
+}
+
+struct Silent;
+
+impl Room for Silent {
+    type Join = ();
+
+    fn join(&mut self, _: &mut Members, _: &Peer, (): ()) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn message(&mut self, _: &mut Members, _: &Peer, _: Message) {}
+}
+
+fn try_ways(ways: Vec<Way>, (loops, workers): (usize, usize)) {
+    let (handler, seen) = spy(|_, _| ());
+    let settings = |s: Server| s.loops(loops).workers(workers).outbound_limit(16 << 20);
+    let server = Transport::Plain.serve(settings, handler);
+    let mut raws = Vec::new();
+    let mut peers = Vec::new();
+    for _ in 0..CLIENTS {
+        raws.push(Raw::open(server.addr));
+        peers.push(seen.peer());
+    }
+    let rooms = Rooms::new(|_| Silent);
+    let join = |peer: &Peer| rooms.join("it", peer, ());
+    let memberships: Vec<_> = peers.iter().map(join).collect();
+    let expected = model(&ways);
+    let handle = server.handle.clone();
+    // Behind the joining.
+    memberships[0].room().with(move |_, members| {
+        assert_eq!(members.len(), CLIENTS);
+        for (n, way) in ways.iter().enumerate() {
+            way.go(n, members, &peers, &handle);
+        }
+        for peer in &peers {
+            peer.close(CloseCode::Normal, "");
+        }
+    });
+    for (mut raw, expected) in raws.into_iter().zip(expected) {
+        let mut got: Vec<usize> = Vec::new();
+        loop {
+            let (first, payload) = raw.frame().unwrap();
+            if first == 0x88 {
+                break;
+            }
+            let text = String::from_utf8(payload).unwrap();
+            got.push(text.split(' ').next().unwrap().parse().unwrap());
+        }
+        assert_eq!(got, expected);
+    }
+}
+
+// ---- with threads ----
+
+fn run<T: Debug>(cases: u32, strategy: &impl Strategy<Value = T>, test: impl Fn(T)) {
     let mut runner = TestRunner::new(Config {
-        cases: 48,
+        cases,
         failure_persistence: None,
         ..Config::default()
     });
-    let ops = prop::collection::vec(op(), 1..150);
-    let outcome = runner.run(&ops, |ops| {
-        try_ops(&ops, threads);
+    let outcome = runner.run(strategy, |value| {
+        test(value);
         Ok(())
     });
     if let Err(error) = outcome {
         panic!("{error}");
     }
+}
+
+fn with_threads(threads: (usize, usize)) {
+    let ops = prop::collection::vec(op(), 1..150);
+    run(48, &ops, |ops| try_ops(&ops, threads));
+    let ways = prop::collection::vec(way(), 1..150);
+    run(48, &ways, |ways| try_ways(ways, threads));
 }
 
 #[test]

@@ -188,6 +188,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn timers_that_are_cancelled_do_not_pile_up() {
+        let home = Home::new();
+        let hour = Duration::from_secs(3600);
+        let stays = home.after(hour, || ());
+        for _ in 0..100_000 {
+            home.after(hour, || ()).cancel();
+            home.every(hour, || ()).cancel();
+        }
+        assert!(home.ticker.len() < 100, "{}", home.ticker.len());
+        assert!(!stays.is_over());
+    }
+
+    #[test]
     fn rooms_are_spread_over_the_period() {
         const PERIOD: Duration = Duration::from_millis(50);
         let epoch = Instant::now();

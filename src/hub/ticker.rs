@@ -166,6 +166,11 @@ impl Ticker {
         self.ended.recv_deadline(deadline) != Err(RecvTimeoutError::Timeout)
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        lock(&self.state).entries.len()
+    }
+
     // ---- its thread ----
 
     fn run(&self) {
@@ -269,7 +274,7 @@ mod tests {
         for _ in 0..100_000 {
             add().store(true, Ordering::SeqCst);
             ticker.one_is_over();
-            most = most.max(lock(&ticker.state).entries.len());
+            most = most.max(ticker.len());
         }
         assert!(most <= 2 * stay.len() + FEW, "{most}");
         assert!(stay.iter().all(|flag| Arc::strong_count(flag) == 2));

@@ -85,13 +85,7 @@ impl Home {
         self.alarm(at, true, Box::new(call), Box::new(|_| None))
     }
 
-    fn alarm(
-        self: &Arc<Self>,
-        at: Option<Instant>,
-        once: bool,
-        call: Call,
-        next: Next,
-    ) -> Timer {
+    fn alarm(self: &Arc<Self>, at: Option<Instant>, once: bool, call: Call, next: Next) -> Timer {
         let alarm = Arc::new(Alarm {
             home: Arc::downgrade(self),
             pending: AtomicBool::new(false),
