@@ -3,8 +3,9 @@
 mod support;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use framemill::{Message, Peer};
+use framemill::{Message, Peer, Timer};
 use log::{Level, LevelFilter, Metadata, Record};
 use support::{Raw, client, echoes, frame, serve, until};
 
@@ -93,4 +94,12 @@ fn lines_are_few_and_tell_whose_they_are() {
         let module = if panic { "server" } else { "reactor" };
         assert_eq!(target.split("::").nth(1), Some(module), "{text}");
     }
+
+    // What handlers may set for each message.
+    let timers: Vec<_> = (0..40)
+        .map(|_| server.handle.after(Duration::ZERO, || panic!("on purpose")))
+        .collect();
+    until("all have panicked", || timers.iter().all(Timer::is_over));
+    let panics = count("a timer panicked");
+    assert!((1..=10).contains(&panics), "{panics} lines");
 }
