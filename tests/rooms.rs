@@ -805,7 +805,7 @@ impl Room for Sleeper {
 
     fn tick(&mut self, _: &mut Members, tick: Tick) {
         if tick.number == 1 {
-            thread::sleep(Duration::from_millis(110));
+            thread::sleep(Duration::from_millis(210));
         }
         let _ = self.0.send(tick);
     }
@@ -830,7 +830,8 @@ fn late_ticks_are_merged_and_counted() {
             assert_eq!(tick.dt, PERIOD * (tick.merged + 1));
         }
         let stats = rooms.find("it").unwrap().stats();
-        // Of the five that were due while it slept, one waited.
+        // Of the ten that were due while it slept, one waited; the ticker of a busy machine may not have
+        // found the last of them in time.
         assert!(merged >= 4 && stats.merged >= merged, "{merged} {stats:?}");
         assert!(stats.overruns >= 4, "{stats:?}");
         assert!(stats.ticks + stats.merged >= 20, "{stats:?}");
