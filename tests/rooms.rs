@@ -517,7 +517,8 @@ fn who_is_gone_while_its_messages_wait_is_out() {
     for (loops, workers) in [(1, 0), (1, 2)] {
         let rooms = Rooms::new(|_| Echo);
         let handler = rooms.clone().handler(|_| Ok(("a".into(), ())));
-        let settings = |s: Server| s.loops(loops).workers(workers).outbound_limit(64 << 10);
+        // More than twice what may be with the room.
+        let settings = |s: Server| s.loops(loops).workers(workers).outbound_limit(256 << 10);
         let server = Transport::Plain.serve_narrow(settings, handler);
         let mut raw = upgraded(narrow(server.addr));
         flood(&mut raw, &frame(0x81, &[b'1'; 1000]), 64 << 20);
