@@ -26,6 +26,7 @@ use crate::message::{Bytes, Message, Utf8Bytes};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
     /// The last so many messages. They are held in memory, on each node that has subscribers.
+    /// `usize::MAX`: as many as there are.
     pub messages: usize,
     /// And none that is older. Default: as old as may be.
     pub age: Option<Duration>,
@@ -36,6 +37,12 @@ impl History {
     pub fn last(messages: usize) -> Self {
         let age = None;
         Self { messages, age }
+    }
+
+    /// The messages of so long a time, however many: what they come to in memory is decided by whoever
+    /// publishes.
+    pub fn for_the_last(age: Duration) -> Self {
+        Self::last(usize::MAX).no_older_than(age)
     }
 
     /// None that is older than this.
