@@ -448,6 +448,54 @@ fn history_while_redis_is_away() {
     assert_eq!(other.0.handle.subscribers("kept"), 0);
 }
 
+/// Though the node hears of it only a moment after the call.
+#[test]
+fn what_is_published_right_after_subscribing_arrives() {
+    let Some(redis) = Redis::start() else { return };
+    let (handler, seen) = spy(|_, _| ());
+    let backplane = framemill::Redis::new(redis.url()).unwrap();
+    let settings = |s: framemill::Server| s.backplane(backplane).history("kept*", History::last(3));
+    let one = (serve(settings, handler), seen);
+    until("the node is connected", || connected(&one.0.handle));
+    let (mut raw, peer) = client(&one, &[]);
+    for n in 0..50 {
+        let topic = format!("kept{n}");
+        assert!(one.0.handle.publish(&topic, "before"));
+        if n % 2 == 0 {
+            assert!(peer.subscribe(&topic));
+        } else {
+            assert!(peer.subscribe_from(&topic, Since::Now));
+        }
+        assert!(one.0.handle.publish(&topic, "after"));
+        while said(&mut raw).2 != "after" {}
+    }
+}
+
+/// As while nodes are replaced one by one by such as keep it.
+#[test]
+fn a_history_that_one_node_knows_nothing_of() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (keeping(&redis.url()), node(&redis.url()));
+    let (mut raw, peer) = client(&one, &[]);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    assert_eq!(said(&mut raw).0, "live");
+    let (mut plain, _peer) = client(&other, &["kept"]);
+    for n in 1..4 {
+        let received = one.0.handle.backplane_state().received;
+        assert!(other.0.handle.publish("kept", "without a number"));
+        assert_eq!(text(&mut plain), "without a number");
+        until("it is heard", || {
+            one.0.handle.backplane_state().received > received
+        });
+        assert!(one.0.handle.publish("kept", n.to_string()));
+        let (kind, offset, text_of) = said(&mut raw);
+        assert_eq!((kind, text_of), ("msg".to_owned(), n.to_string()));
+        assert!(offset.to_string().ends_with(&format!("-{n}")), "{offset}");
+        assert_eq!(text(&mut plain), n.to_string());
+    }
+    assert_eq!(missed(&one, Since::Start), ["1", "2", "3"]);
+}
+
 // ---- presence ----
 
 /// On all nodes; a node that dies takes those on it along.

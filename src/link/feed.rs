@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Link;
-use super::topics::Topic;
 use crate::backplane::{Kept, Tail};
 use crate::history::{self, History, Offset, Since};
+use crate::id::PeerId;
 use crate::message::Message;
 
 /// Nodes that are remembered, so that what comes twice is noticed.
@@ -28,7 +28,7 @@ pub(super) struct Feed {
     /// Nothing has been missed since: what comes next follows `last`.
     pub(super) in_step: bool,
     /// Those who want what is not known yet.
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) waiting: HashMap<PeerId, Arc<Link>>,
     /// The latest of each node.
     heard: HashMap<u64, u64>,
 }
@@ -41,21 +41,13 @@ struct Entry {
     message: Message,
 }
 
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) link: Arc<Link>,
-    pub(super) since: Since,
-    /// Counts it among the subscribers, so that the topic stays.
-    pub(super) seat: Arc<Topic>,
-}
-
 /// What somebody is to be sent before it is live.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Replay {
     /// Of which kind, if anything is missing before.
     pub(super) gap: Option<Gap>,
-    /// All from this number on.
-    from: u64,
+    /// All that is after this.
+    pub(super) after: Offset,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -87,7 +79,7 @@ impl Feed {
             entries: VecDeque::new(),
             known: epoch.is_some(),
             in_step: epoch.is_some(),
-            waiting: Vec::new(),
+            waiting: HashMap::new(),
             heard: HashMap::new(),
         }
     }
@@ -121,8 +113,14 @@ impl Feed {
         })
     }
 
-    /// All that the backplane has after what is known here.
-    pub(super) fn adopt(&mut self, mut tail: Tail) -> News {
+    /// Nothing was published yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.last.number == 0
+    }
+
+    /// The backplane has this after what is known here; it is to be [taken in](Self::take_in), and then
+    /// this has [caught up](Self::catch_up). Those who are live are told if something is missing before.
+    pub(super) fn rejoin(&mut self, tail: &mut Tail) -> News {
         let mut news = News::default();
         let before = self.last;
         // Of an epoch before there may be some left.
@@ -132,8 +130,6 @@ impl Feed {
         let identity = |kept: &Kept| (kept.node, kept.sequence);
         let mut same = tail.kept.iter().filter(|kept| kept.offset == before);
         let branched = same.any(|kept| identity(kept) != self.last_of);
-        let was_known = self.known;
-        (self.known, self.in_step) = (true, true);
         if tail.last.epoch != before.epoch {
             self.entries.clear();
             self.last = Offset {
@@ -146,25 +142,29 @@ impl Feed {
         let first = first.unwrap_or(tail.last.number + 1);
         // From nothing to the first of all is no other epoch.
         let other_epoch = tail.last.epoch != before.epoch && before != Offset::default();
-        if was_known && (first > self.last.number + 1 || other_epoch || branched) {
-            let number = first - 1;
-            let offset = Offset {
-                number,
-                ..tail.last
-            };
-            news.gap = Some(history::said("gap", &tail.topic, offset));
-        }
-        for kept in tail.kept {
-            if kept.offset.number > self.last.number {
-                self.accept(kept, &mut news);
-            }
-        }
-        self.last.number = self.last.number.max(tail.last.number);
-        if !was_known {
-            // Whoever is live here has asked for nothing of before.
-            news = News::default();
+        if self.known && (first > self.last.number + 1 || other_epoch || branched) {
+            self.last.number = first - 1;
+            news.gap = Some(history::said("gap", &tail.topic, self.last));
+            // Whoever comes for what is before is told of the gap too.
+            self.entries.clear();
         }
         news
+    }
+
+    /// One of those, if it is not here yet.
+    pub(super) fn take_in(&mut self, kept: Kept) -> News {
+        let mut news = News::default();
+        let is_new = kept.offset.number > self.last.number;
+        if is_new && kept.offset.epoch == self.last.epoch {
+            self.accept(kept, &mut news);
+        }
+        news
+    }
+
+    /// That was all up to this one.
+    pub(super) fn catch_up(&mut self, last: Offset) {
+        (self.known, self.in_step) = (true, true);
+        self.last.number = self.last.number.max(last.number);
     }
 
     /// Takes it in, unless it came before under another number: a Redis that has lost what it had
@@ -212,34 +212,41 @@ impl Feed {
         self.trim();
         let last = self.last;
         let first = self.entries.front().map_or(last.number + 1, |e| e.number);
-        let (gap, from) = match since {
-            Since::Now => (None, last.number + 1),
-            Since::Start => (None, first),
+        let (gap, before) = match since {
+            Since::Now => (None, last.number),
+            Since::Start => (None, first - 1),
             Since::After(offset) if offset.epoch != last.epoch => {
                 // Whoever has seen nothing because there was nothing has missed nothing but what is gone.
                 let nothing = offset == Offset::default() && first == 1;
-                ((!nothing).then_some(Gap::Unknown), first)
+                ((!nothing).then_some(Gap::Unknown), first - 1)
             }
-            Since::After(offset) if offset.number > last.number => (Some(Gap::Unknown), first),
-            Since::After(offset) if offset.number + 1 < first => (Some(Gap::TooOld), first),
-            Since::After(offset) => (None, offset.number + 1),
+            Since::After(offset) if offset.number > last.number => (Some(Gap::Unknown), first - 1),
+            Since::After(offset) if offset.number + 1 < first => (Some(Gap::TooOld), first - 1),
+            Since::After(offset) => (None, offset.number),
         };
-        Replay { gap, from }
+        let after = Offset {
+            number: before,
+            ..last
+        };
+        Replay { gap, after }
     }
 
-    /// The messages of that.
-    pub(super) fn messages(&self, topic: &str, replay: &Replay) -> Vec<Message> {
-        let from = self.entries.partition_point(|e| e.number < replay.from);
-        let number = replay.from - 1;
-        let before = Offset {
-            number,
-            ..self.last
-        };
-        let gap = replay.gap.as_ref();
-        let gap = gap.map(|_| history::said("gap", topic, before));
-        let messages = self.entries.range(from..).map(|e| e.message.clone());
-        let live = history::said("live", topic, self.last);
-        gap.into_iter().chain(messages).chain([live]).collect()
+    /// The messages of that, and to where each takes whoever gets it; at last, that it is live.
+    pub(super) fn messages<'a>(
+        &'a self,
+        topic: &'a str,
+        replay: &Replay,
+    ) -> impl Iterator<Item = (Offset, Message)> + 'a {
+        let after = replay.after;
+        let gap = replay.gap.is_some();
+        let gap = gap.then(|| (after, history::said("gap", topic, after)));
+        let from = self.entries.partition_point(|e| e.number <= after.number);
+        let messages = self.entries.range(from..).map(move |entry| {
+            let number = entry.number;
+            (Offset { number, ..after }, entry.message.clone())
+        });
+        let live = std::iter::once_with(|| (self.last, history::said("live", topic, self.last)));
+        gap.into_iter().chain(messages).chain(live)
     }
 
     /// Whether all that it keeps is too old, so that it may be forgotten.
@@ -272,27 +279,33 @@ mod tests {
         }
     }
 
-    fn tail(last: Offset, kept: Vec<Kept>) -> Tail {
+    /// Adopts this, and gives what those who are live get.
+    fn adopt(feed: &mut Feed, last: Offset, kept: Vec<Kept>) -> News {
         let topic = "t".into();
-        Tail { topic, last, kept }
+        let mut tail = Tail { topic, last, kept };
+        let mut news = feed.rejoin(&mut tail);
+        for kept in tail.kept {
+            news.messages.extend(feed.take_in(kept).messages);
+        }
+        feed.catch_up(last);
+        news
     }
 
-    fn texts(messages: &[Message]) -> Vec<&str> {
-        messages.iter().map(|m| m.to_text().unwrap()).collect()
+    fn texts(messages: impl Iterator<Item = (Offset, Message)>) -> Vec<String> {
+        messages.map(|(_, m)| m.to_string()).collect()
     }
 
     #[test]
     fn whoever_comes_back_gets_what_it_missed_or_is_told() {
         let mut feed = Feed::new(History::last(3), Some(9));
         let replay = feed.replay(Since::After(offset(9, 0)));
-        assert_eq!(texts(&feed.messages("t", &replay)), ["live 9-0 t\n"]);
+        assert_eq!(texts(feed.messages("t", &replay)), ["live 9-0 t\n"]);
         for n in 1..=5 {
             feed.append("t", &Message::text(n.to_string()));
         }
         let mut get = |since| {
             let replay = feed.replay(since);
-            let messages = feed.messages("t", &replay);
-            texts(&messages).join("|")
+            texts(feed.messages("t", &replay)).join("|")
         };
         let (m3, m4, m5) = ("msg 9-3 t\n3", "msg 9-4 t\n4", "msg 9-5 t\n5");
         let all = format!("{m3}|{m4}|{m5}|live 9-5 t\n");
@@ -328,24 +341,28 @@ mod tests {
     fn what_is_missed_is_adopted_once() {
         let mut feed = Feed::new(History::last(10), None);
         assert!(feed.follow(kept(5, 1, 1)).unwrap().messages.is_empty());
-        let news = feed.adopt(tail(offset(5, 2), vec![kept(5, 1, 1), kept(5, 2, 2)]));
-        assert!(news.messages.is_empty() && news.gap.is_none());
+        let news = adopt(&mut feed, offset(5, 2), vec![kept(5, 1, 1), kept(5, 2, 2)]);
+        assert_eq!((news.messages.len(), news.gap), (2, None));
         assert_eq!(feed.follow(kept(5, 3, 3)).unwrap().messages.len(), 1);
         assert!(feed.follow(kept(5, 3, 3)).unwrap().messages.is_empty());
         assert!(feed.follow(kept(5, 5, 5)).is_none(), "4 is missing");
-        let news = feed.adopt(tail(offset(5, 5), vec![kept(5, 4, 4), kept(5, 5, 5)]));
+        let news = adopt(&mut feed, offset(5, 5), vec![kept(5, 4, 4), kept(5, 5, 5)]);
         assert_eq!((news.messages.len(), news.gap), (2, None));
         // Some of it is gone.
-        let news = feed.adopt(tail(offset(5, 9), vec![kept(5, 8, 8), kept(5, 9, 9)]));
+        let news = adopt(&mut feed, offset(5, 9), vec![kept(5, 8, 8), kept(5, 9, 9)]);
         assert_eq!(news.gap, Some(Message::text("gap 5-7 t\n")));
         assert_eq!(news.messages.len(), 2);
         // What is there under the number of the latest is something else.
-        let news = feed.adopt(tail(offset(5, 10), vec![kept(5, 9, 10), kept(5, 10, 11)]));
+        let news = adopt(
+            &mut feed,
+            offset(5, 10),
+            vec![kept(5, 9, 10), kept(5, 10, 11)],
+        );
         assert_eq!(news.gap, Some(Message::text("gap 5-9 t\n")));
         assert_eq!(news.messages.len(), 1);
         // Redis has lost everything, and was sent 11 again.
         let again = vec![kept(5, 11, 12), kept(6, 1, 11), kept(6, 2, 12)];
-        let news = feed.adopt(tail(offset(6, 2), again));
+        let news = adopt(&mut feed, offset(6, 2), again);
         assert_eq!(news.gap, Some(Message::text("gap 6-0 t\n")));
         assert_eq!(news.messages.len(), 1);
         assert_eq!(feed.last(), offset(6, 2));
@@ -354,9 +371,9 @@ mod tests {
     #[test]
     fn the_first_message_of_all_is_no_gap() {
         let mut feed = Feed::new(History::last(10), None);
-        feed.adopt(tail(Offset::default(), Vec::new()));
+        adopt(&mut feed, Offset::default(), Vec::new());
         assert!(feed.follow(kept(7, 1, 1)).is_none(), "another epoch");
-        let news = feed.adopt(tail(offset(7, 1), vec![kept(7, 1, 1)]));
+        let news = adopt(&mut feed, offset(7, 1), vec![kept(7, 1, 1)]);
         assert_eq!((news.messages.len(), news.gap), (1, None));
         assert_eq!(feed.replay(Since::After(Offset::default())).gap, None);
     }

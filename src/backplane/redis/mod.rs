@@ -103,6 +103,8 @@ struct Inner {
     subscribed: AtomicUsize,
     queued: AtomicUsize,
     queued_bytes: AtomicUsize,
+    /// Messages in the queue so far, which the publisher numbers from 1 on; at least so many.
+    accepted: AtomicU64,
     published: AtomicU64,
     received: AtomicU64,
     fetched: AtomicU64,
@@ -165,6 +167,7 @@ impl Redis {
                 subscribed: AtomicUsize::new(0),
                 queued: AtomicUsize::new(0),
                 queued_bytes: AtomicUsize::new(0),
+                accepted: AtomicU64::new(0),
                 published: AtomicU64::new(0),
                 received: AtomicU64::new(0),
                 fetched: AtomicU64::new(0),
@@ -234,6 +237,10 @@ impl Backplane for Redis {
         self.put_in(post, Some(keep), except)
     }
 
+    fn mark(&self, _: &str) -> Option<(u64, u64)> {
+        Some((self.inner.node, self.inner.accepted.load(Relaxed)))
+    }
+
     fn refresh(&self, topic: &str) {
         self.look_at(topic);
     }
@@ -299,6 +306,8 @@ impl Redis {
         inner.queued.fetch_add(1, Relaxed);
         inner.queued_bytes.fetch_add(len, Relaxed);
         let _ = self.jobs.send(Job::Post { post, keep, sender });
+        // Not before: what is put in after this was read must not be counted.
+        inner.accepted.fetch_add(1, Relaxed);
         true
     }
 
