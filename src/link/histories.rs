@@ -384,10 +384,9 @@ impl Link {
         if replay.gap == Some(Gap::TooOld) {
             log::debug!(target: "framemill::history", "{}: {topic:?} does not reach back as far", self.id);
         }
-        // Until it is told of a gap, there is one.
-        let mut reached = match replay.gap {
-            Some(_) => since,
-            None => Since::After(replay.after),
+        let mut reached = match since {
+            Since::Now => Since::After(replay.after),
+            since => since,
         };
         let mut room = self.room();
         for (offset, message) in feed.messages(topic, &replay) {
