@@ -17,10 +17,13 @@ const NODES: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Feed {
     keep: History,
-    /// The newest message, whether or not it is kept.
+    /// The newest message, whether or not it is kept; without its tag.
     last: Offset,
-    /// Who published it, and the how-manieth of that node it is.
+    /// Who published it, and the how-manieth of that node it is; zeros if that is not known.
     last_of: (u64, u64),
+    /// Numbers below this were given twice, perhaps: whoever comes with one is told that it has missed
+    /// something.
+    lost_before: u64,
     /// In the order of their numbers, none of which is over `last`.
     entries: VecDeque<Entry>,
     /// What was before `last` is in `entries`, as far as the backplane has it.
@@ -36,6 +39,7 @@ pub(super) struct Feed {
 #[derive(Debug)]
 struct Entry {
     number: u64,
+    tag: u32,
     at: Instant,
     /// As subscribers get it.
     message: Message,
@@ -73,9 +77,10 @@ impl Feed {
             keep,
             last: Offset {
                 epoch: epoch.unwrap_or(0),
-                number: 0,
+                ..Offset::default()
             },
             last_of: (0, 0),
+            lost_before: 0,
             entries: VecDeque::new(),
             known: epoch.is_some(),
             in_step: epoch.is_some(),
@@ -127,15 +132,21 @@ impl Feed {
         tail.kept
             .retain(|kept| kept.offset.epoch == tail.last.epoch);
         // Under the number of our latest there is something else: others went on from less.
-        let identity = |kept: &Kept| (kept.node, kept.sequence);
         let mut same = tail.kept.iter().filter(|kept| kept.offset == before);
-        let branched = same.any(|kept| identity(kept) != self.last_of);
+        let known = tag(self.last_of) != 0;
+        let branched = same.any(|kept| known && (kept.node, kept.sequence) != self.last_of);
         if tail.last.epoch != before.epoch {
             self.entries.clear();
             self.last = Offset {
                 number: 0,
                 ..tail.last
             };
+            self.last_of = (0, 0);
+            self.lost_before = 0;
+        } else if branched {
+            // How many before it are others too, nobody can tell.
+            self.lost_before = before.number;
+            self.last.number = before.number - 1;
         }
         let first = tail.kept.iter().map(|kept| kept.offset.number);
         let first = first.filter(|&n| n > self.last.number).min();
@@ -144,6 +155,7 @@ impl Feed {
         let other_epoch = tail.last.epoch != before.epoch && before != Offset::default();
         if self.known && (first > self.last.number + 1 || other_epoch || branched) {
             self.last.number = first - 1;
+            self.last_of = (0, 0);
             news.gap = Some(history::said("gap", &tail.topic, self.last));
             // Whoever comes for what is before is told of the gap too.
             self.entries.clear();
@@ -164,7 +176,10 @@ impl Feed {
     /// That was all up to this one.
     pub(super) fn catch_up(&mut self, last: Offset) {
         (self.known, self.in_step) = (true, true);
-        self.last.number = self.last.number.max(last.number);
+        if last.number > self.last.number {
+            self.last.number = last.number;
+            self.last_of = (0, 0);
+        }
     }
 
     /// Takes it in, unless it came before under another number: a Redis that has lost what it had
@@ -187,14 +202,32 @@ impl Feed {
     }
 
     fn push(&mut self, topic: &str, message: &Message, at: Instant) -> Message {
-        let message = history::framed(topic, self.last, message);
+        let offset = self.tagged(self.last.number);
+        let message = history::framed(topic, offset, message);
         self.entries.push_back(Entry {
-            number: self.last.number,
+            number: offset.number,
+            tag: offset.tag,
             at,
             message: message.clone(),
         });
         self.trim();
         message
+    }
+
+    /// The message of this number, with its tag as far as that is known.
+    fn tagged(&self, number: u64) -> Offset {
+        let tag = if number == self.last.number {
+            tag(self.last_of)
+        } else {
+            let at = self.entries.binary_search_by_key(&number, |e| e.number);
+            at.map_or(0, |at| self.entries[at].tag)
+        };
+        let last = self.last;
+        Offset {
+            number,
+            tag,
+            ..last
+        }
     }
 
     fn trim(&mut self) {
@@ -222,6 +255,12 @@ impl Feed {
             }
             Since::After(offset) if offset.number > last.number => (Some(Gap::Unknown), first - 1),
             Since::After(offset) if offset.number + 1 < first => (Some(Gap::TooOld), first - 1),
+            // What was seen under this number was lost, and perhaps some before it.
+            Since::After(offset) if self.is_other(offset) => (Some(Gap::Unknown), first - 1),
+            // Told of it once: that line has no tag.
+            Since::After(offset) if offset.tag != 0 && offset.number < self.lost_before => {
+                (Some(Gap::TooOld), first - 1)
+            }
             Since::After(offset) => (None, offset.number),
         };
         let after = Offset {
@@ -229,6 +268,12 @@ impl Feed {
             ..last
         };
         Replay { gap, after }
+    }
+
+    /// Whether what is known under this number is another message.
+    fn is_other(&self, offset: Offset) -> bool {
+        let tag = self.tagged(offset.number).tag;
+        tag != 0 && offset.tag != 0 && tag != offset.tag
     }
 
     /// The messages of that, and to where each takes whoever gets it; at last, that it is live.
@@ -245,7 +290,10 @@ impl Feed {
             let number = entry.number;
             (Offset { number, ..after }, entry.message.clone())
         });
-        let live = std::iter::once_with(|| (self.last, history::said("live", topic, self.last)));
+        let live = std::iter::once_with(|| {
+            let last = self.tagged(self.last.number);
+            (last, history::said("live", topic, last))
+        });
         gap.into_iter().chain(messages).chain(live)
     }
 
@@ -259,13 +307,24 @@ impl Feed {
     }
 }
 
+/// See [`Offset`].
+fn tag((node, sequence): (u64, u64)) -> u32 {
+    let mixed = (node ^ sequence).wrapping_mul(0xFF51_AFD7_ED55_8CCD);
+    let tag = (mixed >> 32) as u32;
+    if sequence == 0 { 0 } else { tag.max(1) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::backplane::Post;
 
     fn offset(epoch: u64, number: u64) -> Offset {
-        Offset { epoch, number }
+        Offset {
+            epoch,
+            number,
+            tag: 0,
+        }
     }
 
     fn kept(epoch: u64, number: u64, sequence: u64) -> Kept {
@@ -353,19 +412,50 @@ mod tests {
         assert_eq!(news.gap, Some(Message::text("gap 5-7 t\n")));
         assert_eq!(news.messages.len(), 2);
         // What is there under the number of the latest is something else.
+        let seen = Offset {
+            tag: 7,
+            ..offset(5, 8)
+        };
         let news = adopt(
             &mut feed,
             offset(5, 10),
             vec![kept(5, 9, 10), kept(5, 10, 11)],
         );
-        assert_eq!(news.gap, Some(Message::text("gap 5-9 t\n")));
-        assert_eq!(news.messages.len(), 1);
+        assert_eq!(news.gap, Some(Message::text("gap 5-8 t\n")));
+        assert_eq!(news.messages.len(), 2);
+        let replay = feed.replay(Since::After(seen));
+        assert!(replay.gap.is_some(), "8 may have been another as well");
+        let replay = feed.replay(Since::After(offset(5, 8)));
+        assert!(replay.gap.is_none(), "who has been told of it");
         // Redis has lost everything, and was sent 11 again.
         let again = vec![kept(5, 11, 12), kept(6, 1, 11), kept(6, 2, 12)];
         let news = adopt(&mut feed, offset(6, 2), again);
         assert_eq!(news.gap, Some(Message::text("gap 6-0 t\n")));
         assert_eq!(news.messages.len(), 1);
         assert_eq!(feed.last(), offset(6, 2));
+    }
+
+    /// Also by a node that never saw it.
+    #[test]
+    fn whoever_saw_what_was_lost_is_told() {
+        let mut feed = Feed::new(History::last(10), None);
+        adopt(&mut feed, offset(5, 2), vec![kept(5, 1, 1), kept(5, 2, 2)]);
+        let [one, seen] = [1, 2].map(|number| feed.tagged(number));
+        assert!(seen.tag != 0 && seen.tag != one.tag);
+        assert_eq!(feed.replay(Since::After(seen)).gap, None);
+        let mut other = Feed::new(History::last(10), None);
+        let others = vec![kept(5, 1, 1), kept(5, 2, 3), kept(5, 3, 4)];
+        for kept in [others.clone(), Vec::new()] {
+            adopt(&mut other, offset(5, 3), kept);
+            let replay = other.replay(Since::After(seen));
+            assert_eq!(replay.gap, Some(Gap::Unknown));
+            assert_eq!(other.replay(Since::After(one)).gap, None);
+        }
+        adopt(&mut feed, offset(5, 3), others[1..].to_vec());
+        for lost in [one, seen] {
+            assert!(feed.replay(Since::After(lost)).gap.is_some());
+        }
+        assert_eq!(feed.replay(Since::After(offset(5, 3))).gap, None);
     }
 
     #[test]

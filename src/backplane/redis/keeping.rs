@@ -161,6 +161,7 @@ impl Inner {
         let last = Offset {
             epoch: epoch.unwrap_or(0),
             number: number.unwrap_or(0),
+            tag: 0,
         };
         if after.number > 0 && last.epoch < after.epoch {
             // It is earlier: a clock was put back.
