@@ -302,7 +302,7 @@ impl Feed {
         let Some(age) = self.keep.age else {
             return false;
         };
-        let over = |e: &Entry| e.at.elapsed() > age + grace;
+        let over = |e: &Entry| e.at.elapsed() > age.saturating_add(grace);
         self.waiting.is_empty() && self.entries.back().is_none_or(over)
     }
 }
@@ -480,5 +480,9 @@ mod tests {
         );
         assert_eq!(feed.replay(Since::After(offset(1, 1))).gap, None);
         assert!(feed.is_over(Duration::ZERO));
+        let for_ever = History::last(10).no_older_than(Duration::MAX);
+        let mut feed = Feed::new(for_ever, Some(1));
+        feed.append("t", &Message::text("x"));
+        assert!(!feed.is_over(Duration::from_secs(60)));
     }
 }
