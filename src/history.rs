@@ -12,8 +12,8 @@
 //! | `follow OFFSET TOPIC` | what came after OFFSET, then live |
 //! | `follow start TOPIC`, `follow now TOPIC` | all that is kept, then live; only live |
 //!
-//! OFFSET is opaque to clients: `EPOCH-NUMBER`, two decimal numbers. TOPIC is the rest of the line, so
-//! it may have blanks, and no line feed.
+//! OFFSET is opaque to clients: `EPOCH-NUMBER` or `EPOCH-NUMBER-TAG`, decimal numbers. TOPIC is the rest
+//! of the line, so it may have blanks, and no line feed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +26,7 @@ use crate::message::{Bytes, Message, Utf8Bytes};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
     /// The last so many messages. They are held in memory, on each node that has subscribers.
+    /// `usize::MAX`: as many as there are.
     pub messages: usize,
     /// And none that is older. Default: as old as may be.
     pub age: Option<Duration>,
@@ -36,6 +37,12 @@ impl History {
     pub fn last(messages: usize) -> Self {
         let age = None;
         Self { messages, age }
+    }
+
+    /// The messages of so long a time, however many: what they come to in memory is decided by whoever
+    /// publishes.
+    pub fn for_the_last(age: Duration) -> Self {
+        Self::last(usize::MAX).no_older_than(age)
     }
 
     /// None that is older than this.
@@ -52,11 +59,17 @@ impl History {
 pub struct Offset {
     pub(crate) epoch: u64,
     pub(crate) number: u64,
+    /// Tells the message apart from another that got its number because it was lost. 0: not known.
+    pub(crate) tag: u32,
 }
 
 impl fmt::Display for Offset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.epoch, self.number)
+        write!(f, "{}-{}", self.epoch, self.number)?;
+        if self.tag != 0 {
+            write!(f, "-{}", self.tag)?;
+        }
+        Ok(())
     }
 }
 
@@ -64,10 +77,12 @@ impl FromStr for Offset {
     type Err = NoOffset;
 
     fn from_str(text: &str) -> Result<Self, NoOffset> {
-        let (epoch, number) = text.split_once('-').ok_or(NoOffset)?;
+        let (epoch, rest) = text.split_once('-').ok_or(NoOffset)?;
+        let (number, tag) = rest.split_once('-').unwrap_or((rest, "0"));
         Ok(Self {
             epoch: epoch.parse().map_err(|_| NoOffset)?,
             number: number.parse().map_err(|_| NoOffset)?,
+            tag: tag.parse().map_err(|_| NoOffset)?,
         })
     }
 }
@@ -338,9 +353,13 @@ mod tests {
         let offset = Offset {
             epoch: u64::MAX,
             number: 7,
+            tag: 0,
         };
-        assert_eq!(offset.to_string().parse(), Ok(offset));
-        for wrong in ["", "1", "-", "1-", "-1", "1-2-3", "a-1", "1--1"] {
+        let tagged = Offset { tag: 9, ..offset };
+        for offset in [offset, tagged] {
+            assert_eq!(offset.to_string().parse(), Ok(offset));
+        }
+        for wrong in ["", "1", "-", "1-", "-1", "1-2-", "1-2-3-4", "a-1", "1--1"] {
             assert_eq!(wrong.parse::<Offset>(), Err(NoOffset), "{wrong:?}");
         }
         for since in [Since::Now, Since::Start, Since::After(offset)] {
@@ -360,6 +379,7 @@ mod tests {
         let offset = Offset {
             epoch: 5,
             number: 3,
+            tag: 0,
         };
         for message in [Message::text("x\ny"), Message::binary(vec![0, 10, 255])] {
             let framed = framed("a b", offset, &message);
@@ -376,6 +396,7 @@ mod tests {
         let offset = Offset {
             epoch: 5,
             number: 9,
+            tag: 7,
         };
         let topic = || "a b".to_owned();
         let gap = follower.take(said("gap", "a b", offset));

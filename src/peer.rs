@@ -100,8 +100,11 @@ impl Peer {
     /// itself comes with the rest of what it missed. `false`: the topic keeps nothing, or as for
     /// [`subscribe`](Self::subscribe).
     ///
-    /// What is sent counts towards [`outbound_limit`](crate::Server::outbound_limit), which should
-    /// have room for a history; a client that is closed for it comes back for the rest.
+    /// A history may be longer than the [`outbound_limit`](crate::Server::outbound_limit): it is sent in
+    /// pieces, as the peer reads, and never fills more than about a quarter of that. A peer that is slower
+    /// than whoever publishes is told `gap` for what is not kept any more. Once it is live, what it leaves
+    /// in the queue is subject to [`Overflow`](crate::Overflow) as all else: a client that is closed for it
+    /// comes back for the rest, but of what is dropped it is told nothing.
     pub fn subscribe_from(&self, topic: &str, since: impl Into<Since>) -> bool {
         self.link.subscribe_from(topic, since.into())
     }

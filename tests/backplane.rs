@@ -5,7 +5,7 @@
 mod support;
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use framemill::{History, Message, Offset, Peer, ServerHandle, Since};
 use support::redis::{Redis, Wire};
@@ -131,17 +131,17 @@ fn while_redis_is_away() {
     let Some(mut redis) = Redis::start() else {
         return;
     };
+    let wire = Wire::to(&redis);
     let (handler, seen) = spy(|_, _| ());
-    let small = framemill::Redis::new(redis.url())
-        .unwrap()
-        .queue(10, 1 << 20);
+    let small = framemill::Redis::new(&wire.url).unwrap().queue(10, 1 << 20);
     let one = (serve(|s| s.backplane(small), handler), seen);
     let other = node(&redis.url());
     let (mut here, _peer) = client(&one, &["it"]);
     let (mut there, _other_peer) = client(&other, &["it"]);
     redis.kill();
+    wire.mend();
     until("it is noticed", || {
-        !one.0.handle.backplane_state().connected
+        !connected(&one.0.handle) && !connected(&other.0.handle)
     });
     for n in 0..15 {
         assert!(one.0.handle.publish("it", n.to_string()));
@@ -151,25 +151,120 @@ fn while_redis_is_away() {
     assert_eq!((state.lost, state.queued, state.queued_bytes), (5, 10, 10));
     // Not before the other listens again, or it would miss what was queued: without history that is
     // what happens.
+    wire.cut();
     redis.begin();
-    until("both are back", || {
-        connected(&one.0.handle) && connected(&other.0.handle)
-    });
+    until("the other is back", || connected(&other.0.handle));
+    wire.mend();
+    for n in 0..10 {
+        assert_eq!(text(&mut there), n.to_string());
+    }
     until("the queue is empty", || {
+        one.0.handle.backplane_state().queued == 0 && connected(&one.0.handle)
+    });
+    assert!(one.0.handle.publish("it", "end"));
+    assert_eq!(text(&mut there), "end");
+    assert_eq!(text(&mut here), "end");
+}
+
+/// A Redis without memory passes on what it needn't keep; the rest comes once there is room.
+#[test]
+fn a_redis_that_is_full() {
+    const MESSAGES: u32 = 1000;
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (keeping(&redis.url()), keeping(&redis.url()));
+    let (mut raw, peer) = client(&other, &["it"]);
+    assert!(peer.subscribe_from("kept", Since::Now));
+    assert_eq!(said(&mut raw).0, "live");
+    assert!(one.0.handle.publish("kept", "before"));
+    assert_eq!(said(&mut raw).2, "before");
+    assert_eq!(redis.ask("CONFIG SET maxmemory 1").as_deref(), Some("+OK"));
+    let _ada = one.0.handle.enter("hall", "ada").unwrap();
+    for n in 0..MESSAGES {
+        if n % 100 == 0 {
+            assert!(one.0.handle.publish("kept", (n / 100).to_string()));
+        }
+        assert!(one.0.handle.publish("it", n.to_string()));
+    }
+    for n in 0..MESSAGES {
+        assert_eq!(text(&mut raw), n.to_string());
+    }
+    // What is kept can be had, on a node that has to fetch it too.
+    for node in [&other, &keeping(&redis.url())] {
+        assert_eq!(missed(node, Since::Start), ["before"]);
+    }
+    let state = one.0.handle.backplane_state();
+    assert_eq!((state.connected, state.failures), (true, 0));
+    assert_eq!((state.queued, state.lost), (10, 0));
+    assert_eq!(other.0.handle.backplane_state().repeated, 0);
+    assert_eq!(redis.ask("CONFIG SET maxmemory 0").as_deref(), Some("+OK"));
+    for n in 0..10 {
+        let (kind, _, text) = said(&mut raw);
+        assert_eq!((kind.as_str(), text), ("msg", n.to_string()));
+    }
+    until("she is there", || other.0.handle.who("hall") == ["ada"]);
+    until("nothing waits", || {
+        one.0.handle.backplane_state().queued == 0
+    });
+}
+
+/// One that is busy with a script refuses everything, in the middle of a batch perhaps: what could not be
+/// passed on in order is counted.
+#[test]
+fn a_redis_that_is_busy() {
+    const MESSAGES: u32 = 5000;
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (node(&redis.url()), node(&redis.url()));
+    let (mut raw, _peer) = client(&other, &["it"]);
+    assert!(redis.ask("CONFIG SET lua-time-limit 1").is_some());
+    thread::scope(|scope| {
+        scope.spawn(|| redis.ask("EVAL \"while true do end\" 0"));
+        until("it is busy", || {
+            redis.ask("PING").is_some_and(|it| it.starts_with("-BUSY"))
+        });
+        for n in 0..MESSAGES {
+            assert!(one.0.handle.publish("it", n.to_string()));
+        }
+        until("it is noticed", || !connected(&one.0.handle));
+        assert_eq!(redis.ask("SCRIPT KILL").as_deref(), Some("+OK"));
+    });
+    until("nothing waits", || {
         one.0.handle.backplane_state().queued == 0
     });
     assert!(one.0.handle.publish("it", "end"));
-    let mut last = None;
+    let (mut got, mut last) = (0, None);
     loop {
-        let text = text(&mut there);
+        let text = text(&mut raw);
         if text == "end" {
             break;
         }
         let n: u32 = text.parse().unwrap();
-        assert!(n < 10 && last < Some(n), "once and in order");
-        last = Some(n);
+        assert!(last < Some(n), "once and in order");
+        (got, last) = (got + 1, Some(n));
     }
-    assert_eq!(text(&mut here), "end");
+    let lost = one.0.handle.backplane_state().lost;
+    assert_eq!(got + lost, u64::from(MESSAGES));
+    assert_eq!(other.0.handle.backplane_state().repeated, 0);
+}
+
+/// All that Redis says to one that comes back with very many topics would not fit into its buffer.
+#[test]
+fn a_node_with_very_many_topics() {
+    const TOPICS: usize = 20_000;
+    let Some(redis) = Redis::start() else { return };
+    let one = node(&redis.url());
+    let limit = "CONFIG SET client-output-buffer-limit \"pubsub 256kb 0 0\"";
+    assert_eq!(redis.ask(limit).as_deref(), Some("+OK"));
+    let topics: Vec<_> = (0..TOPICS).map(|n| format!("{n:0200}")).collect();
+    let names: Vec<_> = topics.iter().map(String::as_str).collect();
+    let (_raw, _peer) = client(&one, &names);
+    assert_eq!(one.0.handle.backplane_state().subscribed, TOPICS);
+    assert!(redis.ask("CLIENT KILL TYPE pubsub").is_some());
+    until("it is noticed", || {
+        one.0.handle.backplane_state().failures > 0
+    });
+    until("all are back", || connected(&one.0.handle));
+    let state = one.0.handle.backplane_state();
+    assert_eq!((state.subscribed, state.failures), (TOPICS, 1));
 }
 
 /// Packets that are lost tell nobody. What was not acknowledged is sent again, and nothing twice.
@@ -224,6 +319,24 @@ fn the_end_of_a_node() {
     });
     assert!(lonely.handle.shutdown(Duration::from_millis(50)));
     assert_eq!(lonely.handle.backplane_state().lost, 1);
+}
+
+/// Without Redis, a node that has nothing to say waits for nothing; one that has ended takes nothing more.
+#[test]
+fn the_end_without_redis() {
+    let (handler, _seen) = spy(|_, _| ());
+    let nowhere = framemill::Redis::new("unix:///there/is/none").unwrap();
+    let settings = |s: framemill::Server| s.backplane(nowhere).history("kept", History::last(3));
+    let lonely = serve(settings, handler);
+    let handle = &lonely.handle;
+    drop(handle.enter("hall", "ada"));
+    let asked = Instant::now();
+    assert!(handle.shutdown(support::WAIT));
+    assert!(asked.elapsed() < support::WAIT / 4);
+    assert!(!handle.publish("kept", "too late"));
+    handle.publish("it", "too late");
+    let state = handle.backplane_state();
+    assert_eq!((state.queued, state.queued_bytes), (0, 0));
 }
 
 #[test]
@@ -383,7 +496,19 @@ fn topics_spread_over_several() {
     all(&mut raw, "after");
 }
 
-/// As when it was killed, or its replica took over: the numbers that it would give again are seen as such.
+/// As when it was killed, or its replica took over.
+fn forget_the_third(redis: &Redis, last: Offset) {
+    let last = last.to_string();
+    let epoch = last.split('-').next().unwrap();
+    let answer = redis.ask(&format!("XDEL framemill:{{kept}}:s {epoch}-3"));
+    assert_eq!(answer.as_deref(), Some(":1"));
+    let answer = redis.ask(&format!("XSETID framemill:{{kept}}:s {epoch}-2"));
+    assert_eq!(answer.as_deref(), Some("+OK"));
+    let answer = redis.ask("HSET framemill:{kept}:m n 2");
+    assert_eq!(answer.as_deref(), Some(":0"));
+}
+
+/// The numbers that it would give again are seen as such.
 #[test]
 fn a_redis_that_forgets_the_latest_is_told_of() {
     let Some(redis) = Redis::start() else { return };
@@ -396,10 +521,7 @@ fn a_redis_that_forgets_the_latest_is_told_of() {
         assert!(other.0.handle.publish("kept", n.to_string()));
         last = said(&mut raw).1;
     }
-    let answer = redis.ask(&format!("XDEL framemill:{{kept}}:s {last}"));
-    assert_eq!(answer.as_deref(), Some(":1"));
-    let answer = redis.ask("HSET framemill:{kept}:m n 2");
-    assert_eq!(answer.as_deref(), Some(":0"));
+    forget_the_third(&redis, last);
     assert!(redis.ask("CLIENT KILL TYPE pubsub").is_some());
     assert_eq!(said(&mut raw).0, "gap");
     until("both are back", || {
@@ -410,6 +532,55 @@ fn a_redis_that_forgets_the_latest_is_told_of() {
         assert_eq!(said(&mut raw).2, n.to_string());
     }
     assert_eq!(missed(&one, last), ["gap", "3", "4", "5"]);
+}
+
+/// Somebody else has got the number by the time that it could be noticed: nobody's message is passed off as
+/// another, on a node that saw the first one or on one that never followed.
+#[test]
+fn a_number_that_was_given_twice() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (keeping(&redis.url()), keeping(&redis.url()));
+    let (mut raw, peer) = client(&one, &[]);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    assert_eq!(said(&mut raw).0, "live");
+    let mut offsets = Vec::new();
+    for n in 0..3 {
+        assert!(other.0.handle.publish("kept", n.to_string()));
+        offsets.push(said(&mut raw).1);
+    }
+    forget_the_third(&redis, offsets[2]);
+    assert!(other.0.handle.publish("kept", "third"));
+    until("it is published", || {
+        other.0.handle.backplane_state().published == 4
+    });
+    assert!(redis.ask("CLIENT KILL TYPE pubsub").is_some());
+    assert_eq!(said(&mut raw).0, "gap");
+    assert_eq!(said(&mut raw).2, "third");
+    assert_eq!(missed(&one, offsets[2]), ["gap", "third"]);
+    assert_eq!(missed(&other, offsets[2]), ["gap", "0", "1", "third"]);
+    assert_eq!(missed(&other, offsets[1]), ["third"]);
+}
+
+/// As many and as old as may be is more than Redis has numbers for.
+#[test]
+fn a_history_without_bounds() {
+    let Some(redis) = Redis::start() else { return };
+    let ages = [Duration::from_secs(60), Duration::MAX];
+    for (n, age) in ages.into_iter().enumerate() {
+        let (handler, seen) = spy(|_, _| ());
+        let backplane = framemill::Redis::new(redis.url()).unwrap();
+        let keep = History::last(usize::MAX).no_older_than(age);
+        let settings = |s: framemill::Server| s.backplane(backplane).history("kept", keep);
+        let one = (serve(settings, handler), seen);
+        until("the node is connected", || connected(&one.0.handle));
+        assert!(one.0.handle.publish("kept", n.to_string()));
+        until("it is published", || {
+            one.0.handle.backplane_state().queued == 0
+        });
+        assert_eq!(one.0.handle.backplane_state().lost, 0);
+        let all: Vec<_> = (0..=n).map(|n| n.to_string()).collect();
+        assert_eq!(missed(&one, Since::Start), all);
+    }
 }
 
 /// Whoever asks for what is not known here waits; what was missed comes when Redis is back, and what was
@@ -446,6 +617,55 @@ fn history_while_redis_is_away() {
     assert_eq!(all, ["0", "1"]);
     assert!(peer.unsubscribe("kept"));
     assert_eq!(other.0.handle.subscribers("kept"), 0);
+}
+
+/// Though the node hears of it only a moment after the call.
+#[test]
+fn what_is_published_right_after_subscribing_arrives() {
+    let Some(redis) = Redis::start() else { return };
+    let (handler, seen) = spy(|_, _| ());
+    let backplane = framemill::Redis::new(redis.url()).unwrap();
+    let settings = |s: framemill::Server| s.backplane(backplane).history("kept*", History::last(3));
+    let one = (serve(settings, handler), seen);
+    until("the node is connected", || connected(&one.0.handle));
+    let (mut raw, peer) = client(&one, &[]);
+    for n in 0..50 {
+        let topic = format!("kept{n}");
+        assert!(one.0.handle.publish(&topic, "before"));
+        if n % 2 == 0 {
+            assert!(peer.subscribe(&topic));
+        } else {
+            assert!(peer.subscribe_from(&topic, Since::Now));
+        }
+        assert!(one.0.handle.publish(&topic, "after"));
+        while said(&mut raw).2 != "after" {}
+    }
+}
+
+/// As while nodes are replaced one by one by such as keep it.
+#[test]
+fn a_history_that_one_node_knows_nothing_of() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (keeping(&redis.url()), node(&redis.url()));
+    let (mut raw, peer) = client(&one, &[]);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    assert_eq!(said(&mut raw).0, "live");
+    let (mut plain, _peer) = client(&other, &["kept"]);
+    for n in 1..4 {
+        let received = one.0.handle.backplane_state().received;
+        assert!(other.0.handle.publish("kept", "without a number"));
+        assert_eq!(text(&mut plain), "without a number");
+        until("it is heard", || {
+            one.0.handle.backplane_state().received > received
+        });
+        assert!(one.0.handle.publish("kept", n.to_string()));
+        let (kind, offset, text_of) = said(&mut raw);
+        assert_eq!((kind, text_of), ("msg".to_owned(), n.to_string()));
+        let number = offset.to_string();
+        assert_eq!(number.split('-').nth(1), Some(&*n.to_string()), "{offset}");
+        assert_eq!(text(&mut plain), n.to_string());
+    }
+    assert_eq!(missed(&one, Since::Start), ["1", "2", "3"]);
 }
 
 // ---- presence ----
@@ -488,4 +708,76 @@ fn who_is_there() {
     until("it is seen here too", || here.who("hall") == ["ben"]);
     drop(ben);
     until("nobody is left", || here.who("hall").is_empty());
+}
+
+/// Whoever asks gets an answer soon, of one kind or the other.
+#[test]
+fn who_is_asked_by_many_while_redis_does_not_answer() {
+    let Some(redis) = Redis::start() else { return };
+    let wire = Wire::to(&redis);
+    let (server, _) = node(&wire.url);
+    let _ada = server.handle.enter("hall", "ada").unwrap();
+    until("she is there", || server.handle.who("hall") == ["ada"]);
+    wire.cut();
+    let started = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(server.handle.who("hall"), ["ada"]));
+        }
+    });
+    // One after the other, they would take 24 s.
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+/// A connection from before is of no use, and no reason to know less.
+#[test]
+fn who_is_there_after_a_restart_of_redis() {
+    let Some(mut redis) = Redis::start() else {
+        return;
+    };
+    let (one, other) = (node(&redis.url()), node(&redis.url()));
+    let _ada = one.0.handle.enter("hall", "ada").unwrap();
+    let _ben = other.0.handle.enter("hall", "ben").unwrap();
+    let both = || redis_knows(&redis, 2);
+    until("both are there", both);
+    assert_eq!(one.0.handle.who("hall"), ["ada", "ben"]);
+    redis.kill();
+    until("it is noticed", || {
+        !connected(&one.0.handle) && !connected(&other.0.handle)
+    });
+    redis.begin();
+    until("both are back", || {
+        connected(&one.0.handle) && connected(&other.0.handle) && redis_knows(&redis, 2)
+    });
+    assert_eq!(one.0.handle.who("hall"), ["ada", "ben"]);
+}
+
+fn redis_knows(redis: &Redis, names: usize) -> bool {
+    redis.ask("ZCARD framemill:{hall}:p") == Some(format!(":{names}"))
+}
+
+/// However many are there already.
+#[test]
+fn one_more_costs_one_command() {
+    const NAMES: usize = 1000;
+    let Some(redis) = Redis::start() else { return };
+    let (server, _) = node(&redis.url());
+    let enter = |n: usize| server.handle.enter("hall", &n.to_string()).unwrap();
+    let mut all: Vec<_> = (0..NAMES).map(enter).collect();
+    until("all are there", || redis_knows(&redis, NAMES));
+    let calls = || {
+        let count = "string.match(redis.call('INFO', 'commandstats'), 'zadd:calls=(%d+)')";
+        let answer = redis.ask(&format!("EVAL \"return tonumber({count})\" 0"));
+        let calls = answer.as_deref().and_then(|it| it.strip_prefix(':'));
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    };
+    let (before, began) = (calls(), Instant::now());
+    all.push(enter(NAMES));
+    until("one more is there", || redis_knows(&redis, NAMES + 1));
+    let after = calls();
+    // A sixth of them is renewed every 500 ms.
+    let renewals = began.elapsed().as_millis() as usize / 500 + 1;
+    let most = 1 + renewals * (NAMES / 6 + 1);
+    assert!(after - before <= most, "{} ZADDs", after - before);
 }

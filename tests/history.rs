@@ -1,13 +1,19 @@
 //! Topics that keep their last messages, on one server: nothing is missed, nothing comes twice, and
-//! whoever was away for too long is told so.
+//! whoever was away for too long, or is too slow, is told so.
 
 mod support;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use framemill::{Followed, Follower, History, Message, Offset, Peer, Server, Since};
-use support::spy::{Seen, spy};
-use support::{Raw, Running, serve, until};
+use framemill::{
+    Backplane, BackplaneState, Follow, Followed, Follower, History, Kept, Message, Node, Offset,
+    Overflow, Peer, PeerId, Post, Server, Since, Tail,
+};
+use support::spy::{Seen, narrow, number, numbered, spy, upgraded};
+use support::{Raw, Running, Transport, WAIT, serve, until};
 
 const THREADS: [(usize, usize); 3] = [(1, 0), (1, 2), (2, 2)];
 
@@ -185,4 +191,368 @@ fn a_loop_never_waits_for_who_waits_for_it() {
         }
     });
     until("nothing is left over", || handle.subscribers("it") == 3);
+}
+
+// ---- more than a queue takes ----
+
+/// More than the default `outbound_limit`, and than the kernel holds of it.
+const LONG: u32 = 20_000;
+
+/// A server that lets clients follow what they ask for, with a topic `it` of `LONG` messages of 200 bytes.
+fn long_history(settings: impl FnOnce(Server) -> Server) -> (Running, Seen) {
+    let (handler, seen) = spy(|peer: &Peer, message| {
+        let follow = Follow::parse(&message).unwrap();
+        assert!(peer.subscribe_from(&follow.topic, follow.since));
+    });
+    let settings = |s: Server| settings(s.history("*", History::last(LONG as usize)));
+    let server = Transport::Plain.serve_narrow(settings, handler);
+    publish(&server, 0..LONG);
+    (server, seen)
+}
+
+fn publish(server: &Running, numbers: std::ops::Range<u32>) {
+    for n in numbers {
+        assert!(server.handle.publish("it", numbered(n, 200)));
+    }
+}
+
+/// A client that has asked for all of `it` and reads nothing yet.
+fn follower((server, seen): &(Running, Seen)) -> (Raw, Peer, Follower) {
+    let mut raw = upgraded(narrow(server.addr));
+    let mut follower = Follower::new();
+    let request = follower.follow("it", Since::Start);
+    let peer = seen.peer();
+    raw.write(&support::frame(0x81, request.to_text().unwrap().as_bytes()));
+    until("it follows", || server.handle.subscribers("it") == 1);
+    (raw, peer, follower)
+}
+
+/// The number of the next message; an error: a gap, or live.
+fn next(raw: &mut Raw, follower: &mut Follower) -> Result<u32, Followed> {
+    match follower.take(message(raw)) {
+        Followed::Message { message, .. } => Ok(number(&message.into_data())),
+        other => Err(other),
+    }
+}
+
+/// The how-manieth message of its topic stands there.
+fn place(offset: Offset) -> u64 {
+    let offset = offset.to_string();
+    offset.split('-').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_history_longer_than_the_queue_comes_whole() {
+    for overflow in [Overflow::Close, Overflow::DropNewest, Overflow::DropOldest] {
+        for workers in [0, 2] {
+            let server = long_history(|s| s.workers(workers).overflow(overflow));
+            let (mut raw, peer, mut follower) = follower(&server);
+            // It has not come so far that this were sent as it happens.
+            publish(&server.0, LONG..LONG + 100);
+            assert!(peer.queued_bytes() < 512 << 10);
+            for n in 0..LONG + 100 {
+                assert_eq!(
+                    next(&mut raw, &mut follower),
+                    Ok(n),
+                    "{overflow:?}, workers {workers}"
+                );
+            }
+            let live = next(&mut raw, &mut follower);
+            assert!(matches!(live, Err(Followed::Live { .. })), "{live:?}");
+            publish(&server.0, LONG + 100..LONG + 101);
+            assert_eq!(next(&mut raw, &mut follower), Ok(LONG + 100));
+        }
+    }
+}
+
+/// A publisher is faster than this client: it is told of each hole.
+#[test]
+fn whoever_falls_behind_a_history_is_told() {
+    let server = long_history(|s| s);
+    let (mut raw, _, mut follower) = follower(&server);
+    let end = 3 * LONG;
+    publish(&server.0, LONG..end);
+    let (mut expected, mut gaps) = (0, 0);
+    loop {
+        match next(&mut raw, &mut follower) {
+            Ok(n) => assert_eq!(n, std::mem::replace(&mut expected, n + 1)),
+            Err(Followed::Gap { offset, .. }) => {
+                // The first message has number 1.
+                expected = place(offset) as u32;
+                gaps += 1;
+            }
+            Err(Followed::Live { .. }) => break,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(expected == end && gaps > 0, "{gaps} gaps, then {expected}");
+}
+
+/// In the middle of it: to subscribe changes nothing, to unsubscribe ends it, and so does the end of the
+/// connection.
+#[test]
+fn a_long_history_can_be_ended() {
+    let server = long_history(|s| s);
+    let handle = &server.0.handle;
+    let (mut raw, peer, mut follower) = follower(&server);
+    assert!(peer.subscribe("it"));
+    assert_eq!(handle.subscribers("it"), 1);
+    assert!(peer.unsubscribe("it") && !peer.unsubscribe("it"));
+    assert_eq!(handle.subscribers("it"), 0);
+    peer.send("end").unwrap();
+    let end = Followed::Other(Message::text("end"));
+    let mut got = 0;
+    while let Ok(n) = next(&mut raw, &mut follower).inspect_err(|last| assert_eq!(*last, end)) {
+        assert_eq!(n, got);
+        got += 1;
+    }
+    assert!((1..LONG).contains(&got));
+    assert!(peer.subscribe_from("it", Since::Start));
+    assert_eq!(handle.subscribers("it"), 1);
+    drop(raw);
+    until("it has left", || handle.subscribers("it") == 0);
+}
+
+/// A long one leaves room for others.
+#[test]
+fn histories_take_turns() {
+    let server = long_history(|s| s);
+    server.0.handle.publish("next", "x");
+    let (mut raw, peer, mut follower) = follower(&server);
+    assert!(peer.subscribe_from("next", Since::Start));
+    follower.follow("next", Since::Start);
+    let mut before = 0;
+    loop {
+        match follower.take(message(&mut raw)) {
+            Followed::Message { topic, .. } if topic == "next" => break,
+            _ => before += 1,
+        }
+    }
+    assert!(before < LONG, "all of the other came first");
+}
+
+// ---- kept elsewhere ----
+
+/// A backplane that keeps histories, and says nothing by itself.
+#[derive(Clone, Debug, Default)]
+struct Elsewhere {
+    node: Arc<Mutex<Option<Weak<dyn Node>>>>,
+    published: Arc<AtomicU64>,
+}
+
+/// The number of this node there.
+const HERE: u64 = 7;
+
+impl Backplane for Elsewhere {
+    fn start(&self, node: Weak<dyn Node>) -> framemill::Result<()> {
+        *self.node.lock().unwrap() = Some(node);
+        Ok(())
+    }
+
+    fn subscribe(&self, _: &str) {}
+
+    fn unsubscribe(&self, _: &str) {}
+
+    fn publish(&self, _: Post) {}
+
+    fn keeps_history(&self) -> bool {
+        true
+    }
+
+    fn publish_kept(&self, _: Post, _: History, _: Option<PeerId>) -> bool {
+        self.published.fetch_add(1, Ordering::SeqCst);
+        true
+    }
+
+    fn mark(&self, _: &str) -> Option<(u64, u64)> {
+        Some((HERE, self.published.load(Ordering::SeqCst)))
+    }
+
+    fn state(&self) -> BackplaneState {
+        BackplaneState::default()
+    }
+
+    fn stop(&self, _: Instant) {}
+}
+
+impl Elsewhere {
+    fn server(&self) -> (Running, Seen) {
+        let backplane = self.clone();
+        server(|s| s.history("kept*", History::last(10)).backplane(backplane))
+    }
+
+    fn node(&self) -> Arc<dyn Node> {
+        let node = self.node.lock().unwrap();
+        node.as_ref().and_then(Weak::upgrade).unwrap()
+    }
+
+    /// What it has: each message with who published it, as the how-manieth.
+    fn has(&self, topic: &str, messages: &[(u64, u64, &str)]) {
+        let kept = messages.iter().zip(1..);
+        let kept: Vec<_> = kept.map(|(it, n)| numbered_by(topic, n, it)).collect();
+        let last = kept.last().map(|kept| kept.offset).unwrap_or_default();
+        let topic = topic.into();
+        self.node().adopt(Tail { topic, last, kept });
+    }
+}
+
+/// What comes next, of this topic: its place there, and what was published.
+fn placed(raw: &mut Raw, topic: &str) -> (u64, String) {
+    let mut follower = Follower::new();
+    follower.follow(topic, Since::Now);
+    match follower.take(message(raw)) {
+        Followed::Message {
+            offset, message, ..
+        } => (place(offset), message.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn numbered_by(topic: &str, n: u64, &(node, sequence, text): &(u64, u64, &str)) -> Kept {
+    Kept {
+        post: Post::new(topic, Message::text(text)),
+        offset: format!("5-{n}").parse().unwrap(),
+        node,
+        sequence,
+        except: None,
+        age: Duration::ZERO,
+    }
+}
+
+/// While nothing is known there.
+#[test]
+fn nobody_is_waited_for_who_has_gone() {
+    let elsewhere = Elsewhere::default();
+    let server = elsewhere.server();
+    let handle = &server.0.handle;
+    let (mut raw, stays) = client(&server);
+    for _ in 0..2 {
+        assert!(stays.subscribe_from("kept", Since::Start));
+        assert_eq!(handle.subscribers("kept"), 1);
+    }
+    for _ in 0..100 {
+        let (_raw, peer) = client(&server);
+        assert!(peer.subscribe_from("kept", Since::Start));
+    }
+    until("only one waits", || handle.subscribers("kept") == 1);
+    let mut follower = Follower::new();
+    follower.follow("kept", Since::Start);
+    elsewhere.has("kept", &[(1, 1, "a"), (HERE, 1, "b")]);
+    assert_eq!(until_live(&mut raw, &mut follower), ["a", "b"]);
+    assert!(stays.unsubscribe("kept"));
+    assert!(stays.subscribe_from("kept", Since::Start) && stays.unsubscribe("kept"));
+    assert_eq!(handle.subscribers("kept"), 0);
+}
+
+/// Of what is fetched, those who want what is new get what was published here since.
+#[test]
+fn what_is_published_after_subscribing_arrives() {
+    let elsewhere = Elsewhere::default();
+    let server = elsewhere.server();
+    let handle = &server.0.handle;
+    assert!(handle.publish("kept", "before"));
+    let (mut new, peer) = client(&server);
+    assert!(peer.subscribe_from("kept", Since::Now));
+    let (mut plain, peer) = client(&server);
+    assert!(peer.subscribe("kept"));
+    assert!(handle.publish("kept", "after"));
+    let before = [(1, 1, "other"), (HERE, 1, "before"), (1, 2, "another")];
+    let all = [before[0], before[1], before[2], (HERE, 2, "after")];
+    elsewhere.has("kept", &all);
+    let mut follower = Follower::new();
+    follower.follow("kept", Since::Now);
+    assert_eq!(until_live(&mut new, &mut follower), ["after"]);
+    assert_eq!(placed(&mut plain, "kept"), (4, "after".to_owned()));
+    // Nothing is published after this.
+    assert!(peer.unsubscribe("kept"));
+    let (mut none, peer) = client(&server);
+    assert!(peer.subscribe_from("kept2", Since::Now));
+    elsewhere.has("kept2", &[(1, 3, "other"), (HERE, 2, "before")]);
+    follower.follow("kept2", Since::Now);
+    assert!(until_live(&mut none, &mut follower).is_empty());
+}
+
+/// The settings of two nodes differ, as while they are replaced one by one.
+#[test]
+fn what_another_node_does_not_keep_has_no_number() {
+    let elsewhere = Elsewhere::default();
+    let server = elsewhere.server();
+    let (mut raw, peer) = client(&server);
+    assert!(peer.subscribe_from("kept", Since::Start) && peer.subscribe("other"));
+    elsewhere.has("kept", &[(1, 1, "first")]);
+    let mut follower = Follower::new();
+    follower.follow("kept", Since::Start);
+    assert_eq!(until_live(&mut raw, &mut follower), ["first"]);
+    let node = elsewhere.node();
+    node.deliver(Post::new("kept", Message::text("without a number")));
+    assert!(node.deliver_kept(numbered_by("kept", 2, &(1, 2, "second"))));
+    assert_eq!(placed(&mut raw, "kept"), (2, "second".to_owned()));
+    // And the other way round.
+    assert!(node.deliver_kept(numbered_by("other", 9, &(1, 3, "third"))));
+    assert_eq!(message(&mut raw), Message::text("third"));
+}
+
+#[test]
+fn by_time_alone() {
+    let forever = History::for_the_last(Duration::from_secs(3600));
+    let at_once = History::for_the_last(Duration::ZERO);
+    let server = server(|s| s.history("long", forever).history("short", at_once));
+    let handle = &server.0.handle;
+    let (mut raw, peer) = client(&server);
+    let mut follower = Follower::new();
+    for topic in ["long", "short"] {
+        for n in 0..100 {
+            assert!(handle.publish(topic, n.to_string()));
+        }
+        follower.follow(topic, Since::Start);
+    }
+    assert!(peer.subscribe_from("long", Since::Start));
+    assert_eq!(until_live(&mut raw, &mut follower).len(), 100);
+    assert!(peer.subscribe_from("short", Since::Start));
+    assert!(until_live(&mut raw, &mut follower).len() < 100);
+}
+
+/// What was missed comes to those who are live as if it were published: the loops are not flooded with it.
+#[test]
+fn much_that_was_missed_comes_by_and_by() {
+    const MISSED: usize = 20_000;
+    let elsewhere = Elsewhere::default();
+    let (release, held) = crossbeam_channel::bounded::<()>(1);
+    let (busy, is_busy) = crossbeam_channel::bounded::<()>(1);
+    let (handler, seen) = spy(move |_: &Peer, _: Message| {
+        busy.send(()).unwrap();
+        held.recv_timeout(WAIT).unwrap();
+    });
+    let backplane = elsewhere.clone();
+    let settings = |s: Server| {
+        let s = s.workers(0).outbound_limit(64 << 20).backplane(backplane);
+        s.history("kept*", History::last(10))
+    };
+    let server = (serve(settings, handler), seen);
+    let (mut raw, peer) = client(&server);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    elsewhere.has("kept", &[]);
+    assert_eq!(message(&mut raw), Message::text("live 0-0 kept\n"));
+    let texts: Vec<_> = (0..MISSED).map(|n| n.to_string()).collect();
+    let missed: Vec<_> = texts
+        .iter()
+        .zip(1..)
+        .map(|(text, n)| (1, n, &**text))
+        .collect();
+    let waiting = || server.0.handle.metrics().loops[0].commands_queued;
+    thread::scope(|scope| {
+        raw.write(&support::frame(0x81, b"x"));
+        is_busy.recv_timeout(WAIT).unwrap();
+        scope.spawn(|| elsewhere.has("kept", &missed));
+        let mut most = 0;
+        until("some wait for the loop", || {
+            most = waiting();
+            most >= 256
+        });
+        assert!(most < 400, "{most}");
+        release.send(()).unwrap();
+    });
+    for (text, n) in texts.into_iter().zip(1..) {
+        assert_eq!(placed(&mut raw, "kept"), (n, text));
+    }
 }

@@ -79,7 +79,7 @@ export class Connection {
     const bytes = isText ? null : new Uint8Array(data);
     const end = isText ? data.indexOf("\n") : bytes.indexOf(10);
     const line = end < 0 ? "" : isText ? data.slice(0, end) : this.#decoder.decode(bytes.subarray(0, end));
-    const [, kind, offset, name] = line.match(/^(msg|gap|live) (\d+-\d+) (.*)$/s) ?? [];
+    const [, kind, offset, name] = line.match(/^(msg|gap|live) (\d+-\d+(?:-\d+)?) (.*)$/s) ?? [];
     const topic = this.#topics.get(name);
     if (!topic) return this.onmessage(data);
     topic.since = offset;

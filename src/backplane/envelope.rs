@@ -71,6 +71,11 @@ impl Envelope {
         out
     }
 
+    /// Gives an encoded one another number.
+    pub(super) fn renumber(encoded: &mut [u8], sequence: u64) {
+        encoded[10..18].copy_from_slice(&sequence.to_be_bytes());
+    }
+
     /// `None`: nothing that a node of this version sends.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (&[version, flags], rest) = bytes.split_first_chunk()?;
@@ -128,7 +133,14 @@ mod tests {
                     latest: latest.clone(),
                     message,
                 };
-                let bytes = envelope.encode();
+                let mut bytes = envelope.encode();
+                assert_eq!(Envelope::decode(&bytes), Some(envelope.clone()));
+                Envelope::renumber(&mut bytes, 78);
+                let sequence = 78;
+                let envelope = Envelope {
+                    sequence,
+                    ..envelope
+                };
                 assert_eq!(Envelope::decode(&bytes), Some(envelope));
             }
         }

@@ -128,6 +128,14 @@ pub trait Backplane: Debug + Send + Sync + 'static {
         false
     }
 
+    /// This node, as in [`Kept::node`], and a sequence: what is published to this topic here from now on
+    /// has a greater one. So whoever subscribes and then publishes finds its own among what is
+    /// [fetched](Node::adopt). Default: it can't tell.
+    fn mark(&self, topic: &str) -> Option<(u64, u64)> {
+        let _ = topic;
+        None
+    }
+
     /// Somebody here wants to know all that there is of a topic: [`Node::missing`].
     fn refresh(&self, topic: &str) {
         let _ = topic;
@@ -158,8 +166,9 @@ pub trait Node: Send + Sync {
     /// such on its way. One thread's calls arrive in order.
     fn deliver(&self, post: Post);
 
-    /// The next message of a topic with history. `false`: it does not follow the one before, and what
-    /// is [missing](Self::missing) is to be fetched.
+    /// The next message of a topic with history; without it for those whose server keeps none of this
+    /// topic. `false`: it does not follow the one before, and what is [missing](Self::missing) is to be
+    /// fetched.
     fn deliver_kept(&self, kept: Kept) -> bool;
 
     /// Whether what was kept of this topic is wanted, and after which offset (in the same epoch; all in

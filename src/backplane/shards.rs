@@ -79,6 +79,10 @@ impl<B: Backplane> Backplane for Shards<B> {
         self.of(&post.topic).publish_kept(post, keep, except)
     }
 
+    fn mark(&self, topic: &str) -> Option<(u64, u64)> {
+        self.of(topic).mark(topic)
+    }
+
     fn refresh(&self, topic: &str) {
         self.of(topic).refresh(topic);
     }

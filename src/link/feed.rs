@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Link;
-use super::topics::Topic;
 use crate::backplane::{Kept, Tail};
 use crate::history::{self, History, Offset, Since};
+use crate::id::PeerId;
 use crate::message::Message;
 
 /// Nodes that are remembered, so that what comes twice is noticed.
@@ -17,10 +17,13 @@ const NODES: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Feed {
     keep: History,
-    /// The newest message, whether or not it is kept.
+    /// The newest message, whether or not it is kept; without its tag.
     last: Offset,
-    /// Who published it, and the how-manieth of that node it is.
+    /// Who published it, and the how-manieth of that node it is; zeros if that is not known.
     last_of: (u64, u64),
+    /// Numbers below this were given twice, perhaps: whoever comes with one is told that it has missed
+    /// something.
+    lost_before: u64,
     /// In the order of their numbers, none of which is over `last`.
     entries: VecDeque<Entry>,
     /// What was before `last` is in `entries`, as far as the backplane has it.
@@ -28,7 +31,7 @@ pub(super) struct Feed {
     /// Nothing has been missed since: what comes next follows `last`.
     pub(super) in_step: bool,
     /// Those who want what is not known yet.
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) waiting: HashMap<PeerId, Arc<Link>>,
     /// The latest of each node.
     heard: HashMap<u64, u64>,
 }
@@ -36,17 +39,10 @@ pub(super) struct Feed {
 #[derive(Debug)]
 struct Entry {
     number: u64,
+    tag: u32,
     at: Instant,
     /// As subscribers get it.
     message: Message,
-}
-
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) link: Arc<Link>,
-    pub(super) since: Since,
-    /// Counts it among the subscribers, so that the topic stays.
-    pub(super) seat: Arc<Topic>,
 }
 
 /// What somebody is to be sent before it is live.
@@ -54,8 +50,8 @@ pub(super) struct Waiting {
 pub(super) struct Replay {
     /// Of which kind, if anything is missing before.
     pub(super) gap: Option<Gap>,
-    /// All from this number on.
-    from: u64,
+    /// All that is after this.
+    pub(super) after: Offset,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -81,13 +77,14 @@ impl Feed {
             keep,
             last: Offset {
                 epoch: epoch.unwrap_or(0),
-                number: 0,
+                ..Offset::default()
             },
             last_of: (0, 0),
+            lost_before: 0,
             entries: VecDeque::new(),
             known: epoch.is_some(),
             in_step: epoch.is_some(),
-            waiting: Vec::new(),
+            waiting: HashMap::new(),
             heard: HashMap::new(),
         }
     }
@@ -121,50 +118,68 @@ impl Feed {
         })
     }
 
-    /// All that the backplane has after what is known here.
-    pub(super) fn adopt(&mut self, mut tail: Tail) -> News {
+    /// Nothing was published yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.last.number == 0
+    }
+
+    /// The backplane has this after what is known here; it is to be [taken in](Self::take_in), and then
+    /// this has [caught up](Self::catch_up). Those who are live are told if something is missing before.
+    pub(super) fn rejoin(&mut self, tail: &mut Tail) -> News {
         let mut news = News::default();
         let before = self.last;
         // Of an epoch before there may be some left.
         tail.kept
             .retain(|kept| kept.offset.epoch == tail.last.epoch);
         // Under the number of our latest there is something else: others went on from less.
-        let identity = |kept: &Kept| (kept.node, kept.sequence);
         let mut same = tail.kept.iter().filter(|kept| kept.offset == before);
-        let branched = same.any(|kept| identity(kept) != self.last_of);
-        let was_known = self.known;
-        (self.known, self.in_step) = (true, true);
+        let known = tag(self.last_of) != 0;
+        let branched = same.any(|kept| known && (kept.node, kept.sequence) != self.last_of);
         if tail.last.epoch != before.epoch {
             self.entries.clear();
             self.last = Offset {
                 number: 0,
                 ..tail.last
             };
+            self.last_of = (0, 0);
+            self.lost_before = 0;
+        } else if branched {
+            // How many before it are others too, nobody can tell.
+            self.lost_before = before.number;
+            self.last.number = before.number - 1;
         }
         let first = tail.kept.iter().map(|kept| kept.offset.number);
         let first = first.filter(|&n| n > self.last.number).min();
         let first = first.unwrap_or(tail.last.number + 1);
         // From nothing to the first of all is no other epoch.
         let other_epoch = tail.last.epoch != before.epoch && before != Offset::default();
-        if was_known && (first > self.last.number + 1 || other_epoch || branched) {
-            let number = first - 1;
-            let offset = Offset {
-                number,
-                ..tail.last
-            };
-            news.gap = Some(history::said("gap", &tail.topic, offset));
-        }
-        for kept in tail.kept {
-            if kept.offset.number > self.last.number {
-                self.accept(kept, &mut news);
-            }
-        }
-        self.last.number = self.last.number.max(tail.last.number);
-        if !was_known {
-            // Whoever is live here has asked for nothing of before.
-            news = News::default();
+        if self.known && (first > self.last.number + 1 || other_epoch || branched) {
+            self.last.number = first - 1;
+            self.last_of = (0, 0);
+            news.gap = Some(history::said("gap", &tail.topic, self.last));
+            // Whoever comes for what is before is told of the gap too.
+            self.entries.clear();
         }
         news
+    }
+
+    /// One of those, if it is not here yet.
+    pub(super) fn take_in(&mut self, kept: Kept) -> News {
+        let mut news = News::default();
+        let is_new = kept.offset.number > self.last.number;
+        if is_new && kept.offset.epoch == self.last.epoch {
+            self.accept(kept, &mut news);
+        }
+        news
+    }
+
+    /// That was all up to this one.
+    pub(super) fn catch_up(&mut self, last: Offset) {
+        (self.known, self.in_step) = (true, true);
+        if last.number > self.last.number {
+            self.last.number = last.number;
+            self.last_of = (0, 0);
+        }
     }
 
     /// Takes it in, unless it came before under another number: a Redis that has lost what it had
@@ -187,14 +202,32 @@ impl Feed {
     }
 
     fn push(&mut self, topic: &str, message: &Message, at: Instant) -> Message {
-        let message = history::framed(topic, self.last, message);
+        let offset = self.tagged(self.last.number);
+        let message = history::framed(topic, offset, message);
         self.entries.push_back(Entry {
-            number: self.last.number,
+            number: offset.number,
+            tag: offset.tag,
             at,
             message: message.clone(),
         });
         self.trim();
         message
+    }
+
+    /// The message of this number, with its tag as far as that is known.
+    fn tagged(&self, number: u64) -> Offset {
+        let tag = if number == self.last.number {
+            tag(self.last_of)
+        } else {
+            let at = self.entries.binary_search_by_key(&number, |e| e.number);
+            at.map_or(0, |at| self.entries[at].tag)
+        };
+        let last = self.last;
+        Offset {
+            number,
+            tag,
+            ..last
+        }
     }
 
     fn trim(&mut self) {
@@ -212,34 +245,56 @@ impl Feed {
         self.trim();
         let last = self.last;
         let first = self.entries.front().map_or(last.number + 1, |e| e.number);
-        let (gap, from) = match since {
-            Since::Now => (None, last.number + 1),
-            Since::Start => (None, first),
+        let (gap, before) = match since {
+            Since::Now => (None, last.number),
+            Since::Start => (None, first - 1),
             Since::After(offset) if offset.epoch != last.epoch => {
                 // Whoever has seen nothing because there was nothing has missed nothing but what is gone.
                 let nothing = offset == Offset::default() && first == 1;
-                ((!nothing).then_some(Gap::Unknown), first)
+                ((!nothing).then_some(Gap::Unknown), first - 1)
             }
-            Since::After(offset) if offset.number > last.number => (Some(Gap::Unknown), first),
-            Since::After(offset) if offset.number + 1 < first => (Some(Gap::TooOld), first),
-            Since::After(offset) => (None, offset.number + 1),
+            Since::After(offset) if offset.number > last.number => (Some(Gap::Unknown), first - 1),
+            Since::After(offset) if offset.number + 1 < first => (Some(Gap::TooOld), first - 1),
+            // What was seen under this number was lost, and perhaps some before it.
+            Since::After(offset) if self.is_other(offset) => (Some(Gap::Unknown), first - 1),
+            // Told of it once: that line has no tag.
+            Since::After(offset) if offset.tag != 0 && offset.number < self.lost_before => {
+                (Some(Gap::TooOld), first - 1)
+            }
+            Since::After(offset) => (None, offset.number),
         };
-        Replay { gap, from }
+        let after = Offset {
+            number: before,
+            ..last
+        };
+        Replay { gap, after }
     }
 
-    /// The messages of that.
-    pub(super) fn messages(&self, topic: &str, replay: &Replay) -> Vec<Message> {
-        let from = self.entries.partition_point(|e| e.number < replay.from);
-        let number = replay.from - 1;
-        let before = Offset {
-            number,
-            ..self.last
-        };
-        let gap = replay.gap.as_ref();
-        let gap = gap.map(|_| history::said("gap", topic, before));
-        let messages = self.entries.range(from..).map(|e| e.message.clone());
-        let live = history::said("live", topic, self.last);
-        gap.into_iter().chain(messages).chain([live]).collect()
+    /// Whether what is known under this number is another message.
+    fn is_other(&self, offset: Offset) -> bool {
+        let tag = self.tagged(offset.number).tag;
+        tag != 0 && offset.tag != 0 && tag != offset.tag
+    }
+
+    /// The messages of that, and to where each takes whoever gets it; at last, that it is live.
+    pub(super) fn messages<'a>(
+        &'a self,
+        topic: &'a str,
+        replay: &Replay,
+    ) -> impl Iterator<Item = (Offset, Message)> + 'a {
+        let after = replay.after;
+        let gap = replay.gap.is_some();
+        let gap = gap.then(|| (after, history::said("gap", topic, after)));
+        let from = self.entries.partition_point(|e| e.number <= after.number);
+        let messages = self.entries.range(from..).map(move |entry| {
+            let number = entry.number;
+            (Offset { number, ..after }, entry.message.clone())
+        });
+        let live = std::iter::once_with(|| {
+            let last = self.tagged(self.last.number);
+            (last, history::said("live", topic, last))
+        });
+        gap.into_iter().chain(messages).chain(live)
     }
 
     /// Whether all that it keeps is too old, so that it may be forgotten.
@@ -247,9 +302,16 @@ impl Feed {
         let Some(age) = self.keep.age else {
             return false;
         };
-        let over = |e: &Entry| e.at.elapsed() > age + grace;
+        let over = |e: &Entry| e.at.elapsed() > age.saturating_add(grace);
         self.waiting.is_empty() && self.entries.back().is_none_or(over)
     }
+}
+
+/// See [`Offset`].
+fn tag((node, sequence): (u64, u64)) -> u32 {
+    let mixed = (node ^ sequence).wrapping_mul(0xFF51_AFD7_ED55_8CCD);
+    let tag = (mixed >> 32) as u32;
+    if sequence == 0 { 0 } else { tag.max(1) }
 }
 
 #[cfg(test)]
@@ -258,7 +320,11 @@ mod tests {
     use crate::backplane::Post;
 
     fn offset(epoch: u64, number: u64) -> Offset {
-        Offset { epoch, number }
+        Offset {
+            epoch,
+            number,
+            tag: 0,
+        }
     }
 
     fn kept(epoch: u64, number: u64, sequence: u64) -> Kept {
@@ -272,27 +338,33 @@ mod tests {
         }
     }
 
-    fn tail(last: Offset, kept: Vec<Kept>) -> Tail {
+    /// Adopts this, and gives what those who are live get.
+    fn adopt(feed: &mut Feed, last: Offset, kept: Vec<Kept>) -> News {
         let topic = "t".into();
-        Tail { topic, last, kept }
+        let mut tail = Tail { topic, last, kept };
+        let mut news = feed.rejoin(&mut tail);
+        for kept in tail.kept {
+            news.messages.extend(feed.take_in(kept).messages);
+        }
+        feed.catch_up(last);
+        news
     }
 
-    fn texts(messages: &[Message]) -> Vec<&str> {
-        messages.iter().map(|m| m.to_text().unwrap()).collect()
+    fn texts(messages: impl Iterator<Item = (Offset, Message)>) -> Vec<String> {
+        messages.map(|(_, m)| m.to_string()).collect()
     }
 
     #[test]
     fn whoever_comes_back_gets_what_it_missed_or_is_told() {
         let mut feed = Feed::new(History::last(3), Some(9));
         let replay = feed.replay(Since::After(offset(9, 0)));
-        assert_eq!(texts(&feed.messages("t", &replay)), ["live 9-0 t\n"]);
+        assert_eq!(texts(feed.messages("t", &replay)), ["live 9-0 t\n"]);
         for n in 1..=5 {
             feed.append("t", &Message::text(n.to_string()));
         }
         let mut get = |since| {
             let replay = feed.replay(since);
-            let messages = feed.messages("t", &replay);
-            texts(&messages).join("|")
+            texts(feed.messages("t", &replay)).join("|")
         };
         let (m3, m4, m5) = ("msg 9-3 t\n3", "msg 9-4 t\n4", "msg 9-5 t\n5");
         let all = format!("{m3}|{m4}|{m5}|live 9-5 t\n");
@@ -328,35 +400,70 @@ mod tests {
     fn what_is_missed_is_adopted_once() {
         let mut feed = Feed::new(History::last(10), None);
         assert!(feed.follow(kept(5, 1, 1)).unwrap().messages.is_empty());
-        let news = feed.adopt(tail(offset(5, 2), vec![kept(5, 1, 1), kept(5, 2, 2)]));
-        assert!(news.messages.is_empty() && news.gap.is_none());
+        let news = adopt(&mut feed, offset(5, 2), vec![kept(5, 1, 1), kept(5, 2, 2)]);
+        assert_eq!((news.messages.len(), news.gap), (2, None));
         assert_eq!(feed.follow(kept(5, 3, 3)).unwrap().messages.len(), 1);
         assert!(feed.follow(kept(5, 3, 3)).unwrap().messages.is_empty());
         assert!(feed.follow(kept(5, 5, 5)).is_none(), "4 is missing");
-        let news = feed.adopt(tail(offset(5, 5), vec![kept(5, 4, 4), kept(5, 5, 5)]));
+        let news = adopt(&mut feed, offset(5, 5), vec![kept(5, 4, 4), kept(5, 5, 5)]);
         assert_eq!((news.messages.len(), news.gap), (2, None));
         // Some of it is gone.
-        let news = feed.adopt(tail(offset(5, 9), vec![kept(5, 8, 8), kept(5, 9, 9)]));
+        let news = adopt(&mut feed, offset(5, 9), vec![kept(5, 8, 8), kept(5, 9, 9)]);
         assert_eq!(news.gap, Some(Message::text("gap 5-7 t\n")));
         assert_eq!(news.messages.len(), 2);
         // What is there under the number of the latest is something else.
-        let news = feed.adopt(tail(offset(5, 10), vec![kept(5, 9, 10), kept(5, 10, 11)]));
-        assert_eq!(news.gap, Some(Message::text("gap 5-9 t\n")));
-        assert_eq!(news.messages.len(), 1);
+        let seen = Offset {
+            tag: 7,
+            ..offset(5, 8)
+        };
+        let news = adopt(
+            &mut feed,
+            offset(5, 10),
+            vec![kept(5, 9, 10), kept(5, 10, 11)],
+        );
+        assert_eq!(news.gap, Some(Message::text("gap 5-8 t\n")));
+        assert_eq!(news.messages.len(), 2);
+        let replay = feed.replay(Since::After(seen));
+        assert!(replay.gap.is_some(), "8 may have been another as well");
+        let replay = feed.replay(Since::After(offset(5, 8)));
+        assert!(replay.gap.is_none(), "who has been told of it");
         // Redis has lost everything, and was sent 11 again.
         let again = vec![kept(5, 11, 12), kept(6, 1, 11), kept(6, 2, 12)];
-        let news = feed.adopt(tail(offset(6, 2), again));
+        let news = adopt(&mut feed, offset(6, 2), again);
         assert_eq!(news.gap, Some(Message::text("gap 6-0 t\n")));
         assert_eq!(news.messages.len(), 1);
         assert_eq!(feed.last(), offset(6, 2));
     }
 
+    /// Also by a node that never saw it.
+    #[test]
+    fn whoever_saw_what_was_lost_is_told() {
+        let mut feed = Feed::new(History::last(10), None);
+        adopt(&mut feed, offset(5, 2), vec![kept(5, 1, 1), kept(5, 2, 2)]);
+        let [one, seen] = [1, 2].map(|number| feed.tagged(number));
+        assert!(seen.tag != 0 && seen.tag != one.tag);
+        assert_eq!(feed.replay(Since::After(seen)).gap, None);
+        let mut other = Feed::new(History::last(10), None);
+        let others = vec![kept(5, 1, 1), kept(5, 2, 3), kept(5, 3, 4)];
+        for kept in [others.clone(), Vec::new()] {
+            adopt(&mut other, offset(5, 3), kept);
+            let replay = other.replay(Since::After(seen));
+            assert_eq!(replay.gap, Some(Gap::Unknown));
+            assert_eq!(other.replay(Since::After(one)).gap, None);
+        }
+        adopt(&mut feed, offset(5, 3), others[1..].to_vec());
+        for lost in [one, seen] {
+            assert!(feed.replay(Since::After(lost)).gap.is_some());
+        }
+        assert_eq!(feed.replay(Since::After(offset(5, 3))).gap, None);
+    }
+
     #[test]
     fn the_first_message_of_all_is_no_gap() {
         let mut feed = Feed::new(History::last(10), None);
-        feed.adopt(tail(Offset::default(), Vec::new()));
+        adopt(&mut feed, Offset::default(), Vec::new());
         assert!(feed.follow(kept(7, 1, 1)).is_none(), "another epoch");
-        let news = feed.adopt(tail(offset(7, 1), vec![kept(7, 1, 1)]));
+        let news = adopt(&mut feed, offset(7, 1), vec![kept(7, 1, 1)]);
         assert_eq!((news.messages.len(), news.gap), (1, None));
         assert_eq!(feed.replay(Since::After(Offset::default())).gap, None);
     }
@@ -373,5 +480,9 @@ mod tests {
         );
         assert_eq!(feed.replay(Since::After(offset(1, 1))).gap, None);
         assert!(feed.is_over(Duration::ZERO));
+        let for_ever = History::last(10).no_older_than(Duration::MAX);
+        let mut feed = Feed::new(for_ever, Some(1));
+        feed.append("t", &Message::text("x"));
+        assert!(!feed.is_over(Duration::from_secs(60)));
     }
 }

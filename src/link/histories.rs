@@ -2,8 +2,13 @@
 //! live without a gap and without anything twice.
 //!
 //! Each has a [`Feed`] behind a lock. Whoever publishes appends and asks the loops under that lock, and
-//! whoever subscribes is sent what it missed and put on the loop's list under it as well; commands of a
-//! loop are carried out in order, so one is wholly before the other.
+//! whoever subscribes is sent the last of what it missed and put on the loop's list under it as well;
+//! commands of a loop are carried out in order, so one is wholly before the other.
+//!
+//! What was missed may be more than an outbox takes. It is sent in pieces, of which the thread that
+//! subscribes sends the first, and the loop one whenever it has written most of what was queued. Only
+//! with the last of them the subscriber goes on the loop's list; until then it gets from the feed what
+//! is published, as it would later.
 //!
 //! Under that lock nobody may wait for a loop: the loop may wait for the lock. So room is made before.
 //!
@@ -11,18 +16,21 @@
 //! topics, the feeds by name.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use super::feed::{Feed, Gap, News, Replay, Waiting};
+use super::feed::{Feed, Gap, News};
+use super::outbox::MAX_FRAME;
 use super::queue::QueueKey;
-use super::topics::Publication;
-use super::{Link, LoopHandle, Permit, Shared, SharedFrame, lock};
+use super::topics::{Publication, Topic};
+use super::{Command, Link, LoopHandle, Permit, Shared, SharedFrame, lock};
 use crate::backplane::{Kept, Node, Post, Tail};
 use crate::config::Compress;
 use crate::history::{History, Offset, Since};
 use crate::id::PeerId;
+use crate::logging::Throttle;
 use crate::message::{LatestKey, Message};
+use crate::proto::MAX_HEADER;
 
 /// Feeds in memory of which all is too old are forgotten when there are so many more.
 const SWEEP: usize = 1024;
@@ -40,6 +48,23 @@ struct Feeds {
     by_name: HashMap<Box<str>, Arc<Mutex<Feed>>>,
     /// So many are too many to go on without looking for those that are over.
     sweep_at: usize,
+    /// Of those that are numbered here and begin now; 0 before there are any.
+    epoch: u64,
+}
+
+impl Feeds {
+    /// Numbers that were given may be given again from now on.
+    fn begin_epoch(&mut self) {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = since.map_or(1, |since| since.as_micros() as u64);
+        self.epoch = now.max(self.epoch + 1);
+    }
+}
+
+/// Whether nobody has a feed but the map, under whose lock this is asked: so nobody else gets it, and it
+/// is not locked.
+fn is_unused(feed: &Arc<Mutex<Feed>>) -> bool {
+    Arc::strong_count(feed) == 1
 }
 
 /// Room on the loops that have subscribers of a topic.
@@ -87,26 +112,49 @@ impl Histories {
             return feed.clone();
         }
         if here && feeds.by_name.len() >= feeds.sweep_at {
-            // One that is locked is in use.
-            let over = |feed: &Mutex<Feed>| {
-                feed.try_lock()
-                    .is_ok_and(|f| f.is_over(Duration::from_secs(60)))
-            };
+            let over = |feed: &_| is_unused(feed) && lock(feed).is_over(Duration::from_secs(60));
+            let before = feeds.by_name.len();
             feeds.by_name.retain(|_, feed| !over(feed));
+            if feeds.by_name.len() < before {
+                feeds.begin_epoch();
+            }
             feeds.sweep_at = feeds.by_name.len() + SWEEP;
         }
-        let epoch = here.then(|| {
-            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            since.map_or(1, |since| since.as_micros() as u64)
-        });
+        if here && feeds.epoch == 0 {
+            feeds.begin_epoch();
+        }
+        let epoch = here.then_some(feeds.epoch);
         let feed = Arc::new(Mutex::new(Feed::new(keep, epoch)));
         feeds.by_name.insert(topic.into(), feed.clone());
         feed
     }
 
-    /// Nobody subscribes to this any more, and what was kept can be had again.
-    pub(super) fn forget(&self, topic: &str) {
-        lock(&self.feeds).by_name.remove(topic);
+    /// The feed of a topic, if there is one.
+    fn existing(&self, topic: &str) -> Option<Arc<Mutex<Feed>>> {
+        lock(&self.feeds).by_name.get(topic).cloned()
+    }
+
+    /// Nobody subscribes to this any more. `elsewhere`: what was kept can be had again. What is here
+    /// stays, if it is anything: a feed to which nothing was published can be made again as it was.
+    pub(super) fn forget(&self, topic: &str, elsewhere: bool) {
+        if self.of(topic).is_none() {
+            return;
+        }
+        let by_name = &mut lock(&self.feeds).by_name;
+        let is_new = |feed| is_unused(feed) && lock(feed).is_new();
+        if elsewhere || by_name.get(topic).is_some_and(is_new) {
+            by_name.remove(topic);
+            if by_name.len() < by_name.capacity() / 8 {
+                by_name.shrink_to(by_name.len() * 2);
+            }
+        }
+    }
+
+    /// This connection has ended.
+    pub(super) fn nobody_waits(&self, topic: &str, id: PeerId) {
+        if let Some(feed) = self.existing(topic) {
+            lock(&feed).waiting.remove(&id);
+        }
     }
 }
 
@@ -124,6 +172,10 @@ impl Shared {
     /// Publishes to a topic that keeps this much.
     pub(super) fn publish_kept(&self, post: Post, keep: History, except: Option<PeerId>) -> bool {
         if !(post.message.is_text() || post.message.is_binary()) {
+            return false;
+        }
+        if post.message.len() + post.topic.len() > MAX_FRAME - 1024 {
+            // Nobody could ever be sent it, with the line before it.
             return false;
         }
         if let Some(backplane) = self.backplane.as_ref().filter(|b| b.keeps_history()) {
@@ -201,27 +253,32 @@ impl Shared {
         }
     }
 
-    fn tell_news(&self, room: &mut Room, topic: &str, news: News) {
+    /// Brings something into a feed, and its news to those who are live; nothing if nobody subscribes.
+    fn bring(&self, topic: &str, keep: History, something: impl FnOnce(&mut Feed) -> News) {
+        if self.topics.number(topic).is_none() {
+            return;
+        }
+        let feed = self.feed(topic, keep);
+        let mut room = self.make_room(topic);
+        let mut feed = lock(&feed);
+        let news = something(&mut feed);
         if let Some(gap) = &news.gap {
-            self.tell(room, topic, gap, None, None);
+            self.tell(&mut room, topic, gap, None, None);
         }
         for (message, kept) in news.messages {
-            self.tell(room, topic, &message, kept.except, kept.post.latest);
+            self.tell(&mut room, topic, &message, kept.except, kept.post.latest);
         }
     }
+}
 
-    /// Sends somebody what it is to get, and makes it live.
-    fn serve(&self, feed: &MutexGuard<'_, Feed>, topic: &str, link: &Arc<Link>, replay: &Replay) {
-        if replay.gap == Some(Gap::TooOld) {
-            log::debug!(target: "framemill::history", "{}: {topic:?} does not reach back as far", link.id);
-        }
-        for message in feed.messages(topic, replay) {
-            if link.send(message, Compress::Auto).is_err() && link.outbox().is_sealed() {
-                return;
-            }
-        }
-        link.subscribe(topic);
-    }
+/// How far somebody has come.
+enum Reached {
+    /// It is live. What counted it before is to be released once the feed is not locked.
+    Live(Arc<Topic>),
+    /// There was no room for all of it.
+    Behind,
+    /// It wants nothing any more.
+    Nothing,
 }
 
 impl Link {
@@ -240,57 +297,143 @@ impl Link {
         let feed = shared.feed(topic, keep);
         // What a room has asked for before goes first.
         self.handle.let_go();
-        let mut feed = lock(&feed);
-        self.unsubscribe(topic);
-        self.give_up(&mut feed);
-        let replay = feed.replay(since);
+        let mut locked = lock(&feed);
+        locked.waiting.remove(&self.id);
         // Where others number the messages, they may know better.
-        let certain = feed.known && replay.gap.as_ref() != Some(&Gap::Unknown);
-        if certain || !shared.keeps_elsewhere() {
-            shared.serve(&feed, topic, self, &replay);
-            shared.topics.release(&seat);
-            return !self.outbox().is_sealed();
-        }
-        let link = self.clone();
-        feed.waiting.push(Waiting { link, since, seat });
-        feed.in_step = false;
+        let certain = !shared.keeps_elsewhere()
+            || (locked.known && locked.replay(since).gap != Some(Gap::Unknown));
+        let begun = self.fall_behind(&seat, since, certain);
+        let reached = match certain {
+            true => self.replay(&mut locked, topic),
+            false if begun => {
+                locked.waiting.insert(self.id, self.clone());
+                locked.in_step = false;
+                Reached::Behind
+            }
+            false => Reached::Nothing,
+        };
+        drop(locked);
         drop(feed);
-        if let Some(backplane) = &shared.backplane {
-            backplane.refresh(topic);
+        match reached {
+            Reached::Live(seat) => shared.topics.release(&seat),
+            Reached::Behind if certain => self.handle.command(Command::CatchUp(self.id.key())),
+            Reached::Behind => {
+                if let Some(backplane) = &shared.backplane {
+                    backplane.refresh(topic);
+                }
+            }
+            Reached::Nothing => {}
         }
-        true
+        if !begun {
+            shared.topics.release(&seat);
+        }
+        begun && !self.outbox().is_sealed()
     }
 
-    /// Ends a subscription, or the waiting for what comes before it. `true`: there was one.
+    /// Ends a subscription, or the sending of what comes before it. `true`: there was one.
     pub(crate) fn unsubscribe_from(&self, topic: &str) -> bool {
         let shared = &self.handle.shared;
-        let waits = shared.keeps_elsewhere() && shared.topics.number(topic).is_some();
-        let Some(keep) = shared.histories.of(topic).filter(|_| waits) else {
+        if shared.histories.of(topic).is_none() {
             return self.unsubscribe(topic);
-        };
-        let feed = shared.feed(topic, keep);
-        let mut feed = lock(&feed);
-        // Under the lock: it may be about to be made live.
-        self.unsubscribe(topic) | self.give_up(&mut feed)
+        }
+        let feed = shared.histories.existing(topic);
+        // Under its lock: it may be about to be made live.
+        let mut locked = feed.as_deref().map(lock);
+        if let Some(feed) = &mut locked {
+            feed.waiting.remove(&self.id);
+        }
+        let seat = self.give_up(topic);
+        drop(locked);
+        drop(feed);
+        let was_behind = seat.is_some();
+        if let Some(seat) = seat {
+            shared.topics.release(&seat);
+        }
+        self.unsubscribe(topic) | was_behind
     }
 
-    /// It no longer waits for this topic. `true`: it did.
-    fn give_up(&self, feed: &mut Feed) -> bool {
-        let before = feed.waiting.len();
-        feed.waiting.retain(|waiting| {
-            let same = waiting.link.id == self.id;
-            if same {
-                self.handle.shared.topics.release(&waiting.seat);
+    /// Sends what was missed of all topics, as far as there is room. `true`: there is more.
+    pub(crate) fn catch_up(self: &Arc<Self>) -> bool {
+        let shared = &self.handle.shared;
+        while let Some(topic) = self.next_behind() {
+            if self.room() == 0 {
+                return true;
             }
-            !same
-        });
-        feed.waiting.len() < before
+            let Some(keep) = shared.histories.of(&topic.name) else {
+                return false;
+            };
+            let feed = shared.feed(&topic.name, keep);
+            let reached = self.replay(&mut lock(&feed), &topic.name);
+            drop(feed);
+            match reached {
+                Reached::Live(seat) => shared.topics.release(&seat),
+                Reached::Behind => return true,
+                Reached::Nothing => {}
+            }
+        }
+        false
+    }
+
+    /// Sends what was missed of one, as far as there is room, and makes it live if that was all. Called
+    /// under the lock of the feed.
+    fn replay(self: &Arc<Self>, feed: &mut Feed, topic: &str) -> Reached {
+        let Some(since) = self.behind(topic) else {
+            return Reached::Nothing;
+        };
+        let replay = feed.replay(since);
+        if replay.gap == Some(Gap::TooOld) {
+            log::debug!(target: "framemill::history", "{}: {topic:?} does not reach back as far", self.id);
+        }
+        let mut reached = match since {
+            Since::Now => Since::After(replay.after),
+            since => since,
+        };
+        let mut room = self.room();
+        for (offset, message) in feed.messages(topic, &replay) {
+            let size = message.len() + MAX_HEADER;
+            if room == 0 || self.send(message, Compress::Auto).is_err() {
+                self.still_behind(topic, reached);
+                return Reached::Behind;
+            }
+            room = room.saturating_sub(size);
+            reached = Since::After(offset);
+        }
+        self.go_live(topic).map_or(Reached::Nothing, Reached::Live)
+    }
+
+    /// How many bytes of what was missed may be queued now: well below what makes the peer wait for its
+    /// messages to be handled, and with room for others.
+    fn room(&self) -> usize {
+        let full = (self.config.outbound_bytes / 4).max(1);
+        full.saturating_sub(self.outbox().queued())
+    }
+}
+
+/// After which of these messages comes what was published here since the topic was subscribed to, see
+/// [`Backplane::mark`](crate::backplane::Backplane::mark).
+fn before_own(tail: &Tail, mark: Option<(u64, u64)>) -> Offset {
+    let is_own = |kept: &&Kept| {
+        let own = mark.is_some_and(|(node, before)| kept.node == node && kept.sequence > before);
+        own && kept.offset.epoch == tail.last.epoch
+    };
+    let first = tail.kept.iter().find(is_own);
+    let number = first.map_or(tail.last.number, |kept| kept.offset.number - 1);
+    Offset {
+        number,
+        ..tail.last
     }
 }
 
 impl Node for Shared {
     fn deliver(&self, post: Post) {
         match self.histories.of(&post.topic) {
+            Some(_) if self.keeps_elsewhere() => {
+                // It has no number, and none that was given here would be right.
+                static UNNUMBERED: Throttle = Throttle::new();
+                if let Some(more) = UNNUMBERED.pass() {
+                    log::warn!(target: "framemill::history", "{:?} keeps a history here, and not on the node that published to it: dropped{more}", post.topic);
+                }
+            }
             // The backplane keeps nothing: each node has its own history.
             Some(keep) => drop(self.keep_here(&post, keep, None)),
             None => drop(self.publish_here(&post.topic, &post.message, None, post.latest)),
@@ -300,20 +443,18 @@ impl Node for Shared {
     fn deliver_kept(&self, kept: Kept) -> bool {
         let topic = kept.post.topic.clone();
         let Some(keep) = self.histories.of(&topic) else {
+            // Other nodes keep it.
+            self.publish_here(&topic, &kept.post.message, kept.except, kept.post.latest);
             return true;
         };
-        if self.topics.number(&topic).is_none() {
-            return true;
-        }
-        let feed = self.feed(&topic, keep);
-        let mut room = self.make_room(&topic);
-        let mut feed = lock(&feed);
-        let Some(news) = feed.follow(kept) else {
-            feed.in_step = false;
-            return false;
-        };
-        self.tell_news(&mut room, &topic, news);
-        true
+        let mut follows = true;
+        self.bring(&topic, keep, |feed| {
+            let news = feed.follow(kept);
+            follows = news.is_some();
+            feed.in_step &= follows;
+            news.unwrap_or_default()
+        });
+        follows
     }
 
     fn missing(&self, topic: &str) -> Option<Offset> {
@@ -324,30 +465,136 @@ impl Node for Shared {
         (!feed.in_step).then(|| feed.last())
     }
 
-    fn adopt(&self, tail: Tail) {
+    fn adopt(&self, mut tail: Tail) {
         let topic = tail.topic.clone();
         let Some(keep) = self.histories.of(&topic) else {
             return;
         };
-        if self.topics.number(&topic).is_none() {
+        let Some(mark) = self.topics.mark(&topic) else {
             return;
+        };
+        let now = before_own(&tail, mark);
+        let known = lock(&self.feed(&topic, keep)).known;
+        if known {
+            // Much may have been missed: it comes as if it were published now, one after the other.
+            self.bring(&topic, keep, |feed| feed.rejoin(&mut tail));
+            for kept in std::mem::take(&mut tail.kept) {
+                self.bring(&topic, keep, |feed| match feed.known {
+                    true => feed.take_in(kept),
+                    false => News::default(),
+                });
+            }
         }
-        let feed = self.feed(&topic, keep);
-        let mut room = self.make_room(&topic);
-        let mut feed = lock(&feed);
-        let news = feed.adopt(tail);
-        self.tell_news(&mut room, &topic, news);
-        for Waiting { link, since, seat } in std::mem::take(&mut feed.waiting) {
-            let replay = feed.replay(since);
-            self.serve(&feed, &topic, &link, &replay);
-            self.topics.release(&seat);
-        }
+        self.bring(&topic, keep, |feed| {
+            let mut news = News::default();
+            if feed.known != known {
+                // All have left meanwhile. For whoever has come, it is fetched again.
+                return news;
+            }
+            if !known {
+                feed.rejoin(&mut tail);
+                for kept in std::mem::take(&mut tail.kept) {
+                    news.messages.extend(feed.take_in(kept).messages);
+                }
+                // Whoever is live already has asked for nothing of before.
+                news.messages
+                    .retain(|(_, kept)| kept.offset.number > now.number);
+            }
+            feed.catch_up(tail.last);
+            for (id, link) in std::mem::take(&mut feed.waiting) {
+                link.wait_no_longer(&topic, Since::After(now));
+                link.handle.command(Command::CatchUp(id.key()));
+            }
+            news
+        });
     }
 
     fn out_of_step(&self, topic: &str) {
-        let feed = lock(&self.histories.feeds).by_name.get(topic).cloned();
-        if let Some(feed) = feed {
+        if let Some(feed) = self.histories.existing(topic) {
             lock(&feed).in_step = false;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::RemoteAddr;
+    use crate::config::Config;
+    use crate::id::Key;
+
+    /// A server with one loop that nobody runs, and a connection.
+    fn link(history: History) -> (Arc<Shared>, Arc<Link>) {
+        let mut shared = Shared::new(Config::default());
+        let mut histories = Histories::default();
+        histories.keep("news/*", history);
+        shared.keep(histories);
+        let shared = Arc::new(shared);
+        let poll = mio::Poll::new().unwrap();
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        let (handle, _inlet) = LoopHandle::new(0, shared.clone(), waker);
+        shared.topics.span(std::slice::from_ref(&handle));
+        let key = Key {
+            slot: 0,
+            generation: 1,
+        };
+        let config = handle.config.clone();
+        let id = PeerId::new(0, key);
+        let link = Link::new(id, RemoteAddr::Unix, handle, config, false);
+        (shared, Arc::new(link))
+    }
+
+    fn feeds(shared: &Shared) -> usize {
+        lock(&shared.histories.feeds).by_name.len()
+    }
+
+    fn publish(shared: &Shared, topic: &str) {
+        assert!(shared.publish(topic, &Message::text("x"), None, None));
+    }
+
+    /// Or peers could fill the memory with the names of topics.
+    #[test]
+    fn topics_to_which_nothing_was_published_go_with_their_subscribers() {
+        let (shared, link) = link(History::last(10));
+        for n in 0..10_000 {
+            assert!(link.subscribe_from(&format!("news/{n}"), Since::Now));
+        }
+        for n in 0..5000 {
+            assert!(link.unsubscribe_from(&format!("news/{n}")));
+        }
+        assert_eq!(feeds(&shared), 5000);
+        publish(&shared, "news/5000");
+        let before = lock(&shared.histories.existing("news/6000").unwrap()).last();
+        link.outbox().abandon();
+        link.end_subscriptions();
+        assert_eq!(feeds(&shared), 1);
+        assert!(lock(&shared.histories.feeds).by_name.capacity() < 1000);
+        // Whoever saw it so misses nothing when it comes back.
+        let feed = shared.feed("news/6000", History::last(10));
+        publish(&shared, "news/6000");
+        assert_eq!(lock(&feed).replay(before.into()).gap, None);
+    }
+
+    /// Somebody is about to append to one that is empty, when others are looked through.
+    #[test]
+    fn a_feed_in_use_is_not_forgotten() {
+        let (shared, link) = link(History::for_the_last(Duration::from_secs(1)));
+        let of = |topic: &str| shared.histories.of(topic).unwrap();
+        assert!(link.subscribe_from("news/used", Since::Now));
+        let used = shared.feed("news/used", of("news/used"));
+        assert!(link.unsubscribe_from("news/used"));
+        let unused = Arc::downgrade(&shared.feed("news/unused", of("news/unused")));
+        let last = lock(&used).last();
+        for n in 0..2 * SWEEP {
+            publish(&shared, &format!("news/{n}"));
+        }
+        assert!(unused.upgrade().is_none());
+        let again = shared.feed("news/used", of("news/used"));
+        assert!(Arc::ptr_eq(&used, &again));
+        // Numbers may have been given by those that are gone.
+        drop((used, again));
+        shared.histories.forget("news/used", false);
+        let later = shared.feed("news/used", of("news/used"));
+        assert!(lock(&later).last().epoch > last.epoch);
     }
 }

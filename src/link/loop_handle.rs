@@ -80,6 +80,8 @@ pub(crate) enum Command {
     /// channel, as what is published is.
     Subscribe(Key, u64),
     Unsubscribe(Key, u64),
+    /// What is left of what it missed of topics with history goes out as there is room.
+    CatchUp(Key),
     /// One message for these connections but one, as far as they are open.
     Multicast {
         frame: Arc<SharedFrame>,
@@ -340,10 +342,13 @@ impl LoopHandle {
         }
     }
 
-    /// Publishes without waiting or being held back: for whoever has a lock that a loop may want.
+    /// Publishes without waiting or being held back, and behind all that is: for whoever has a lock that
+    /// a loop may want.
     pub(super) fn publish_at_once(self: &Arc<Self>, publication: Arc<Publication>, permit: Permit) {
         self.issued.fetch_add(1, Ordering::SeqCst);
-        self.send(Command::Publish(publication, permit));
+        // Something may be held back all the same: the first subscriber there may have come since room
+        // was made.
+        self.put_in_at_once(Command::Publish(publication, permit));
     }
 
     /// The same for some connections; in a call of a room only, which holds it back.
@@ -419,5 +424,36 @@ impl LoopHandle {
     pub(crate) fn awake(&self) {
         // Relaxed is enough: a putter that still sees an older state wakes once too often.
         self.state.store(AWAKE, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Cork;
+    use super::*;
+
+    /// What a call of a room has asked for before stays before it.
+    #[test]
+    fn a_publication_does_not_overtake_what_is_held_back() {
+        let poll = mio::Poll::new().unwrap();
+        let shared = Arc::new(Shared::new(Config::default()));
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        let (handle, inlet) = LoopHandle::new(0, shared.clone(), waker);
+        let frame = || SharedFrame::encode(&Message::text("x"), &shared).unwrap();
+        let cork = Cork::put_in();
+        handle.multicast(Arc::new(frame()), Arc::default(), None);
+        let publication = Publication {
+            topic: 0,
+            frame: frame(),
+            except: None,
+            latest: None,
+        };
+        handle.publish_at_once(Arc::new(publication), Permit(false));
+        drop(cork);
+        let commands: Vec<_> = inlet.commands.try_iter().collect();
+        assert!(
+            matches!(commands[..], [Command::Batch(..), Command::Publish(..)]),
+            "{commands:?}"
+        );
     }
 }

@@ -31,7 +31,7 @@ const KEPT: usize = 128;
 const TAKE_MESSAGES: usize = 1024;
 
 /// The largest frame that is accepted: with the limit at most 1 GiB too, sums fit 32 bits.
-const MAX_FRAME: usize = 1 << 30;
+pub(super) const MAX_FRAME: usize = 1 << 30;
 
 /// How and why this side closes.
 #[derive(Clone, Debug)]

@@ -74,8 +74,14 @@ impl Shared {
 
     /// Topics are those of other nodes as well.
     pub(crate) fn span_nodes(&mut self, backplane: Arc<dyn Backplane>) {
-        self.topics.span_nodes(backplane.clone(), &self.histories);
+        self.topics.span_nodes(backplane.clone());
         self.backplane = Some(backplane);
+    }
+
+    /// Some topics keep their last messages.
+    pub(crate) fn keep(&mut self, histories: Histories) {
+        self.histories = Arc::new(histories);
+        self.topics.keep(self.histories.clone());
     }
 
     /// A connection of this class opens.

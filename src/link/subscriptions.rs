@@ -2,13 +2,52 @@
 //!
 //! The set is kept under a lock, which is held while the command goes to the loop: two threads that
 //! subscribe and unsubscribe one peer leave the set and the loop's list of subscribers alike.
+//!
+//! A topic with history may be *behind*: some of what was missed is still to be sent ([`histories`](super::histories)).
+//! Only then is it *live*, that is, on the loop's list. One that is behind changes only under the lock
+//! of its feed, but for the end of the connection.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Bound;
+use std::sync::Arc;
 
 use super::topics::{Named, Topic};
 use super::{Command, Link, lock};
+use crate::history::Since;
 
-pub(super) type Subscriptions = HashSet<Named>;
+/// Each topic is in one of these at most.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    live: HashSet<Named>,
+    behind: BTreeMap<Box<str>, Behind>,
+    /// Of those, the one that found no more room last: others go before it.
+    latest: Option<Box<str>>,
+    /// Behind as well, but by what is not known here yet: the feed knows of this connection.
+    waiting: BTreeMap<Box<str>, Behind>,
+}
+
+/// A topic that is behind.
+#[derive(Debug)]
+struct Behind {
+    /// What comes after this is still to be sent.
+    since: Since,
+    /// Counts it among the subscribers, so that the topic stays.
+    seat: Arc<Topic>,
+}
+
+impl Subscriptions {
+    fn has(&self, name: &str) -> bool {
+        self.live.contains(name)
+            || self.behind.contains_key(name)
+            || self.waiting.contains_key(name)
+    }
+
+    fn take_behind(&mut self, name: &str) -> Option<Arc<Topic>> {
+        let behind = self.behind.remove(name);
+        let taken = behind.or_else(|| self.waiting.remove(name));
+        taken.map(|behind| behind.seat)
+    }
+}
 
 impl Link {
     /// `false`: nothing can be sent any more, or there are no topics here.
@@ -18,17 +57,8 @@ impl Link {
         if self.outbox().is_sealed() {
             return false;
         }
-        if subscriptions.contains(name) {
-            return true;
-        }
-        let topics = &self.handle.shared.topics;
-        let Some(topic) = topics.enter(name, self.handle.index) else {
-            return false;
-        };
-        let command = Command::Subscribe(self.id.key(), topic.number);
-        self.handle.put_in_at_once(command);
-        subscriptions.insert(Named(topic));
-        true
+        // One that is behind misses nothing until it is live.
+        subscriptions.has(name) || self.enter(&mut subscriptions, name)
     }
 
     /// `false`: it was not subscribed.
@@ -37,15 +67,120 @@ impl Link {
             return false;
         };
         let mut subscriptions = lock(&extra.subscriptions);
-        let Some(Named(topic)) = subscriptions.take(name) else {
+        let Some(Named(topic)) = subscriptions.live.take(name) else {
             return false;
         };
-        if subscriptions.is_empty() {
+        if subscriptions.live.is_empty() {
             // It may have been large.
-            *subscriptions = HashSet::new();
+            subscriptions.live = HashSet::new();
         }
         self.leave(&topic);
         true
+    }
+
+    /// Called under the lock.
+    fn enter(&self, subscriptions: &mut Subscriptions, name: &str) -> bool {
+        let topics = &self.handle.shared.topics;
+        let Some(topic) = topics.enter(name, self.handle.index) else {
+            return false;
+        };
+        let command = Command::Subscribe(self.id.key(), topic.number);
+        self.handle.put_in_at_once(command);
+        subscriptions.live.insert(Named(topic));
+        true
+    }
+
+    /// Called under the lock.
+    fn leave(&self, topic: &Topic) {
+        let command = Command::Unsubscribe(self.id.key(), topic.number);
+        self.handle.put_in_at_once(command);
+        self.handle.shared.topics.leave(topic, self.handle.index);
+    }
+
+    // ---- topics that are behind ----
+
+    /// From here on this topic is to be sent, instead of what was before. `known`: what that is, is known
+    /// here. `false`: nothing can be sent any more.
+    pub(super) fn fall_behind(&self, seat: &Arc<Topic>, since: Since, known: bool) -> bool {
+        let mut subscriptions = lock(&self.extra.get_or_init(Box::default).subscriptions);
+        if self.outbox().is_sealed() {
+            return false;
+        }
+        if let Some(Named(topic)) = subscriptions.live.take(&*seat.name) {
+            self.leave(&topic);
+        }
+        if let Some(before) = subscriptions.take_behind(&seat.name) {
+            self.handle.shared.topics.release(&before);
+        }
+        let list = match known {
+            true => &mut subscriptions.behind,
+            false => &mut subscriptions.waiting,
+        };
+        let seat = seat.clone();
+        list.insert(seat.name.clone(), Behind { since, seat });
+        true
+    }
+
+    /// The next that is behind, by turns.
+    pub(super) fn next_behind(&self) -> Option<Arc<Topic>> {
+        let subscriptions = lock(&self.extra.get()?.subscriptions);
+        let behind = &subscriptions.behind;
+        let after = subscriptions.latest.as_ref().and_then(|latest| {
+            let rest = (Bound::Excluded(latest), Bound::Unbounded);
+            behind.range::<Box<str>, _>(rest).next()
+        });
+        let (_, next) = after.or_else(|| behind.first_key_value())?;
+        Some(next.seat.clone())
+    }
+
+    /// From where on this is still to be sent. `None`: it is not behind, or not known.
+    pub(super) fn behind(&self, name: &str) -> Option<Since> {
+        let subscriptions = lock(&self.extra.get()?.subscriptions);
+        subscriptions.behind.get(name).map(|behind| behind.since)
+    }
+
+    /// Some of it has been sent.
+    pub(super) fn still_behind(&self, name: &str, since: Since) {
+        let Some(extra) = self.extra.get() else {
+            return;
+        };
+        let mut subscriptions = lock(&extra.subscriptions);
+        if let Some(behind) = subscriptions.behind.get_mut(name) {
+            behind.since = since;
+            subscriptions.latest = Some(name.into());
+        }
+    }
+
+    /// What it waited for is known now; whoever wants only what is new begins with `now`.
+    pub(super) fn wait_no_longer(&self, name: &str, now: Since) {
+        let Some(extra) = self.extra.get() else {
+            return;
+        };
+        let mut subscriptions = lock(&extra.subscriptions);
+        if let Some((name, mut behind)) = subscriptions.waiting.remove_entry(name) {
+            if behind.since == Since::Now {
+                behind.since = now;
+            }
+            subscriptions.behind.insert(name, behind);
+        }
+    }
+
+    /// All has been sent. Gives what counted it, to be released once the feed is not locked.
+    pub(super) fn go_live(&self, name: &str) -> Option<Arc<Topic>> {
+        let mut subscriptions = lock(&self.extra.get()?.subscriptions);
+        let Behind { seat, .. } = subscriptions.behind.remove(name)?;
+        if subscriptions.behind.is_empty() {
+            subscriptions.latest = None;
+        }
+        if !self.outbox().is_sealed() {
+            self.enter(&mut subscriptions, name);
+        }
+        Some(seat)
+    }
+
+    /// The rest of it is not wanted any more. Gives what counted it, as [`go_live`](Self::go_live) does.
+    pub(super) fn give_up(&self, name: &str) -> Option<Arc<Topic>> {
+        lock(&self.extra.get()?.subscriptions).take_behind(name)
     }
 
     /// The connection ends, and with it all that it subscribes to. Its outbox is sealed.
@@ -55,15 +190,19 @@ impl Link {
             return;
         };
         let mut subscriptions = lock(&extra.subscriptions);
-        for Named(topic) in std::mem::take(&mut *subscriptions) {
+        for Named(topic) in std::mem::take(&mut subscriptions.live) {
             self.leave(&topic);
         }
-    }
-
-    /// Called under the lock.
-    fn leave(&self, topic: &Topic) {
-        let command = Command::Unsubscribe(self.id.key(), topic.number);
-        self.handle.put_in_at_once(command);
-        self.handle.shared.topics.leave(topic, self.handle.index);
+        let behind = std::mem::take(&mut subscriptions.behind);
+        let waiting = std::mem::take(&mut subscriptions.waiting);
+        // A feed is not locked under this lock.
+        drop(subscriptions);
+        let shared = &self.handle.shared;
+        for name in waiting.keys() {
+            shared.histories.nobody_waits(name, self.id);
+        }
+        for behind in behind.values().chain(waiting.values()) {
+            shared.topics.release(&behind.seat);
+        }
     }
 }

@@ -32,15 +32,9 @@ pub(crate) struct Topics {
     /// The number of the next topic that is new.
     next: AtomicU64,
     /// Told of the first and the last subscriber of each.
-    backplane: OnceLock<Spanned>,
-}
-
-/// See `Topics::backplane`.
-#[derive(Debug)]
-struct Spanned {
-    backplane: Arc<dyn Backplane>,
-    /// Those that the backplane keeps, and so need not stay here.
-    histories: Option<Arc<Histories>>,
+    backplane: OnceLock<Arc<dyn Backplane>>,
+    /// Told of the last one.
+    histories: OnceLock<Arc<Histories>>,
 }
 
 /// A name that somebody subscribes to, or did a moment ago.
@@ -48,7 +42,9 @@ struct Spanned {
 pub(crate) struct Topic {
     /// Never used for another.
     pub(crate) number: u64,
-    name: Box<str>,
+    pub(super) name: Box<str>,
+    /// See [`Backplane::mark`]; from when it came to be here.
+    mark: Option<(u64, u64)>,
     /// Of all loops. Grows only while the topic is in `Topics::by_name`, under its lock.
     subscribers: AtomicUsize,
     /// Of each loop.
@@ -99,12 +95,13 @@ impl Topics {
     }
 
     /// Topics span other servers as well.
-    pub(super) fn span_nodes(&self, backplane: Arc<dyn Backplane>, histories: &Arc<Histories>) {
-        let elsewhere = backplane.keeps_history();
-        let _ = self.backplane.set(Spanned {
-            backplane,
-            histories: elsewhere.then(|| histories.clone()),
-        });
+    pub(super) fn span_nodes(&self, backplane: Arc<dyn Backplane>) {
+        let _ = self.backplane.set(backplane);
+    }
+
+    /// Some keep their last messages.
+    pub(super) fn keep(&self, histories: Arc<Histories>) {
+        let _ = self.histories.set(histories);
     }
 
     /// Counts a subscriber on this loop in. `None`: there are no topics here.
@@ -128,12 +125,13 @@ impl Topics {
             by_name.insert(Named(Arc::new(Topic {
                 number: self.next.fetch_add(1, Ordering::Relaxed),
                 name: name.into(),
+                mark: self.backplane.get().and_then(|b| b.mark(name)),
                 subscribers: AtomicUsize::new(0),
                 on_loop: (0..loops).map(|_| AtomicUsize::new(0)).collect(),
             })));
             // Under the lock, so that it is told in the order of what happens.
-            if let Some(spanned) = self.backplane.get() {
-                spanned.backplane.subscribe(name);
+            if let Some(backplane) = self.backplane.get() {
+                backplane.subscribe(name);
             }
         }
         let topic = by_name.get(name)?.0.clone();
@@ -157,11 +155,13 @@ impl Topics {
         let here = by_name.get(&*topic.name);
         if here.is_some_and(|here| here.0.number == topic.number && here.0.subscribers() == 0) {
             by_name.remove(&*topic.name);
-            if let Some(spanned) = self.backplane.get() {
-                spanned.backplane.unsubscribe(&topic.name);
-                if let Some(histories) = &spanned.histories {
-                    histories.forget(&topic.name);
-                }
+            let backplane = self.backplane.get();
+            if let Some(backplane) = backplane {
+                backplane.unsubscribe(&topic.name);
+            }
+            if let Some(histories) = self.histories.get() {
+                let elsewhere = backplane.is_some_and(|backplane| backplane.keeps_history());
+                histories.forget(&topic.name, elsewhere);
             }
         }
     }
@@ -174,6 +174,12 @@ impl Topics {
     /// The number of a topic that has subscribers.
     pub(super) fn number(&self, name: &str) -> Option<u64> {
         self.read().get(name).map(|topic| topic.0.number)
+    }
+
+    /// What is published here after this is for those who subscribed on this node. `None`: nobody does;
+    /// the inner one: the backplane can't tell.
+    pub(super) fn mark(&self, name: &str) -> Option<Option<(u64, u64)>> {
+        self.read().get(name).map(|topic| topic.0.mark)
     }
 
     /// All loops, and whether they have subscribers of this.

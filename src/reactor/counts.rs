@@ -11,6 +11,8 @@ impl Counts {
     pub(super) const BY_IP: u8 = 2;
     /// Those over a limit, which are here only to be told so.
     pub(super) const REFUSED: u8 = 4;
+    /// Those of which some of what they missed of topics with history is still to be sent.
+    pub(super) const BEHIND: u8 = 8;
 
     pub(super) fn none() -> Self {
         Self(0)

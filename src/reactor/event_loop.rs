@@ -596,6 +596,7 @@ impl<U: Upstream> EventLoop<U> {
             // If the connection is gone, it is struck off by a command behind this one.
             Command::Subscribe(key, topic) => self.audience.subscribe(topic, key),
             Command::Unsubscribe(key, topic) => self.audience.unsubscribe(topic, key),
+            Command::CatchUp(key) => self.serve(key, |conn, _| conn.catch_up()),
             Command::Shutdown(deadline) => {
                 self.acceptor.close(self.poll.registry());
                 let untold = self.conns.keys().collect();

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::conn::{Conn, Context, Phase};
+use super::counts::Counts;
 use super::liveness::Moment;
 use super::outbound::Outbound;
 use super::upstream::Upstream;
@@ -164,11 +165,23 @@ impl Conn {
             self.since = Moment::at(cx.now);
             self.rearm = true;
         }
+        if self.counts.has(Counts::BEHIND) {
+            self.catch_up();
+        }
         if flushed.drained && self.opened && !self.told && self.peer.link.note_writable() {
             cx.batch.push_back(Event::Writable);
             self.deliver(cx);
         }
         self.after_flush_ending(flushed.sealed, cx);
+    }
+
+    /// Queues more of what the peer missed of topics with history, as far as there is room.
+    #[cold]
+    pub(crate) fn catch_up(&mut self) {
+        match self.peer.link.catch_up() {
+            true => self.counts.enter(Counts::BEHIND),
+            false => drop(self.counts.leave(Counts::BEHIND)),
+        }
     }
 
     /// The kernel lacks something: counts what waits.

@@ -316,8 +316,8 @@ impl Server {
     /// [`Follower`](crate::Follower) and `docs/scaling.md`. With [`Redis`](crate::Server::backplane),
     /// which then keeps them and decides on their order, they come to everybody by way of Redis: in one
     /// order for all nodes, but later than what the same thread sends meanwhile, and not while Redis is
-    /// away. Without, they are kept in memory and as prompt as others; a topic without an age stays for
-    /// as long as the server.
+    /// away. Without, they are kept in memory and as prompt as others; a topic without an age to which
+    /// something was published stays for as long as the server.
     pub fn history(mut self, topics: &str, history: History) -> Self {
         self.histories.keep(topics, history);
         self
@@ -436,7 +436,7 @@ impl Server {
         let engine = Arc::new(Engine::new(handler, &config));
         let (loops, workers) = (config.loops, config.workers);
         let mut shared = Shared::new(config);
-        shared.histories = Arc::new(histories);
+        shared.keep(histories);
         if let Some(backplane) = &backplane {
             shared.span_nodes(backplane.clone());
         }

@@ -245,8 +245,7 @@ impl ServerHandle {
     }
 
     /// Who is in a topic, on all nodes, each name once, in order. While Redis is away, those on this
-    /// node. With `Redis` it asks there, so it blocks, at most some seconds: not for handlers with
-    /// `workers(0)`.
+    /// node. With `Redis` it asks there, so it blocks, at most 3 s: not for handlers with `workers(0)`.
     pub fn who(&self, topic: &str) -> Vec<String> {
         let Some(running) = self.inner.running.get() else {
             return Vec::new();

@@ -25,7 +25,18 @@ impl Example {
     /// Starts `name` with `--addr ADDR` and what else is given, and waits for the line that says
     /// where it listens. Whatever else it prints is thrown away.
     pub fn start_on(name: &str, addr: &str, args: &[&str]) -> Self {
-        let mut child = Command::new(binary(name))
+        Self::start_by(Command::new(binary(name)), name, addr, args)
+    }
+
+    /// The same in a network namespace.
+    pub fn start_in(namespace: &str, name: &str, addr: &str, args: &[&str]) -> Self {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(binary(name));
+        Self::start_by(command, name, addr, args)
+    }
+
+    fn start_by(mut command: Command, name: &str, addr: &str, args: &[&str]) -> Self {
+        let mut child = command
             .args(["--addr", addr])
             .args(args)
             .stdin(Stdio::null())

@@ -15,6 +15,8 @@ pub mod browser;
 pub mod deflate;
 pub mod example;
 pub mod inflate;
+#[cfg(target_os = "linux")]
+pub mod namespace;
 #[cfg(all(unix, feature = "redis"))]
 pub mod redis;
 pub mod remote;

@@ -143,7 +143,12 @@ pub struct Wire {
 
 impl Wire {
     pub fn to(redis: &Redis) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on("127.0.0.1", redis)
+    }
+
+    /// One that begins at this address.
+    pub fn on(address: &str, redis: &Redis) -> Self {
+        let listener = TcpListener::bind((address, 0)).unwrap();
         let wire = Self {
             url: format!("redis://{}/", listener.local_addr().unwrap()),
             cut: Arc::default(),

@@ -10,9 +10,10 @@
 //! message, or after the age of the history if that is longer.
 //!
 //! Adding and publishing is one script, so it happens wholly or not at all, and what is published
-//! comes in the order of its numbers.
+//! comes in the order of its numbers. Times are those of Redis: a node whose clock is ahead would take
+//! away what others have just published.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use redis::{Cmd, RedisResult, Value, cmd, pipe};
 
@@ -27,41 +28,49 @@ const FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
 /// For how long it is known what a node has added: longer than it will try again.
 const REPEATS: Duration = Duration::from_secs(86_400);
 
-/// KEYS: stream, hash, node. ARGV: sequence, envelope, channel, most, age, now, expiry, repeats,
+/// The largest number that Redis takes for a time to live, and more than it will ever hold of anything.
+const MOST: u64 = i64::MAX as u64 / 2;
+
+/// What `ADD` says if the one before is missing.
+pub(super) const OUT_OF_ORDER: &str = "OUTOFORDER";
+
+/// KEYS: stream, hash, node. ARGV: sequence, envelope, channel, most, age, expiry, repeats,
 /// before; all times in milliseconds, an age of -1 is none. `before` is the message that must have been added
 /// last of this node, as it was sent just before this one; 0 if none was.
 pub(super) const ADD: &str = "\
 local added = tonumber(redis.call('GET', KEYS[3]) or '0')
 if added >= tonumber(ARGV[1]) then return 0 end
-local before = tonumber(ARGV[9])
+local before = tonumber(ARGV[8])
 if before > 0 and added ~= before then return redis.error_reply('OUTOFORDER one before it is missing') end
-redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[8])
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[7])
 local epoch = redis.call('HGET', KEYS[2], 'e')
 if not epoch then
-  epoch = ARGV[6]
+  epoch = now
   redis.call('DEL', KEYS[1])
   redis.call('HSET', KEYS[2], 'e', epoch)
 end
 local number = redis.call('HINCRBY', KEYS[2], 'n', 1)
 local id = epoch .. '-' .. string.format('%.0f', number)
-redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], id, 'm', ARGV[2], 't', ARGV[6])
+redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], id, 'm', ARGV[2], 't', now)
 local age = tonumber(ARGV[5])
 if age >= 0 then
   for _ = 1, 16 do
     local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-    if not oldest or tonumber(oldest[2][4]) + age >= tonumber(ARGV[6]) then break end
+    if not oldest or tonumber(oldest[2][4]) + age >= tonumber(now) then break end
     redis.call('XDEL', KEYS[1], oldest[1])
   end
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[7])
-redis.call('PEXPIRE', KEYS[2], ARGV[7])
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
+redis.call('PEXPIRE', KEYS[2], ARGV[6])
 redis.call('PUBLISH', ARGV[3], id .. ' ' .. ARGV[2])
 return 1";
 
 /// A Redis that was killed, or a replica that took its place, may have lost the last of what it had
 /// acknowledged. Numbers that were seen must not be given again: what follows is another epoch.
 ///
-/// KEYS: hash. ARGV: the epoch, the latest number that was seen, now.
+/// KEYS: hash. ARGV: the epoch, the latest number that was seen, the epoch after it.
 const RAISE: &str = "\
 local now = redis.call('HMGET', KEYS[1], 'e', 'n')
 if now[1] == ARGV[1] and tonumber(now[2]) < tonumber(ARGV[2]) then
@@ -69,9 +78,8 @@ if now[1] == ARGV[1] and tonumber(now[2]) < tonumber(ARGV[2]) then
 end
 return 0";
 
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(1, |since| since.as_millis() as u64)
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).map_or(MOST, |millis| millis.min(MOST))
 }
 
 impl Inner {
@@ -88,7 +96,7 @@ impl Inner {
         (before, sequence): (u64, u64),
         envelope: &[u8],
     ) -> Cmd {
-        let age = keep.age.map(|age| age.as_millis() as i64);
+        let age = keep.age.map(|age| millis(age) as i64);
         let expiry = keep.age.unwrap_or_default().max(FORGOTTEN);
         let mut command = cmd("EVALSHA");
         command
@@ -100,11 +108,10 @@ impl Inner {
             .arg(sequence)
             .arg(envelope)
             .arg(self.channel(&post.topic))
-            .arg(keep.messages)
+            .arg(MOST.min(keep.messages as u64))
             .arg(age.unwrap_or(-1))
-            .arg(now())
-            .arg(expiry.as_millis() as u64)
-            .arg(REPEATS.as_millis() as u64)
+            .arg(millis(expiry))
+            .arg(millis(REPEATS))
             .arg(before);
         command
     }
@@ -143,8 +150,9 @@ impl Inner {
             0 => "-".into(),
             _ => after.to_string(),
         };
+        // No transaction: Redis refuses those when its memory is full. What is added meanwhile is in the
+        // second answer at most, and that is as good.
         let mut batch = pipe();
-        batch.atomic();
         batch
             .cmd("HMGET")
             .arg(self.key(topic, "m"))
@@ -155,12 +163,16 @@ impl Inner {
             .arg(self.key(topic, "s"))
             .arg(from)
             .arg("+");
-        type Fields = Vec<(String, Vec<Value>)>;
-        let ((epoch, number), entries): ((Option<u64>, Option<u64>), Fields) =
+        batch.cmd("TIME");
+        type Last = (Option<u64>, Option<u64>);
+        type Entries = Vec<(String, Vec<Value>)>;
+        let ((epoch, number), entries, (seconds, micros)): (Last, Entries, (u64, u64)) =
             batch.query(connection)?;
+        let now = seconds * 1000 + micros / 1000;
         let last = Offset {
             epoch: epoch.unwrap_or(0),
             number: number.unwrap_or(0),
+            tag: 0,
         };
         if after.number > 0 && last.epoch < after.epoch {
             // It is earlier: a clock was put back.
@@ -171,7 +183,7 @@ impl Inner {
             let mut raise = cmd("EVAL");
             let raise = raise.arg(RAISE).arg(1).arg(self.key(topic, "m"));
             raise.arg(after.epoch).arg(after.number);
-            raise.arg(now().max(after.epoch + 1));
+            raise.arg(now.max(after.epoch + 1));
             raise.query::<()>(connection)?;
             return self.tail(connection, topic, after);
         }
@@ -181,7 +193,7 @@ impl Inner {
             };
             let kept = self.with_offset(topic, id.parse().ok()?, envelope)?;
             let at: u64 = std::str::from_utf8(at).ok()?.parse().ok()?;
-            let age = Duration::from_millis(now().saturating_sub(at));
+            let age = Duration::from_millis(now.saturating_sub(at));
             Some(Kept { age, ..kept })
         });
         Ok(Tail {

@@ -5,12 +5,16 @@
 //! | `keeping` | topics with history: streams, and the script that adds to them |
 //! | `present` | who is in a topic |
 //! | `publisher` | one thread: from the queue to Redis, many commands at a time |
+//! | `refused` | messages that Redis doesn't take for now |
 //! | `subscriber` | one thread: subscribes to what is wanted here, and takes what comes |
 //! | `retry` | pauses between attempts, which the end of the server cuts short |
 //!
 //! **Once.** A publisher that loses its connection can't know what Redis has carried out, and sends
 //! again what was not acknowledged. Each message carries its node and a number that grows, so whoever
 //! hears it twice drops the second. What a node hears of itself it drops as well.
+//!
+//! **Refused.** A Redis may take no writes for a while (`maxmemory`, a disk that is full) and still pass
+//! on what is published. So what it refuses waits apart, with all that follows of the same topic.
 //!
 //! **Signs of life.** Each node has a channel of its own, to which its publisher speaks twice a second
 //! and its subscriber listens: silence there means that one of the two is cut off. It is also how the
@@ -19,6 +23,7 @@
 mod keeping;
 mod present;
 mod publisher;
+mod refused;
 mod retry;
 mod subscriber;
 
@@ -36,6 +41,7 @@ use super::{Backplane, BackplaneState, Node, Post};
 use crate::error::{Error, Result};
 use crate::history::History;
 use crate::id::PeerId;
+use present::Present;
 use publisher::Publisher;
 use retry::End;
 use subscriber::Subscriber;
@@ -60,6 +66,8 @@ const COMPLAINTS: Duration = Duration::from_secs(5);
 /// - While Redis is away, subscribers here go on getting what is published here. What others should
 ///   get is [queued](Self::queue), and what doesn't fit is lost, counted in
 ///   [`BackplaneState::lost`] and logged. What others publish meanwhile is missed.
+/// - While Redis takes no writes, as when its memory is full, topics with history wait and the others
+///   go on.
 /// - Topics with [history](crate::Server::history) are kept here, in Redis Streams, and miss nothing:
 ///   what could not be heard when it was published is fetched later. They need a Redis that
 ///   keeps what it has acknowledged (`appendonly yes`), or those who missed something are told so.
@@ -92,10 +100,11 @@ struct Inner {
     /// This node, told apart from all others.
     node: u64,
     wanted: Mutex<Wanted>,
+    presences: Mutex<Present>,
     end: End,
     complained: Mutex<Option<Instant>>,
-    /// For questions of the server's threads.
-    asking: Mutex<Option<Connection>>,
+    /// For questions of the server's threads; those that are not in use.
+    asking: Mutex<Vec<Connection>>,
     /// The publisher is connected.
     speaks: AtomicBool,
     /// The subscriber is.
@@ -103,6 +112,9 @@ struct Inner {
     subscribed: AtomicUsize,
     queued: AtomicUsize,
     queued_bytes: AtomicUsize,
+    /// Messages in the queue so far, which the publisher numbers from 1 on, and those that got another
+    /// number; at least so many.
+    accepted: AtomicU64,
     published: AtomicU64,
     received: AtomicU64,
     fetched: AtomicU64,
@@ -129,8 +141,8 @@ enum Job {
         keep: Option<History>,
         sender: Option<PeerId>,
     },
-    /// Somebody has entered a topic, or left.
-    Present(Box<str>, Box<str>, bool),
+    /// Somebody has entered a topic, or left: `Inner::presences`.
+    Present,
     /// The subscriber has something to do.
     Tell,
     /// The end is near, see `Inner::end`.
@@ -157,6 +169,7 @@ impl Redis {
                 most_bytes: 64 << 20,
                 node: rand::random(),
                 wanted: Mutex::default(),
+                presences: Mutex::default(),
                 end: End::default(),
                 complained: Mutex::default(),
                 asking: Mutex::default(),
@@ -165,6 +178,7 @@ impl Redis {
                 subscribed: AtomicUsize::new(0),
                 queued: AtomicUsize::new(0),
                 queued_bytes: AtomicUsize::new(0),
+                accepted: AtomicU64::new(0),
                 published: AtomicU64::new(0),
                 received: AtomicU64::new(0),
                 fetched: AtomicU64::new(0),
@@ -234,16 +248,27 @@ impl Backplane for Redis {
         self.put_in(post, Some(keep), except)
     }
 
+    fn mark(&self, _: &str) -> Option<(u64, u64)> {
+        Some((self.inner.node, self.inner.accepted.load(Relaxed)))
+    }
+
     fn refresh(&self, topic: &str) {
         self.look_at(topic);
     }
 
     fn announce(&self, topic: &str, name: &str, present: bool) {
-        let (topic, name) = (topic.into(), name.into());
-        let _ = self.jobs.send(Job::Present(topic, name, present));
+        let mut presences = lock(&self.inner.presences);
+        presences.note(topic, name, present);
+        if !std::mem::replace(&mut presences.told, true) {
+            let _ = self.jobs.send(Job::Present);
+        }
     }
 
     fn who(&self, topic: &str) -> Option<Vec<String>> {
+        // Whoever asks waits for the answer, so not for one that won't come.
+        if !self.inner.is_connected() {
+            return None;
+        }
         let answer = self.inner.who(topic);
         answer
             .inspect_err(|error| {
@@ -255,7 +280,7 @@ impl Backplane for Redis {
     fn state(&self) -> BackplaneState {
         let inner = &self.inner;
         BackplaneState {
-            connected: inner.speaks.load(Relaxed) && inner.hears.load(Relaxed),
+            connected: inner.is_connected(),
             topics: lock(&inner.wanted).topics.len(),
             subscribed: inner.subscribed.load(Relaxed),
             queued: inner.queued.load(Relaxed),
@@ -286,7 +311,7 @@ impl Backplane for Redis {
 }
 
 impl Redis {
-    /// `false`: there is no room.
+    /// `false`: there is no room, or the server has ended.
     fn put_in(&self, post: Post, keep: Option<History>, sender: Option<PeerId>) -> bool {
         let (inner, len) = (&self.inner, post.message.len());
         // Several at once may take it past the limit by as many.
@@ -298,8 +323,19 @@ impl Redis {
         }
         inner.queued.fetch_add(1, Relaxed);
         inner.queued_bytes.fetch_add(len, Relaxed);
-        let _ = self.jobs.send(Job::Post { post, keep, sender });
-        true
+        let Err(job) = self.jobs.send(Job::Post { post, keep, sender }) else {
+            // Not before: what is put in after this was read must not be counted.
+            inner.accepted.fetch_add(1, Relaxed);
+            return true;
+        };
+        // The publisher has ended, and may have counted it among what it left.
+        let Job::Post { post, .. } = job.into_inner() else {
+            return false;
+        };
+        if inner.settled(&post) {
+            inner.lose(1, "the server has ended");
+        }
+        false
     }
 
     /// The subscriber is to see whether it listens to this topic as it should.
@@ -319,6 +355,18 @@ impl Inner {
         connection.set_read_timeout(Some(ANSWER))?;
         connection.set_write_timeout(Some(ANSWER))?;
         Ok(connection)
+    }
+
+    fn is_connected(&self) -> bool {
+        self.speaks.load(Relaxed) && self.hears.load(Relaxed)
+    }
+
+    /// This message waits no more. `false`: none did.
+    fn settled(&self, post: &Post) -> bool {
+        let less = |by: usize| move |queued: usize| queued.checked_sub(by);
+        let len = post.message.len();
+        let _ = self.queued_bytes.fetch_update(Relaxed, Relaxed, less(len));
+        self.queued.fetch_update(Relaxed, Relaxed, less(1)).is_ok()
     }
 
     fn channel(&self, topic: &str) -> String {

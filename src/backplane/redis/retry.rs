@@ -62,12 +62,16 @@ impl BackOff {
 
     /// Twice as long each time, and a random part of that: nodes that lost Redis together do not come
     /// back together.
-    pub(super) fn wait(&mut self, end: &End) {
+    pub(super) fn pause(&mut self) -> Duration {
         let most = FIRST
             .saturating_mul(1 << self.failures.min(10))
             .min(LONGEST);
         self.failures = self.failures.saturating_add(1);
-        end.pause(most.mul_f64(0.5 + rand::random::<f64>() / 2.0));
+        most.mul_f64(0.5 + rand::random::<f64>() / 2.0)
+    }
+
+    pub(super) fn wait(&mut self, end: &End) {
+        end.pause(self.pause());
     }
 }
 

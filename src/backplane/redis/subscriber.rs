@@ -1,11 +1,11 @@
 //! What other nodes publish, and which of it is wanted here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use redis::{Cmd, Connection, RedisError, RedisResult, Value, cmd};
+use redis::{Connection, RedisError, RedisResult, Value, cmd};
 
 use super::publisher::HEARTBEAT;
 use super::retry::BackOff;
@@ -13,8 +13,10 @@ use super::{ANSWER, Inner, lock};
 use crate::backplane::envelope::Envelope;
 use crate::backplane::{Node, Post};
 
-/// Channels in one command.
+/// Channels that Redis may have yet to answer for, and the bytes of their names. All that it has
+/// to say must fit into its buffer, or it ends the connection.
 const CHUNK: usize = 512;
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// Without a sign of life for so long, the connection is given up. Longer than an answer may take: the
 /// publisher, which gives the signs, may wait for one.
@@ -28,6 +30,11 @@ pub(super) struct Subscriber {
     inner: Arc<Inner>,
     node: Weak<dyn Node>,
     back_off: BackOff,
+    /// Topics of which it is to be seen whether this connection has to subscribe to them, or to
+    /// unsubscribe, once all that was asked is answered.
+    next: BTreeSet<Box<str>>,
+    /// Answers that are to come.
+    unanswered: usize,
     /// Topics that this connection subscribes to, or has asked to.
     asked: HashSet<Box<str>>,
     /// Those that Redis has confirmed: what is published there from now on is heard.
@@ -51,6 +58,8 @@ impl Subscriber {
             inner,
             node,
             back_off: BackOff::default(),
+            next: BTreeSet::new(),
+            unanswered: 0,
             asked: HashSet::new(),
             confirmed: HashSet::new(),
             fetching: None,
@@ -84,6 +93,8 @@ impl Subscriber {
         connection.set_read_timeout(Some(SILENCE))?;
         let own = self.inner.own_channel();
         connection.send_packed_command(&cmd("SUBSCRIBE").arg(&own).get_packed_command())?;
+        self.next.clear();
+        self.unanswered = 0;
         self.asked.clear();
         self.confirmed.clear();
         self.fetching = None;
@@ -95,17 +106,20 @@ impl Subscriber {
         while self.inner.end.deadline().is_none() {
             match said(connection.recv_response()?)? {
                 Some(Said::Subscribed(channel)) if channel == own.as_bytes() => {
-                    self.back_off.succeeded();
                     self.inner.hears.store(true, Relaxed);
                 }
                 Some(Said::Subscribed(channel)) => {
                     let topic = self.topic(&channel).unwrap_or_default();
+                    self.unanswered = self.unanswered.saturating_sub(1);
                     self.confirmed.insert(topic.clone());
                     // It is fetched from, or not wanted any more.
                     lock(&self.inner.wanted).changed.insert(topic);
                     self.look(&mut connection)?;
                 }
-                Some(Said::Unsubscribed) => {}
+                Some(Said::Unsubscribed) => {
+                    self.unanswered = self.unanswered.saturating_sub(1);
+                    self.ask(&mut connection)?;
+                }
                 Some(Said::Message(channel, _)) if channel == own.as_bytes() => {
                     self.look(&mut connection)?;
                 }
@@ -113,44 +127,70 @@ impl Subscriber {
                 None => {}
             }
             self.inner.subscribed.store(self.confirmed.len(), Relaxed);
+            if self.unanswered == 0 && self.inner.hears.load(Relaxed) {
+                self.back_off.succeeded();
+            }
         }
         Ok(())
     }
 
-    /// Asks Redis for what is wanted by now.
+    /// Sees to what is wanted by now.
     fn look(&mut self, connection: &mut Connection) -> RedisResult<()> {
-        let (mut more, mut less, mut same) = (Vec::new(), Vec::new(), Vec::new());
+        let mut same = Vec::new();
         {
             let mut wanted = lock(&self.inner.wanted);
             wanted.told = false;
             for topic in std::mem::take(&mut wanted.changed) {
-                let channel = self.inner.channel(&topic);
-                if wanted.topics.contains(&topic) {
-                    if self.confirmed.contains(&topic) {
-                        same.push(topic);
-                    } else if self.asked.insert(topic) {
-                        more.push(channel);
-                    }
-                } else if self.confirmed.remove(&topic) {
-                    // Not before it is confirmed, so that each answer has its question.
-                    self.asked.remove(&topic);
-                    less.push(channel);
+                if wanted.topics.contains(&topic) && self.confirmed.contains(&topic) {
+                    same.push(topic);
+                } else {
+                    self.next.insert(topic);
                 }
             }
         }
-        let mut commands = Vec::new();
-        let mut add = |name: &str, channels: &[String]| {
-            for some in channels.chunks(CHUNK) {
-                let command: &mut Cmd = &mut cmd(name);
-                commands.extend(command.arg(some).get_packed_command());
+        self.ask(connection)?;
+        same.iter().try_for_each(|topic| self.fetch(topic))
+    }
+
+    /// Asks Redis for some of what is to be asked, unless it has yet to answer.
+    fn ask(&mut self, connection: &mut Connection) -> RedisResult<()> {
+        if self.unanswered > 0 || self.next.is_empty() {
+            return Ok(());
+        }
+        let (mut more, mut less, mut bytes) = (Vec::new(), Vec::new(), 0);
+        {
+            let wanted = lock(&self.inner.wanted);
+            while more.len() + less.len() < CHUNK && bytes < CHUNK_BYTES {
+                let Some(topic) = self.next.pop_first() else {
+                    break;
+                };
+                let channel = self.inner.channel(&topic);
+                let len = channel.len();
+                if wanted.topics.contains(&topic) {
+                    if !self.asked.insert(topic) {
+                        continue;
+                    }
+                    more.push(channel);
+                } else if self.confirmed.remove(&topic) {
+                    self.asked.remove(&topic);
+                    less.push(channel);
+                } else {
+                    continue;
+                }
+                bytes += len;
             }
-        };
-        add("SUBSCRIBE", &more);
-        add("UNSUBSCRIBE", &less);
+        }
+        self.unanswered = more.len() + less.len();
+        let mut commands = Vec::new();
+        for (name, channels) in [("SUBSCRIBE", more), ("UNSUBSCRIBE", less)] {
+            if !channels.is_empty() {
+                commands.extend(cmd(name).arg(channels).get_packed_command());
+            }
+        }
         if !commands.is_empty() {
             connection.send_packed_command(&commands)?;
         }
-        same.iter().try_for_each(|topic| self.fetch(topic))
+        Ok(())
     }
 
     /// Fetches what is missing of a topic with history, if anything is.
