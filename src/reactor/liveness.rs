@@ -17,7 +17,7 @@ use crate::message::CloseCause;
 use crate::metrics::Refusal;
 use crate::proto::Opcode;
 
-/// How long a peer may take to hang up after all is said.
+/// How long a peer may take to hang up after all is said, and one that sent too much to answer that.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// How long a peer may take for its next step of a handshake while others wait to begin theirs, so
@@ -109,6 +109,9 @@ impl Conn {
                 after(self.since, config.close_timeout)
             }
             Phase::Lingering => after(self.since, LINGER.min(config.close_timeout)),
+            Phase::Open(_) if self.ending.as_ref().is_some_and(|e| e.is_hurried()) => {
+                after(self.since, LINGER.min(config.close_timeout))
+            }
             Phase::Open(_) if self.ending.is_some() => after(self.since, config.close_timeout),
             Phase::Open(allowance) => {
                 let alive = match config.ping_interval {
