@@ -262,9 +262,8 @@ impl Conn {
             return self.not_opened(Error::Closed, cx);
         }
         if self.is_open() && self.is_all_written() {
-            self.peer
-                .link
-                .close(CloseCode::Away, "", CloseCause::Shutdown);
+            let code = cx.stopping.unwrap_or(CloseCode::Away);
+            self.peer.link.close(code, "", CloseCause::Shutdown);
             self.flush(cx);
         }
         self.end_now(CloseCause::Shutdown, cx);
