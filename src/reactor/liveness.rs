@@ -177,10 +177,15 @@ impl Conn {
         }
         let shared = &self.peer.link.handle.shared;
         #[cfg(feature = "tls")]
-        if self.is_securing() && !self.stream.is_lent() && shared.is_shaking_hands() {
+        if self.stream.is_lent() {
+            // It is our turn.
+            return false;
+        }
+        #[cfg(feature = "tls")]
+        if self.is_securing() && shared.is_shaking_hands() {
             return true;
         }
-        !self.is_securing() && shared.is_opening_enough()
+        shared.is_opening_enough()
     }
 
     /// Nothing was heard for the ping interval, or for the pong timeout after a ping.
