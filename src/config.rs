@@ -132,7 +132,8 @@ pub enum OverRate {
     /// Stop reading from it until its allowance has grown again: TCP slows the sender down.
     #[default]
     Wait,
-    /// Close with 1008 (policy violation).
+    /// Close with 1008 (policy violation). A peer that goes on all the same is dropped 2 s after it was
+    /// told.
     Close,
 }
 

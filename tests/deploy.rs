@@ -301,6 +301,40 @@ fn haproxy_with_proxy_v2_and_a_drain() {
     });
 }
 
+/// With the line that it has for that.
+#[cfg(feature = "tls")]
+#[test]
+fn haproxy_asks_through_tls() {
+    let Some(haproxy) = installed("haproxy") else {
+        return;
+    };
+    let folder = Folder::new();
+    let server = Server::bind("127.0.0.1:0").unwrap();
+    let server = server.trust_proxies(["127.0.0.1"]).unwrap();
+    let server = server.proxy_protocol(ProxyProtocol::Required);
+    let server = server.tls(support::tls::identity());
+    let served = Served(server.start(Tells::default()).unwrap());
+    let addr = free();
+    let behind = served.0.local_addr().unwrap();
+    let changes = [
+        ("bind :80", &*format!("bind {addr}")),
+        ("127.0.0.1:9001", &*behind.to_string()),
+        ("maxconn 100000", "maxconn 100"),
+        ("inter 1s", "inter 100ms"),
+        ("# default-server check-ssl", "default-server check-ssl"),
+    ];
+    let file = folder.file("haproxy.cfg", &changes);
+    run(Command::new(&haproxy).args(["-c", "-f", &file]));
+    let _haproxy = Program::start(Command::new(&haproxy).args(["-db", "-q", "-f", &file]));
+    // Until then it takes the server for healthy unasked, and after two checks that failed no more.
+    let answered = || served.0.metrics().total.http_requests;
+    until("haproxy has asked three times", || answered() >= 3);
+    let mut raw = Raw::open(support::Addr::Tls(addr));
+    let who = String::from_utf8(raw.frame().unwrap().1).unwrap();
+    assert_eq!(who, raw.stream.tcp().local_addr().unwrap().to_string());
+    echoes(&mut raw);
+}
+
 #[test]
 fn the_units_are_sound() {
     let Some(analyze) = installed("systemd-analyze") else {
@@ -394,20 +428,53 @@ mod systemd {
         until("it has ended", || program.0.try_wait().unwrap().is_some());
     }
 
+    /// The example on an address, and which that is.
+    fn deployed(addr: &str) -> (Program, String) {
+        let mut command = Command::new(support::example::binary("deployed"));
+        let mut program = Program::start(command.arg(addr).stdout(Stdio::piped()));
+        let mut line = String::new();
+        let out = program.0.stdout.take().unwrap();
+        BufReader::new(out).read_line(&mut line).unwrap();
+        let addr = line.trim().rsplit(' ').next().unwrap().to_owned();
+        (program, addr)
+    }
+
+    /// With its times as they are: it sends nobody there any more before nobody listens.
+    #[test]
+    fn haproxy_notices_the_end_in_time() {
+        let Some(haproxy) = installed("haproxy") else {
+            return;
+        };
+        let folder = Folder::new();
+        let (mut server, behind) = deployed("127.0.0.1:0");
+        let addr = free();
+        let changes = [
+            ("bind :80", &*format!("bind {addr}")),
+            ("127.0.0.1:9001", &behind),
+            ("maxconn 100000", "maxconn 100"),
+        ];
+        let file = folder.file("haproxy.cfg", &changes);
+        let _haproxy = Program::start(Command::new(&haproxy).args(["-db", "-q", "-f", &file]));
+        until("haproxy has found the server", || {
+            through(addr, "").is_some()
+        });
+        let (who, mut raw) = through(addr, "").unwrap();
+        let own = raw.stream.tcp().local_addr().unwrap();
+        assert!(who.starts_with(&format!("you are {own}, ")), "{who}");
+        server.terminate();
+        until("haproxy has noticed", || through(addr, "").is_none());
+        assert!(TcpStream::connect(behind).is_ok(), "it still listens");
+        echoes(&mut raw);
+        // Its end is of no interest here.
+        server.0.kill().unwrap();
+        server.0.wait().unwrap();
+    }
+
     /// Two on one port, one of which is replaced while the other goes on.
     #[test]
     fn processes_share_a_port() {
-        let start = |addr: &str| {
-            let mut command = Command::new(support::example::binary("deployed"));
-            let mut program = Program::start(command.arg(addr).stdout(Stdio::piped()));
-            let mut line = String::new();
-            let out = program.0.stdout.take().unwrap();
-            BufReader::new(out).read_line(&mut line).unwrap();
-            let addr = line.trim().rsplit(' ').next().unwrap().to_owned();
-            (program, addr)
-        };
-        let (mut first, addr) = start("127.0.0.1:0");
-        let (second, same) = start(&addr);
+        let (mut first, addr) = deployed("127.0.0.1:0");
+        let (second, same) = deployed(&addr);
         assert_eq!(addr, same);
         let addr: SocketAddr = addr.parse().unwrap();
         let by = |program: &Program, who: &str| who.ends_with(&format!(" {}", program.0.id()));

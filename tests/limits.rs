@@ -45,9 +45,11 @@ over_every_transport! {
     a_full_queue_may_drop_the_oldest,
     one_connection_too_many_is_503,
     who_sends_too_fast_is_held_to_the_rate,
+    who_is_held_to_the_rate_goes_on_in_lockstep,
     who_is_held_to_the_rate_is_not_taken_for_dead,
     who_sends_too_fast_may_be_closed_with_1008,
     who_sends_too_fast_is_closed_in_lockstep_too,
+    who_sends_too_fast_is_not_listened_to_for_long,
     control_frames_are_not_messages,
 }
 
@@ -838,6 +840,23 @@ fn who_sends_too_fast_is_held_to_the_rate(transport: Transport) {
     }
 }
 
+/// A client that sends the next message when it has the answer to the last, and none but the rate to
+/// wake the server.
+fn who_is_held_to_the_rate_goes_on_in_lockstep(transport: Transport) {
+    for workers in [0, 2] {
+        let held = rate(20, 1, OverRate::Wait);
+        let settings = |s: Server| s.workers(workers).message_rate(held).no_ping();
+        let (server, _) = spied(transport, settings);
+        let mut raw = Raw::open(server.addr);
+        let begun = Instant::now();
+        for n in 0..10 {
+            raw.write(&frame(0x82, &numbered(n, 10)));
+            assert_eq!(number(&raw.frame().unwrap().1), n);
+        }
+        passed(begun, Duration::from_millis(9 * 1000 / 20));
+    }
+}
+
 /// While the server does not listen, it does not take the peer for dead.
 fn who_is_held_to_the_rate_is_not_taken_for_dead(transport: Transport) {
     for workers in [0, 2] {
@@ -893,6 +912,31 @@ fn who_sends_too_fast_is_closed_in_lockstep_too(transport: Transport) {
             }
             assert!(n < 12, "one a second is not what was sent");
         }
+    }
+}
+
+/// Who does not answer the close frame and goes on has less time than a closing handshake may take.
+fn who_sends_too_fast_is_not_listened_to_for_long(transport: Transport) {
+    for workers in [0, 2] {
+        let allowed = rate(1, 5, OverRate::Close);
+        let settings = |s: Server| {
+            s.workers(workers)
+                .message_rate(allowed)
+                .close_timeout(NEVER)
+        };
+        let (server, seen) = spied(transport, settings);
+        let mut raw = Raw::open(server.addr);
+        let begun = Instant::now();
+        raw.write(&messages(6));
+        assert_eq!(raw.close_code(), Some(1008));
+        raw.write(&messages(6));
+        assert_eq!(raw.frame(), None);
+        passed(begun, Duration::from_secs(2));
+        let reason = seen.end();
+        assert!(!reason.is_clean());
+        assert_eq!(reason.cause(), CloseCause::RateLimit);
+        assert_eq!(reason.code(), CloseCode::Policy);
+        until("it is forgotten", || server.handle.connections() == 0);
     }
 }
 

@@ -34,9 +34,11 @@ over_every_transport! {
     a_proxy_header_may_be_required_or_not,
     a_broken_proxy_header_is_hung_up_on,
     limits_per_address_mean_the_client,
+    who_is_over_its_limit_behind_a_proxy_is_no_connection,
     a_drain_closes_little_by_little,
     a_drain_gives_notice,
     a_drain_ends_at_its_deadline,
+    a_drain_tells_its_code_at_the_deadline,
     a_drain_can_be_hurried,
 }
 
@@ -126,6 +128,113 @@ fn silent_handshakes_make_room(transport: Transport) {
     assert_eq!(status(Raw::connect(server.addr), server.addr).0, 101);
     // Much sooner than the 10 s of the handshake timeout.
     assert!(begun.elapsed() < Duration::from_secs(8));
+}
+
+/// They make room however far they have come.
+#[cfg(feature = "tls")]
+#[test]
+fn silent_sockets_make_room_before_tls_too() {
+    for workers in [0, 2] {
+        let patient = |s: Server| s.workers(workers).handshake_timeout(5 * WAIT);
+        let (server, _) = spied(Transport::Tls, |s| patient(s).max_handshakes(2));
+        let connect = || TcpStream::connect(server.addr.tcp()).unwrap();
+        let _silent = [connect(), connect()];
+        until("they are in", || server.handle.connections() == 2);
+        assert_eq!(status(Raw::connect(server.addr), server.addr).0, 101);
+    }
+}
+
+/// Whether the server has not hung up.
+#[cfg(all(feature = "tls", unix))]
+fn is_there(socket: &TcpStream) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    let peeked = socket.peek(&mut [0]);
+    peeked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+/// One address alone can't shut the door, neither with what it may have there nor with more.
+#[cfg(all(feature = "tls", target_os = "linux"))]
+#[test]
+fn who_is_over_a_limit_takes_no_place_at_the_door() {
+    for workers in [0, 2] {
+        let patient = |s: Server| s.workers(workers).handshake_timeout(5 * WAIT);
+        let door = |s: Server| s.max_handshakes(4).max_tls_handshakes(4);
+        let (server, _) = spied(Transport::Tls, |s| {
+            door(patient(s)).max_connections_per_ip(2)
+        });
+        let connect = |_| TcpStream::connect(server.addr.tcp()).unwrap();
+        let silent: Vec<_> = (0..10).map(connect).collect();
+        let (other, _open) = status(connect_from("127.0.0.2", server.addr), server.addr);
+        assert_eq!(other, 101);
+        // It was not waited for that they make room.
+        assert!(silent.iter().all(is_there));
+        let accepted = || server.handle.metrics().total.accepted;
+        until("all are in", || accepted() == 11);
+        assert_eq!(server.handle.connections(), 3);
+    }
+}
+
+// ---- several listeners ----
+
+/// What a limit lets in is not only of the first listener.
+#[test]
+fn listeners_take_turns() {
+    let (spy, _) = spy(|_, _| {});
+    let server = Server::bind("127.0.0.1:0").unwrap();
+    let server = server.and_bind("127.0.0.1:0").unwrap().accept_rate(20, 1);
+    let handle = server.start(spy).unwrap();
+    let [crowded, quiet]: [std::net::SocketAddr; 2] = handle
+        .local_addrs()
+        .iter()
+        .map(|addr| addr.parse().unwrap())
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap();
+    let addr = quiet.into();
+    let server = Running { handle, addr };
+    let connect = |_| TcpStream::connect(crowded).unwrap();
+    let _crowd: Vec<_> = (0..200).map(connect).collect();
+    let _open = Raw::open(addr);
+    // The crowd takes ten seconds.
+    let accepted = server.handle.metrics().total.accepted;
+    assert!(accepted < 100, "{accepted} came first");
+}
+
+/// No Unix socket makes a TLS handshake, so none waits for one.
+#[cfg(all(feature = "tls", unix))]
+#[test]
+fn unix_sockets_do_not_wait_for_tls() {
+    let (server, bound) = Transport::Unix.bind();
+    let server = Transport::Tls.wrap(server.and_bind("127.0.0.1:0").unwrap());
+    let server = server.max_tls_handshakes(1).handshake_timeout(5 * WAIT);
+    let (spy, _) = spy(|_, _| {});
+    let server = bound.running(server.start(spy).unwrap());
+    let silent = TcpStream::connect(server.handle.local_addr().unwrap()).unwrap();
+    until("it is in", || server.handle.connections() == 1);
+    let _open = Raw::open(server.addr);
+    assert!(
+        is_there(&silent),
+        "it was not waited for that it makes room"
+    );
+}
+
+/// The file is removed by whose it is.
+#[cfg(unix)]
+#[test]
+fn a_server_that_stops_leaves_the_socket_of_its_successor() {
+    let old = Transport::Unix.echo();
+    let Addr::Unix(place) = old.addr else {
+        unreachable!("it is one");
+    };
+    std::fs::remove_file(place.path()).unwrap();
+    let (spy, _) = spy(|_, _| {});
+    let addr = format!("unix:{}", place.path().display());
+    let new = Server::bind(addr).unwrap().start(spy).unwrap();
+    assert!(old.handle.shutdown(WAIT));
+    drop(Raw::open(old.addr));
+    assert_eq!(new.metrics().total.opened, 1);
+    new.shutdown(WAIT);
+    assert!(!place.path().exists());
 }
 
 // ---- byte_rate ----
@@ -422,11 +531,12 @@ fn before_tls(addr: Addr) -> Raw {
 
 fn a_broken_proxy_header_is_hung_up_on(transport: Transport) {
     for proxies in [ProxyProtocol::Required, ProxyProtocol::Optional] {
-        let short = Duration::from_millis(200);
+        // A TLS handshake has to keep it, on a machine that may be busy.
+        let short = Duration::from_secs(1);
         let server = behind(transport, |s| {
             s.proxy_protocol(proxies).handshake_timeout(short)
         });
-        for broken in [
+        let all = [
             &b"PROXY TCP4 192.0.2.1 198.51.100.1 56324\r\n"[..],
             b"PROXY TCP4 192.0.2.1\n",
             &[b'P'; 1],
@@ -437,9 +547,14 @@ fn a_broken_proxy_header_is_hung_up_on(transport: Transport) {
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0",
             b"PROXY TCP4 192.0.2.1 ",
             b"",
-        ] {
+        ];
+        // At once, as some take as long as they may.
+        let all = all.map(|broken| {
             let mut raw = before_tls(server.addr);
             raw.write(broken);
+            (broken, raw)
+        });
+        for (broken, mut raw) in all {
             assert_eq!(raw.rest(), b"", "{broken:?}");
         }
         until("all are gone", || server.handle.connections() == 0);
@@ -485,6 +600,53 @@ fn limits_per_address_mean_the_client(transport: Transport) {
         assert!(again.iter().all(|(status, _)| *status == 101));
         assert_eq!(x("192.0.2.1").0, 429);
     }
+}
+
+/// It is told of the limit, and otherwise nobody minds it.
+fn who_is_over_its_limit_behind_a_proxy_is_no_connection(transport: Transport) {
+    for workers in [0, 2] {
+        let patient = |s: Server| s.workers(workers).handshake_timeout(5 * WAIT);
+        let required = |s: Server| s.proxy_protocol(ProxyProtocol::Required);
+        let door = |s: Server| s.max_connections(3).max_handshakes(3);
+        let server = behind(transport, |s| {
+            door(required(patient(s))).max_connections_per_ip(1)
+        });
+        let silent: Vec<_> = (0..20)
+            .map(|_| {
+                let mut raw = before_tls(server.addr);
+                raw.write(V1);
+                raw
+            })
+            .collect();
+        let over = || server.handle.metrics().total.refused["max_connections_per_ip"];
+        until("all but one are over the limit", || {
+            over() == 19 && server.handle.connections() == 1
+        });
+        // Another client, and one that hears of it.
+        let other = b"PROXY TCP4 192.0.2.2 198.51.100.1 56324 443\r\n";
+        let (first, _open) = status(after(&[other], server.addr), server.addr);
+        assert_eq!(first, 101);
+        assert_eq!(status(after(&[other], server.addr), server.addr).0, 429);
+        drop(silent);
+        until("they have left", || server.handle.connections() == 1);
+    }
+}
+
+/// As many as of those that are over a limit when they are accepted.
+#[test]
+fn so_many_are_told_of_their_limit_behind_a_proxy() {
+    let required = |s: Server| s.proxy_protocol(ProxyProtocol::Required);
+    let server = behind(Transport::Plain, |s| {
+        required(s)
+            .max_connections_per_ip(1)
+            .handshake_timeout(5 * WAIT)
+    });
+    let _silent: Vec<_> = (0..300).map(|_| after(&[V1], server.addr)).collect();
+    let now = || server.handle.metrics().total;
+    until("all have come", || now().accepted == 300);
+    until("the others are dropped", || now().connections == 1 + 256);
+    assert_eq!(now().refused["unanswered"], 300 - 1 - 256);
+    assert_eq!(server.handle.connections(), 1);
 }
 
 // ---- drain ----
@@ -597,8 +759,25 @@ fn a_drain_ends_at_its_deadline(transport: Transport) {
     assert!(!server.handle.drain(over(Duration::from_secs(60), deadline)));
     assert!(begun.elapsed() >= deadline && begun.elapsed() < WAIT);
     // It was told all the same.
-    assert!(matches!(deaf.close_code(), Some(1001 | 1012)));
+    assert_eq!(deaf.close_code(), Some(1012));
     assert_eq!(server.handle.connections(), 0);
+}
+
+/// Even who could not be told before, as its handler was still busy with what came before.
+fn a_drain_tells_its_code_at_the_deadline(transport: Transport) {
+    let (release, gate) = crossbeam_channel::bounded::<()>(0);
+    let (spy, _) = spy(move |_, _| {
+        let _ = gate.recv_timeout(WAIT);
+    });
+    let server = transport.serve(|s| s.workers(1), spy);
+    let mut raw = Raw::open(server.addr);
+    raw.write(&frame(0x81, b"this takes long"));
+    let received = || server.handle.metrics().total.messages_received;
+    until("the handler has it", || received() == 1);
+    let deadline = Duration::from_millis(300);
+    assert!(!server.handle.drain(over(Duration::ZERO, deadline)));
+    assert_eq!(raw.close_code(), Some(1012));
+    drop(release);
 }
 
 fn a_drain_can_be_hurried(transport: Transport) {

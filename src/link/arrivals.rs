@@ -64,10 +64,10 @@ impl Arrivals {
         bucket.is_empty(now).then(|| bucket.ready_at(now) - now)
     }
 
-    /// One was accepted.
+    /// One was accepted. Several loops may have found the same token, so what is missing is owed.
     pub(crate) fn count(&self) {
         if let Some(all) = &self.all {
-            lock(all).take_one(self.now());
+            lock(all).draw(1, self.now());
         }
     }
 
@@ -153,6 +153,22 @@ mod tests {
         assert_eq!(of(1, "2001:db8::1"), "::");
         assert_eq!(of(48, "::ffff:192.0.2.1"), "192.0.2.1");
         assert_eq!(of(48, "192.0.2.1"), "192.0.2.1");
+    }
+
+    #[test]
+    fn what_several_loops_take_at_once_is_paid_back() {
+        let arrivals = Arrivals::new(&Config {
+            accept_rate: Some(Rate {
+                per_second: 1,
+                burst: 1,
+            }),
+            ..Config::default()
+        });
+        assert_eq!([arrivals.wait(), arrivals.wait()], [None, None]);
+        arrivals.count();
+        arrivals.count();
+        let wait = arrivals.wait().unwrap();
+        assert!(wait > 1000 && wait <= 2000, "{wait} ms");
     }
 
     #[test]

@@ -115,12 +115,13 @@ impl Shared {
     }
 
     /// Puts TLS around a connection that was accepted, if this server speaks TLS; Unix sockets stay
-    /// as they are.
+    /// as they are. `counts`: its handshake is one of those of which there may be only so many.
     #[cfg(feature = "tls")]
-    pub(crate) fn secure(&self, stream: Stream) -> Stream {
+    pub(crate) fn secure(&self, stream: Stream, counts: bool) -> Stream {
         match (&stream, &*lock(&self.tls)) {
             (Stream::Tcp(_), Some(tls)) => {
-                self.handshakes.fetch_add(1, Ordering::Relaxed);
+                let one = usize::from(counts);
+                self.handshakes.fetch_add(one, Ordering::Relaxed);
                 Stream::Tls(Box::new(TlsStream::server(stream, tls)))
             }
             _ => stream,
@@ -137,6 +138,11 @@ impl Shared {
     #[cfg(feature = "tls")]
     pub(crate) fn is_shaking_hands(&self) -> bool {
         self.handshakes.load(Ordering::Relaxed) >= self.config.max_tls_handshakes
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(crate) fn is_shaking_hands(&self) -> bool {
+        false
     }
 
     /// Another identity for new connections. `false`: this server speaks no TLS.

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 ///   A name is resolved, and every address of it that can be had is listened on; with port 0, for
 ///   which the system chooses, only the first.
 /// - `"unix:/run/app.sock"`: a Unix stream socket. The file of a server that is no longer there is
-///   replaced; it is removed when the server stops.
+///   replaced; it is removed when the server stops, unless another server's is there by then.
 /// - `ReusePort("0.0.0.0:80")`: TCP, beside other listeners.
 /// - A listener of `std::net` or `std::os::unix::net` that is already open.
 /// - `SystemdSockets`: all that systemd handed over (feature `systemd`).
@@ -89,25 +89,48 @@ pub(crate) enum Listener {
     /// One of several on this address.
     #[cfg(unix)]
     Shared(TcpListener),
+    /// The file goes before the socket is closed: as long as the socket is there, whoever wants to listen
+    /// there next does not take its file for a stale one, and puts no other in its place.
     #[cfg(unix)]
     Unix(
-        UnixListener,
         #[expect(dead_code, reason = "held for its Drop, which removes the file")] UnixPath,
+        UnixListener,
     ),
 }
 
-/// The file of a Unix socket, removed when the listener goes.
+/// The file of a Unix socket, removed when the listener goes, unless another has taken its place.
 #[cfg(unix)]
 #[derive(Debug)]
-pub(crate) struct UnixPath(Option<std::path::PathBuf>);
+pub(crate) struct UnixPath(Option<(std::path::PathBuf, FileId)>);
+
+/// Which file it is, whatever its name: device and inode.
+#[cfg(unix)]
+type FileId = (u64, u64);
+
+#[cfg(unix)]
+impl UnixPath {
+    /// The file that is there.
+    fn of(path: &str) -> io::Result<Self> {
+        Ok(Self(Some((path.into(), file_id(path.as_ref())?))))
+    }
+}
 
 #[cfg(unix)]
 impl Drop for UnixPath {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            let _ = std::fs::remove_file(path);
+        if let Some((path, id)) = &self.0 {
+            if file_id(path).is_ok_and(|there| there == *id) {
+                let _ = std::fs::remove_file(path);
+            }
         }
     }
+}
+
+#[cfg(unix)]
+fn file_id(path: &std::path::Path) -> io::Result<FileId> {
+    use std::os::unix::fs::MetadataExt;
+    let file = std::fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino()))
 }
 
 /// Where a listener listens.
@@ -188,7 +211,11 @@ impl Listener {
             }
             other => other?,
         };
-        Ok(Self::Unix(listener, UnixPath(Some(path.into()))))
+        Ok(Self::Unix(UnixPath::of(path)?, listener))
+    }
+
+    pub(crate) fn is_tcp(&self) -> bool {
+        matches!(self, tcp!(_listener))
     }
 
     /// The next connection that waits, `WouldBlock` if there is none.
@@ -199,7 +226,7 @@ impl Listener {
                 Ok((Stream::Tcp(stream), RemoteAddr::Ip(addr)))
             }
             #[cfg(unix)]
-            Self::Unix(listener, _) => {
+            Self::Unix(_, listener) => {
                 let (stream, _) = listener.accept()?;
                 Ok((Stream::Unix(stream), RemoteAddr::Unix))
             }
@@ -221,7 +248,7 @@ impl Listener {
         match self {
             tcp!(listener) => registry.register(listener, token, Interest::READABLE),
             #[cfg(unix)]
-            Self::Unix(listener, _) => registry.register(listener, token, Interest::READABLE),
+            Self::Unix(_, listener) => registry.register(listener, token, Interest::READABLE),
         }
     }
 
@@ -229,7 +256,7 @@ impl Listener {
         match self {
             tcp!(listener) => registry.deregister(listener),
             #[cfg(unix)]
-            Self::Unix(listener, _) => registry.deregister(listener),
+            Self::Unix(_, listener) => registry.deregister(listener),
         }
     }
 
@@ -237,7 +264,7 @@ impl Listener {
         Ok(match self {
             tcp!(listener) => LocalAddr::Ip(listener.local_addr()?),
             #[cfg(unix)]
-            Self::Unix(listener, _) => LocalAddr::Unix(
+            Self::Unix(_, listener) => LocalAddr::Unix(
                 listener
                     .local_addr()?
                     .as_pathname()
@@ -334,7 +361,7 @@ impl Listen for std::os::unix::net::UnixListener {
         self.set_nonblocking(true)
             .map_err(bind_error("an open listener"))?;
         // The file belongs to whoever opened the socket.
-        let listener = Listener::Unix(UnixListener::from_std(self), UnixPath(None));
+        let listener = Listener::Unix(UnixPath(None), UnixListener::from_std(self));
         Ok(vec![Bound(listener)])
     }
 }

@@ -34,6 +34,9 @@ pub(crate) struct Acceptor {
     loops: Vec<Arc<LoopHandle>>,
     /// The loop whose turn it is.
     next: usize,
+    /// The listener whose turn it is: the one behind the last that brought a connection, so that a rush
+    /// on one leaves to the others what a limit lets in.
+    first: usize,
     /// No accepting before this time.
     rest_until: Option<u64>,
     /// The last attempt failed, and that has been logged.
@@ -64,6 +67,7 @@ impl Acceptor {
             listeners: listeners.into_iter().map(listening).collect(),
             loops,
             next: 0,
+            first: 0,
             rest_until: None,
             starved: false,
         }
@@ -97,15 +101,20 @@ impl Acceptor {
             return;
         }
         self.rest_until = None;
-        for n in 0..self.listeners.len() {
+        let (first, count) = (self.first, self.listeners.len());
+        for n in (0..count).map(|n| (first + n) % count) {
             for _ in 0..ACCEPTS {
-                // They wait in the backlog.
-                self.rest_until = self.rest_until.or_else(|| self.pause(now));
-                if !self.listeners[n].ready || self.rest_until.is_some() {
+                if !self.listeners[n].ready {
+                    break;
+                }
+                if let Some(until) = self.pause(n, now) {
+                    // They wait in the backlog.
+                    self.rest_until = self.rest_until.max(Some(until));
                     break;
                 }
                 match self.listeners[n].listener.accept() {
                     Ok((stream, remote)) => {
+                        self.first = (n + 1) % count;
                         self.starved = false;
                         let shared = &self.loops[0].shared;
                         shared.enter_opening();
@@ -114,20 +123,22 @@ impl Acceptor {
                             place(stream, remote);
                         }
                     }
-                    Err(error) => self.failed(n, &error, now),
+                    Err(error) => {
+                        if self.failed(n, &error, now) {
+                            return;
+                        }
+                    }
                 }
             }
         }
     }
 
-    /// Until when no more may be accepted, if so; those that come wait in the backlog.
-    fn pause(&self, now: u64) -> Option<u64> {
+    /// Until when no more may be accepted from a listener, if so.
+    fn pause(&self, n: usize, now: u64) -> Option<u64> {
         let shared = &self.loops.first()?.shared;
-        #[cfg(feature = "tls")]
-        if shared.is_shaking_hands() {
-            return Some(now + PATIENCE_MS);
-        }
-        if shared.is_opening_enough() {
+        // Only TCP speaks TLS.
+        let shaking_hands = shared.is_shaking_hands() && self.listeners[n].listener.is_tcp();
+        if shaking_hands || shared.is_opening_enough() {
             return Some(now + PATIENCE_MS);
         }
         shared.arrivals.wait().map(|wait| now + wait)
@@ -147,11 +158,15 @@ impl Acceptor {
         Placed::Elsewhere
     }
 
-    fn failed(&mut self, n: usize, error: &io::Error, now: u64) {
+    /// `true`: nothing can be accepted for now.
+    fn failed(&mut self, n: usize, error: &io::Error, now: u64) -> bool {
         match error.kind() {
-            io::ErrorKind::WouldBlock => self.listeners[n].ready = false,
+            io::ErrorKind::WouldBlock => {
+                self.listeners[n].ready = false;
+                false
+            }
             // The peer gave up while it waited: the next one may be fine.
-            io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
+            io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => false,
             _ => {
                 // EMFILE, ENFILE, ENOBUFS, ENOMEM: nothing an immediate retry would mend, and the
                 // listener stays ready. The connection waits in the backlog.
@@ -162,6 +177,7 @@ impl Acceptor {
                     }
                 }
                 self.rest_until = Some(now + REST_MS);
+                true
             }
         }
     }
@@ -187,11 +203,16 @@ pub(crate) fn admit(shared: &Shared, remote: RemoteAddr) -> Result<(), Option<St
         return Ok(());
     };
     shared.connections.fetch_sub(1, Ordering::Relaxed);
-    if shared.refusals.fetch_add(1, Ordering::Relaxed) < REFUSALS {
-        return Err(Some(status));
+    Err(enter_refusals(shared).then_some(status))
+}
+
+/// Counts a connection among those that are told of a limit. `false`: there are too many of them.
+pub(crate) fn enter_refusals(shared: &Shared) -> bool {
+    let room = shared.refusals.fetch_add(1, Ordering::Relaxed) < REFUSALS;
+    if !room {
+        shared.refusals.fetch_sub(1, Ordering::Relaxed);
     }
-    shared.refusals.fetch_sub(1, Ordering::Relaxed);
-    Err(None)
+    room
 }
 
 /// Counts a connection out; `refused` if it was over a limit, `counted` if its address was.

@@ -187,7 +187,7 @@ impl Conn {
             Phase::Opening(opening) => {
                 let counted = !opening.is_refused() && !opening.is_proxied();
                 let counts = Counts::none()
-                    .and(Counts::OPENING, true)
+                    .and(Counts::OPENING, !opening.is_refused())
                     .and(Counts::REFUSED, opening.is_refused())
                     .and(Counts::BY_IP, counted);
                 (Role::Server, counts)

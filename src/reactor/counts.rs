@@ -9,7 +9,7 @@ impl Counts {
     pub(super) const OPENING: u8 = 1;
     /// Those from its address.
     pub(super) const BY_IP: u8 = 2;
-    /// Those over a limit, which are here only to be told so.
+    /// Those over a limit, which are here only to be told so; not among those that are on their way.
     pub(super) const REFUSED: u8 = 4;
     /// Those of which some of what they missed of topics with history is still to be sent.
     pub(super) const BEHIND: u8 = 8;

@@ -13,7 +13,7 @@
 //! | failed, all written | half-close, linger |
 //! | eof and nothing sent | the handler finishes what it has, then all is written, then gone |
 //! | eof otherwise, all written | gone |
-//! | the close deadline | gone |
+//! | the close deadline, which is short for who was told that it sends too much | gone |
 //!
 //! To linger is to wait for the peer to hang up while throwing away what it still sends: closing a
 //! socket with unread data resets the connection, and the peer might never see our last words.
@@ -42,12 +42,18 @@ pub(crate) struct Ending {
     failed: Option<Violation>,
     /// The handler is through with everything after the end of the stream.
     finished: bool,
+    /// The peer was told that it sends too much: since then it has as long as one that failed.
+    hurried: bool,
 }
 
 impl Ending {
     /// The peer broke a rule: nothing it sends counts any more.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.is_some()
+    }
+
+    pub(super) fn is_hurried(&self) -> bool {
+        self.hurried
     }
 }
 
@@ -175,10 +181,12 @@ impl Conn {
         if sealed && self.ending.is_none() {
             self.begin_ending(cx);
         }
-        let Some(ending) = &self.ending else { return };
         if !self.is_all_written() {
             return;
         }
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
         if self.eof {
             if ending.finished || sealed {
                 let cause = self.closing_cause().unwrap_or(CloseCause::Eof);
@@ -189,6 +197,13 @@ impl Conn {
             self.tell(cause, cx);
             self.release(cx);
             self.linger(cx);
+        } else if sealed && !ending.hurried {
+            let cause = self.peer.link.outbox().goodbye().map(|g| g.cause);
+            if cause == Some(CloseCause::RateLimit) {
+                ending.hurried = true;
+                self.since = Moment::at(cx.now);
+                self.rearm = true;
+            }
         }
     }
 
@@ -247,9 +262,8 @@ impl Conn {
             return self.not_opened(Error::Closed, cx);
         }
         if self.is_open() && self.is_all_written() {
-            self.peer
-                .link
-                .close(CloseCode::Away, "", CloseCause::Shutdown);
+            let code = cx.stopping.unwrap_or(CloseCode::Away);
+            self.peer.link.close(code, "", CloseCause::Shutdown);
             self.flush(cx);
         }
         self.end_now(CloseCause::Shutdown, cx);

@@ -466,7 +466,7 @@ impl<U: Upstream> EventLoop<U> {
             conn.part(self.poll.registry());
             #[cfg(feature = "tls")]
             if !U::DIALS && conn.is_securing() {
-                self.handle.shared.leave_handshake();
+                conn.leave_handshake();
             }
             conn.uncount();
             conn.peer.link.end_subscriptions();
@@ -684,6 +684,8 @@ impl<U: Upstream> EventLoop<U> {
                     StatusCode::TOO_MANY_REQUESTS => Refusal::PerAddress,
                     _ => Refusal::MaxConnections,
                 });
+                // It takes no place at the door, or one address alone could shut that for all others.
+                self.handle.shared.leave_opening();
                 Some(status)
             }
             Err(None) => {
@@ -697,7 +699,7 @@ impl<U: Upstream> EventLoop<U> {
         let stream = match opening.awaits_proxy_header() {
             // It comes before TLS.
             true => stream,
-            false => self.handle.shared.secure(stream),
+            false => self.handle.shared.secure(stream, refusal.is_none()),
         };
         let opening = Phase::Opening(Box::new(opening));
         self.take_in(stream, remote, config, opening);

@@ -17,7 +17,7 @@ use crate::message::CloseCause;
 use crate::metrics::Refusal;
 use crate::proto::Opcode;
 
-/// How long a peer may take to hang up after all is said.
+/// How long a peer may take to hang up after all is said, and one that sent too much to answer that.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// How long a peer may take for its next step of a handshake while others wait to begin theirs, so
@@ -109,6 +109,9 @@ impl Conn {
                 after(self.since, config.close_timeout)
             }
             Phase::Lingering => after(self.since, LINGER.min(config.close_timeout)),
+            Phase::Open(_) if self.ending.as_ref().is_some_and(|e| e.is_hurried()) => {
+                after(self.since, LINGER.min(config.close_timeout))
+            }
             Phase::Open(_) if self.ending.is_some() => after(self.since, config.close_timeout),
             Phase::Open(allowance) => {
                 let alive = match config.ping_interval {
@@ -174,10 +177,15 @@ impl Conn {
         }
         let shared = &self.peer.link.handle.shared;
         #[cfg(feature = "tls")]
-        if self.is_securing() && !self.stream.is_lent() && shared.is_shaking_hands() {
+        if self.stream.is_lent() {
+            // It is our turn.
+            return false;
+        }
+        #[cfg(feature = "tls")]
+        if self.is_securing() && shared.is_shaking_hands() {
             return true;
         }
-        !self.is_securing() && shared.is_opening_enough()
+        shared.is_opening_enough()
     }
 
     /// Nothing was heard for the ping interval, or for the pong timeout after a ping.

@@ -5,9 +5,11 @@
 //! [`Link`] of its own, so that handlers see no other, and is held to the limits of its address.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 
+use super::acceptor;
 use super::conn::{Conn, Context, Phase};
 use super::counts::Counts;
 use super::upstream::Upstream;
@@ -59,10 +61,8 @@ impl Conn {
                     // It is no proxy, unless it turns out to be one: what it claims counts for nothing.
                     opening.proxied = false;
                 }
-                if let Some(source) = source {
-                    self.introduce(source.into(), config);
-                }
-                return Some(len);
+                let within = source.is_none_or(|source| self.introduce(source.into(), config));
+                return (within || self.is_to_be_told(cx)).then_some(len);
             }
             Ok(ProxyHeader::Absent) if config.proxy_protocol == Some(ProxyProtocol::Optional) => {
                 if let Phase::Opening(opening) = &mut self.phase {
@@ -89,15 +89,19 @@ impl Conn {
             let (which, trusted) = (config.forwarded_header, &config.proxies);
             let client = forwarded::client(direct, request.headers(), which, trusted)?;
             if client != direct {
-                self.introduce(client, config);
+                let within = self.introduce(client, config);
                 request.set_remote_addr(client);
+                if let (false, Phase::Opening(opening)) = (within, &mut self.phase) {
+                    // The answer follows at once.
+                    opening.refusal = Some(StatusCode::TOO_MANY_REQUESTS);
+                }
             }
         }
         Ok(request)
     }
 
-    /// From here on this is the connection of `client`, if its address is within its limits.
-    fn introduce(&mut self, client: RemoteAddr, config: &Config) {
+    /// From here on this is the connection of `client`. `false`: its address is over a limit.
+    fn introduce(&mut self, client: RemoteAddr, config: &Config) -> bool {
         let link = &self.peer.link;
         log::debug!("{}: {} speaks for {client}", link.id, link.remote());
         let (id, handle, config_of_link) = (link.id, link.handle.clone(), link.config.clone());
@@ -105,18 +109,37 @@ impl Conn {
         let link = Arc::new(Link::new(id, client, handle, config_of_link, false));
         self.peer = Peer { link };
         let Phase::Opening(opening) = &mut self.phase else {
-            return;
+            return true;
         };
         opening.proxied = config.proxies.contains(client.ip());
         if opening.proxied || opening.refusal.is_some() {
-            return;
+            return true;
         }
         let arrivals = &self.peer.link.handle.shared.arrivals;
-        if arrivals.admit(client.ip(), config) {
+        let within = arrivals.admit(client.ip(), config);
+        if within {
             self.counts.enter(Counts::BY_IP);
-        } else {
+        }
+        within
+    }
+
+    /// Its client is over a limit: from here on it is counted like those that are so when they are
+    /// accepted. `false`: too many are being told already, and it is hung up on.
+    fn is_to_be_told<U: Upstream>(&mut self, cx: &Context<'_, U>) -> bool {
+        let shared = &self.peer.link.handle.shared;
+        if !acceptor::enter_refusals(shared) {
+            cx.counters.refused(Refusal::Unanswered);
+            self.gone = true;
+            return false;
+        }
+        cx.counters.refused(Refusal::PerAddress);
+        shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.leave_opening();
+        self.counts.enter(Counts::REFUSED);
+        if let Phase::Opening(opening) = &mut self.phase {
             opening.refusal = Some(StatusCode::TOO_MANY_REQUESTS);
         }
+        true
     }
 }
 
@@ -169,7 +192,8 @@ impl Conn {
             Err(error) => return self.fail_transport(&error, cx),
         }
         let socket = std::mem::replace(&mut self.stream, Stream::Lent);
-        self.stream = self.peer.link.handle.shared.secure(socket);
+        let counts = !self.is_refused();
+        self.stream = self.peer.link.handle.shared.secure(socket, counts);
         self.stream.note_readable(self.hung_up);
         self.again = true;
     }

@@ -441,6 +441,8 @@ impl Conn {
     fn note_message(&mut self, bytes: usize, now: u64) {
         if let Phase::Open(Some(allowance)) = &mut self.phase {
             allowance.take_message(now);
+            // Whatever comes next has to wait, and the timer ends that.
+            self.rearm |= allowance.is_out_of_messages(now);
         }
         self.habit = if bytes >= LARGE {
             Habit::Large

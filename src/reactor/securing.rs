@@ -53,7 +53,7 @@ impl Conn {
                 if U::DIALS {
                     self.ask_for_websocket(cx);
                 } else {
-                    self.peer.link.handle.shared.leave_handshake();
+                    self.leave_handshake();
                 }
                 // What follows may be in here already.
                 self.readable = true;
@@ -79,6 +79,13 @@ impl Conn {
             self.gone = true;
         }
         self.again |= self.readable;
+    }
+
+    /// The handshake is through, or given up. That of a connection over a limit was never counted.
+    pub(crate) fn leave_handshake(&self) {
+        if !self.is_refused() {
+            self.peer.link.handle.shared.leave_handshake();
+        }
     }
 
     /// A server that hangs up may be there again soon; one that can't be trusted, or speaks no TLS, is as it

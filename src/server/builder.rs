@@ -209,7 +209,8 @@ impl Server {
     /// The most connections that are on their way to become a WebSocket at a time, from accepting to
     /// the answer, [`Handler::open`] included. Default: unlimited. More wait to be accepted; while they
     /// do, a connection that has sent nothing for 2 s is hung up on, so that silent ones don't hold the
-    /// door.
+    /// door. Those over `max_connections` or a limit per address take no place; at most 256 of them are
+    /// answered at a time, and the others hung up on.
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.config.max_handshakes = handshakes.max(1);
         self
@@ -299,7 +300,8 @@ impl Server {
     }
 
     /// The most TLS handshakes that are under way at a time, each of which costs memory and a
-    /// signature. Default: 256. More connections wait to be accepted.
+    /// signature. Default: 256. More connections wait to be accepted, as with
+    /// [`max_handshakes`](Self::max_handshakes).
     #[cfg(feature = "tls")]
     pub fn max_tls_handshakes(mut self, handshakes: usize) -> Self {
         self.config.max_tls_handshakes = handshakes.max(1);

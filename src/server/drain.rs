@@ -30,7 +30,8 @@ pub struct Drain {
     /// Default: 5 s.
     pub notice: Duration,
     /// Over how long connections are closed after that, in batches and at random, so that not all of
-    /// them come back elsewhere at once. Default: 10 s.
+    /// them come back elsewhere at once; at most nine tenths of what is then left until the `deadline`, so
+    /// that the last can answer. Default: 10 s.
     pub spread: Duration,
     /// When all of it is over, from the beginning; what is left then is cut off. Default: 30 s.
     pub deadline: Duration,
@@ -60,12 +61,34 @@ impl Hurry {
         self.told.notify_all();
     }
 
-    /// Waits for so long. `false`: somebody was in a hurry.
-    pub(super) fn wait(&self, notice: Duration) -> bool {
+    /// Waits for so long, and then begins, unless somebody was in a hurry. Who is so later waits until it
+    /// has begun, so that nothing of it comes behind what they do.
+    pub(super) fn wait(&self, notice: Duration, begin: impl FnOnce()) {
         let wanted = lock(&self.wanted);
         let waited = self
             .told
             .wait_timeout_while(wanted, notice, |wanted| !*wanted);
-        !*waited.map_or_else(|poisoned| poisoned.into_inner().0, |(wanted, _)| wanted)
+        let wanted = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(wanted, _)| wanted);
+        if !*wanted {
+            begin();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_never_begins_behind_a_shutdown() {
+        let hurry = Hurry::default();
+        let mut begun = false;
+        hurry.wait(Duration::ZERO, || {
+            begun = true;
+            assert!(hurry.wanted.try_lock().is_err(), "a shutdown waits for it");
+        });
+        assert!(begun);
+        hurry.hurry();
+        hurry.wait(Duration::from_secs(3600), || unreachable!("it is too late"));
     }
 }

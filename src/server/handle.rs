@@ -291,8 +291,9 @@ impl ServerHandle {
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline.min(NEVER);
         self.begin_draining();
-        *lock(&self.inner.deadline) = Some(deadline);
+        // First, so that no drain sets its deadline, or tells the loops, behind this.
         self.inner.hurry.hurry();
+        *lock(&self.inner.deadline) = Some(deadline);
         self.tell_loops(deadline);
         self.end()
     }
@@ -310,13 +311,13 @@ impl ServerHandle {
     pub fn drain(&self, drain: Drain) -> bool {
         let deadline = Instant::now() + drain.deadline.min(NEVER);
         self.begin_draining();
-        if self.inner.hurry.wait(drain.notice.min(drain.deadline)) {
+        let code = match drain.code {
+            code if may_travel(code) => code,
+            _ => CloseCode::Away,
+        };
+        let spread = drain.spread;
+        self.inner.hurry.wait(drain.notice.min(drain.deadline), || {
             *lock(&self.inner.deadline) = Some(deadline);
-            let code = match drain.code {
-                code if may_travel(code) => code,
-                _ => CloseCode::Away,
-            };
-            let spread = drain.spread;
             for handle in self.inner.running.get().iter().flat_map(|r| &r.loops) {
                 handle.command(Command::Drain {
                     code,
@@ -324,7 +325,7 @@ impl ServerHandle {
                     deadline,
                 });
             }
-        }
+        });
         self.end()
     }
 

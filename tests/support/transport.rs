@@ -73,7 +73,11 @@ impl Transport {
     pub fn wrap(self, server: Server) -> Server {
         match self {
             #[cfg(feature = "tls")]
-            Self::Tls => server.tls(super::tls::identity()),
+            Self::Tls => {
+                // Takes a quarter of a second, which should be no part of the first handshake.
+                super::tls::connector();
+                server.tls(super::tls::identity())
+            }
             _ => server,
         }
     }
