@@ -158,6 +158,8 @@ pub struct BackplaneMetrics {
     pub published: u64,
     /// Messages that came from other nodes.
     pub received: u64,
+    /// Messages of topics with history that were not heard when they were published, and fetched later.
+    pub fetched: u64,
     /// Messages that wait to be sent.
     pub queued: u64,
     /// Messages that other nodes never got, because too many waited or they could not be passed on.

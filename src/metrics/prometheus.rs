@@ -311,6 +311,11 @@ impl Metrics {
             "Messages that came from other nodes.",
             backplane.received,
         );
+        out.counter(
+            "backplane_fetched_total",
+            "Messages that were not heard when they were published, and fetched later.",
+            backplane.fetched,
+        );
         out.gauge(
             "backplane_queued",
             "Messages that wait to be sent to other nodes.",
