@@ -1,7 +1,8 @@
-//! An echo server with every limit turned down, for small machines: under 2 MB in all.
+//! An echo server with every limit turned down, for small machines: resident under load, a static program has
+//! 1.8 MB, and a dynamic one 2.6 MB, much of which is libc that it shares with others.
 //!
 //! `cargo build --profile embedded --no-default-features --example embedded`, then
-//! `embedded [--addr HOST:PORT]`, by default `127.0.0.1:9001`; see docs/embedded.md.
+//! `embedded [--addr HOST:PORT]`, by default `127.0.0.1:9001`; see docs/embedded.md, also for static programs.
 #![allow(clippy::print_stdout)]
 
 use std::time::Duration;

@@ -436,7 +436,7 @@ mod tests {
         assert!(matches!(request.query_param("a"), Some(Cow::Borrowed(_))));
     }
 
-    /// SECURITY 4 (Granian CVE-2026-42544) and 24 (nes CVE-2017-16025).
+    /// As they did in others (Granian's CVE-2026-42544, nes' CVE-2017-16025).
     #[test]
     fn bytes_outside_ascii_never_panic() {
         let request = request(

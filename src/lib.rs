@@ -46,6 +46,7 @@
 //! |---|---|---|
 //! | `deflate` | permessage-deflate (RFC 7692): [`Deflate`] | on; used only if the builder asks for it |
 //! | `redis` | topics that span several servers: `Redis` for [`Server::backplane`] | off |
+//! | `systemd` | sockets that systemd hands over: `SystemdSockets` for [`Server::bind`] | off |
 //! | `tls` | `wss://` through native-tls: `Tls` for servers, `Trust` for clients | off |
 //!
 //! # Threads
@@ -59,7 +60,7 @@
 //! | `framemill-dialer-N` | up to 4, while a [`Client`] needs them | resolve names, wait out the pauses before another attempt |
 //! | `framemill-feeder` | 1, while a receiver of [`ClientEvent`]s does not receive | waits for it |
 
-#![cfg_attr(docsrs, feature(doc_auto_cfg))]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod addr;
 mod backplane;
@@ -85,6 +86,11 @@ mod proto;
 mod reactor;
 mod server;
 mod worker;
+
+// The README's programs have to compile too.
+#[cfg(all(doctest, feature = "deflate", feature = "tls"))]
+#[doc = include_str!("../README.md")]
+mod readme {}
 
 pub use self::addr::RemoteAddr;
 #[cfg(feature = "redis")]

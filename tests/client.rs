@@ -739,6 +739,8 @@ fn urls_and_settings_that_make_no_sense() {
         good.clone().max_message(0),
         good.clone().max_message(usize::MAX),
         good.clone().inbound_limit(0, 1),
+        good.clone().outbound_limit(usize::MAX),
+        good.clone().outbound_limit((1 << 30) + 1),
     ] {
         assert!(matches!(wrong.connect(), Err(Error::Config(_))));
     }

@@ -36,7 +36,7 @@ fn little_memory_under_load() {
     thread::scope(|scope| {
         for peer in &mut peers {
             scope.spawn(|| {
-                for _ in 0..50 {
+                for _ in 0..100 {
                     peer.write(&frame(0x82, &[1; LONGEST]));
                     assert_eq!(peer.frame().unwrap().1.len(), LONGEST);
                     peer.write(&frame(0x82, &[1; 64]).repeat(4));

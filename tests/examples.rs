@@ -10,16 +10,24 @@ mod limits;
 #[allow(dead_code, unreachable_pub)]
 mod market;
 
+// The dashboard, around handlers of a test.
+#[path = "../examples/support/dashboard/mod.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod dashboard;
+
 use std::collections::{HashMap, HashSet};
 use std::net::TcpStream;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use dashboard::Dashboard;
+use framemill::{Backplane, BackplaneState, Node, Peer, Post};
 use limits::Allowance;
 use market::{Market, SECTORS};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use support::example::Example;
-use support::{Raw, WAIT, until};
+use support::{Raw, WAIT, serve, until};
 use tungstenite::{Message, WebSocket};
 
 type Client = WebSocket<TcpStream>;
@@ -403,4 +411,89 @@ fn examples_have_a_dashboard_if_asked() {
         assert!(first["connections"].as_u64() >= Some(1), "{first}");
         assert!(first["t"].as_u64() < second["t"].as_u64());
     }
+}
+
+/// What is published on one server goes to all others at once.
+#[derive(Clone, Debug, Default)]
+struct Bus {
+    nodes: Arc<Mutex<Vec<Weak<dyn Node>>>>,
+    own: Arc<Mutex<Option<Weak<dyn Node>>>>,
+}
+
+impl Bus {
+    fn another(&self) -> Self {
+        let own = Arc::default();
+        let nodes = self.nodes.clone();
+        Self { nodes, own }
+    }
+}
+
+impl Backplane for Bus {
+    fn start(&self, node: Weak<dyn Node>) -> framemill::Result<()> {
+        *support::lock(&self.own) = Some(node.clone());
+        support::lock(&self.nodes).push(node);
+        Ok(())
+    }
+
+    fn subscribe(&self, _: &str) {}
+
+    fn unsubscribe(&self, _: &str) {}
+
+    fn publish(&self, post: Post) {
+        let own = support::lock(&self.own).clone();
+        for node in support::lock(&self.nodes).iter() {
+            let elsewhere = own.as_ref().is_none_or(|own| !own.ptr_eq(node));
+            if let Some(node) = node.upgrade().filter(|_| elsewhere) {
+                node.deliver(post.clone());
+            }
+        }
+    }
+
+    fn state(&self) -> BackplaneState {
+        BackplaneState::default()
+    }
+
+    fn stop(&self, _: Instant) {}
+}
+
+/// Topics of the server, and of others that it is joined with, are not the dashboard's.
+#[test]
+fn a_dashboard_shows_its_own_server() {
+    let bus = Bus::default();
+    let servers = [0, 1].map(|_| {
+        let handler = Dashboard::around(|peer: &Peer, m: framemill::Message| peer.send(m));
+        serve(|s| s.workers(1).backplane(bus.another()), handler)
+    });
+    // So that one can be told from the other.
+    let _others: Vec<Raw> = (0..4).map(|_| Raw::open(servers[0].addr)).collect();
+    let mut pages = servers.each_ref().map(|server| {
+        let url = format!("ws://{}/dashboard/live", server.addr);
+        let (mut page, _) = tungstenite::client::client(url, server.addr.connect()).unwrap();
+        let past = page.read().unwrap();
+        assert!(past.to_text().unwrap().starts_with('['));
+        page
+    });
+    until("all have connected", || {
+        servers.each_ref().map(|s| s.handle.connections()) == [5, 1]
+    });
+    for (server, page) in servers.iter().zip(&mut pages) {
+        let _ = server.handle.publish("dashboard/live", "not news");
+        let mut shown = Vec::new();
+        let mut times = Vec::new();
+        for _ in 0..5 {
+            let news: Value =
+                serde_json::from_str(page.read().unwrap().to_text().unwrap()).unwrap();
+            shown.push(news["connections"].as_u64().unwrap() as usize);
+            times.push(news["t"].as_u64().unwrap());
+        }
+        // The first may be of the time when they connected.
+        assert!(
+            shown[1..].iter().all(|n| *n == server.handle.connections()),
+            "{shown:?}"
+        );
+        assert!(times.is_sorted_by(|a, b| a < b), "{times:?}");
+    }
+    pages[0].close(None).unwrap();
+    while pages[0].read().is_ok() {}
+    until("it is gone", || servers[0].handle.connections() == 4);
 }

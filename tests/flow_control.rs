@@ -1,4 +1,4 @@
-//! What happens when one side is faster than the other (DESIGN.md, "Flow control").
+//! What happens when one side is faster than the other: which queue fills, who waits, and what is lost.
 
 mod support;
 

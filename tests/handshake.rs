@@ -569,7 +569,7 @@ fn a_panic_while_opening_is_500_for_that_one_only(transport: Transport) {
     }
 }
 
-/// SECURITY 51: late events of a connection that is gone find nothing.
+/// Late events of a connection that is gone find nothing.
 fn a_peer_may_leave_while_the_handler_decides(transport: Transport) {
     let Served {
         server,

@@ -383,7 +383,7 @@ fn malformed_requests_are_refused(transport: Transport) {
     }
 }
 
-/// SECURITY 57: what follows a request is never taken for another one.
+/// What follows a request is never taken for another one.
 fn each_connection_has_one_request(transport: Transport) {
     for workers in [0, 2] {
         let server = site(transport, |s| s.workers(workers));

@@ -156,7 +156,7 @@ fn who_connects_and_says_nothing_is_told_nothing(transport: Transport) {
     }
 }
 
-/// SECURITY 1: the time is for the whole handshake; a byte now and then buys no more of it.
+/// The time is for the whole handshake; a byte now and then buys no more of it.
 fn a_trickle_does_not_extend_the_handshake(transport: Transport) {
     let (server, _) = spied(transport, |s| s.workers(1).handshake_timeout(HANDSHAKE));
     let begun = Instant::now();
@@ -373,7 +373,34 @@ fn max_message_has_a_limit_itself() {
     assert!(matches!(start(0), Err(Error::Config(why)) if why.contains("max_message")));
 }
 
-/// SECURITY 2 (rust-websocket CVE-2022-35922): memory follows what has arrived.
+/// What can't be counted with is refused at the start, not met later; what may just be asked for works.
+#[test]
+fn other_limits_have_limits_too() {
+    type Settings = fn(Server) -> Server;
+    let refused: [(&str, Settings); 4] = [
+        ("max_head", |s| s.max_head(usize::MAX, 64)),
+        ("max_head", |s| s.max_head((1 << 30) + 1, 64)),
+        ("outbound_limit", |s| s.outbound_limit(usize::MAX)),
+        ("outbound_limit", |s| {
+            s.outbound_limit(u32::MAX as usize - 100)
+        }),
+    ];
+    for (name, settings) in refused {
+        let server = settings(Server::bind("127.0.0.1:0").unwrap());
+        match server.start(|peer: &Peer, message: Message| peer.send(message)) {
+            Err(Error::Config(why)) => assert!(why.contains(name), "{why}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    let (server, _) = spied(Transport::Plain, |s| {
+        s.max_head(1 << 30, usize::MAX)
+            .max_body(usize::MAX)
+            .outbound_limit(1 << 30)
+    });
+    raw_echoes(&mut Raw::open(server.addr));
+}
+
+/// Memory follows what has arrived, not what was announced (rust-websocket's CVE-2022-35922).
 #[test]
 fn a_claim_allocates_nothing() {
     const CLAIM: usize = 256 << 20;

@@ -14,7 +14,7 @@ use framemill::{
     Accept, CloseCode, CloseReason, Handler, LoopMetrics, Members, Message, Metrics, Origin,
     Overflow, Peer, Refused, Request, Response, Room, Rooms, Server, ServerHandle, Tick,
 };
-use support::{Raw, Running, client, echo, echoes, frame, request, serve, until};
+use support::{Raw, Running, client, echo, echoes, frame, request, reset, serve, until};
 
 /// Waits until a figure is what it is to be; it shows what it is instead.
 #[track_caller]
@@ -121,16 +121,50 @@ fn a_busy_worker_and_its_queue() {
         peer.send(Message::text("x")).unwrap();
     }
     comes_to(&server, |m| (m.workers[0].busy, m.run_queue), (true, 15));
-    let begun = std::time::Instant::now();
-    while begun.elapsed() < Duration::from_millis(50) {
-        std::thread::yield_now();
-    }
+    // What the handler has taken so far counts, though it is not through.
+    until("it shows", || {
+        server.handle.metrics().workers[0].busy_time > Duration::from_millis(50)
+    });
+    let metrics = server.handle.metrics();
+    assert!(metrics.handler.quantile(1.0) < Duration::from_millis(50));
+    let samples = check(&metrics.prometheus());
+    assert!(samples["framemill_worker_busy_seconds_total{worker=\"0\"}"] > 0.05);
     drop(let_go);
     comes_to(&server, |m| (m.workers[0].busy, m.run_queue), (false, 0));
+    let last = server.handle.metrics().workers[0].busy_time;
+    assert!(last > metrics.workers[0].busy_time && last < metrics.uptime + support::WAIT);
     let metrics = server.handle.metrics();
+    assert_eq!(metrics.workers[0].busy_time, last, "it has nothing to do");
     // The first ran about as long as the others waited.
     assert!(metrics.handler.quantile(1.0) >= Duration::from_millis(30));
     assert!(metrics.mailbox_wait.quantile(1.0) >= Duration::from_millis(30));
+}
+
+/// A loop that is held up by a handler shows it meanwhile.
+#[test]
+fn a_busy_loop() {
+    let (let_go, gate) = crossbeam_channel::bounded::<()>(0);
+    let server = serve(
+        |s| s.workers(0),
+        move |_: &Peer, _: Message| gate.recv().is_ok(),
+    );
+    // Goes before the server, which waits for its loop.
+    let let_go = let_go;
+    let mut client = client(server.addr);
+    comes_to(&server, |m| m.total.opened, 1);
+    client.send(Message::text("x")).unwrap();
+    until("it shows", || {
+        let total = server.handle.metrics().total;
+        total.busy_time > total.turns.sum() + Duration::from_millis(50)
+    });
+    drop(let_go);
+    until("the turn is over", || {
+        let total = server.handle.metrics().total;
+        total.turns.sum() > Duration::from_millis(50)
+    });
+    let metrics = server.handle.metrics();
+    let samples = check(&metrics.prometheus());
+    assert!(samples["framemill_loop_busy_seconds_total{loop=\"0\"}"] > 0.05);
 }
 
 /// A handler that refuses, closes, panics, and answers plain requests.
@@ -222,6 +256,157 @@ fn who_did_not_get_in_and_why() {
     comes_to(&server, figures, [15, 4, 1, 4]);
     drop(four);
     comes_to(&server, figures, [15, 4, 1, 0]);
+}
+
+/// Takes its time with whoever asks for `/slow`, until it is let go.
+struct Slowpoke(crossbeam_channel::Receiver<()>);
+
+impl Handler for Slowpoke {
+    type Session = ();
+
+    fn open(&self, request: &Request, _: &Peer) -> Result<Accept<()>, Response> {
+        self.http(request);
+        Ok(Accept::new(()))
+    }
+
+    fn message(&self, (): &mut (), _: &Peer, _: Message) {}
+
+    fn http(&self, request: &Request) -> Response {
+        if request.path() == "/slow" {
+            let _ = self.0.recv();
+        }
+        Response::ok()
+    }
+}
+
+fn sum(counts: &BTreeMap<&'static str, u64>) -> u64 {
+    counts.values().sum()
+}
+
+/// Of a server that has ended: each socket is counted once, and what opened once more.
+#[track_caller]
+fn adds_up(server: &Running) -> LoopMetrics {
+    let total = server.handle.metrics().total;
+    let told = total.opened + total.http_requests + sum(&total.refused);
+    assert_eq!(total.accepted, told, "{:?}", total.refused);
+    assert_eq!(total.opened, sum(&total.closed_by_cause));
+    assert_eq!(total.opened, sum(&total.closed_by_code));
+    assert_eq!(total.connections, 0);
+    total
+}
+
+/// However a connection ends before it is open.
+#[test]
+fn everybody_is_counted_once() {
+    let (let_go, gate) = crossbeam_channel::bounded::<()>(0);
+    let server = serve(
+        |s| {
+            s.workers(3)
+                .max_connections(2)
+                .handshake_timeout(Duration::from_secs(1))
+        },
+        Slowpoke(gate),
+    );
+    let so_far = |m: &Metrics| (m.total.accepted, m.total.connections);
+    let two = [Raw::open(server.addr), Raw::open(server.addr)];
+    // Over the limit, and then: nothing, half a request, the end.
+    let mut silent = Raw::connect(server.addr);
+    let mut half = Raw::connect(server.addr);
+    half.write(b"GET / HT");
+    drop(Raw::connect(server.addr));
+    assert_eq!(silent.rest(), b"");
+    assert_eq!(half.response().0, 408);
+    drop((silent, half));
+    comes_to(&server, so_far, (5, 2));
+    drop(two);
+    comes_to(&server, so_far, (5, 0));
+    // In the middle of a request.
+    let mut half = Raw::connect(server.addr);
+    half.write(b"GET / HT");
+    comes_to(&server, so_far, (6, 1));
+    reset(half.stream);
+    comes_to(&server, so_far, (6, 0));
+    // The handler takes too long.
+    let slow = request(server.addr).replace("GET / ", "GET /slow ");
+    let slow = [&*slow, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"].map(|sent| {
+        let mut raw = Raw::connect(server.addr);
+        raw.write(sent.as_bytes());
+        raw
+    });
+    slow.into_iter()
+        .for_each(|mut raw| assert_eq!(raw.rest(), b""));
+    drop(let_go);
+    comes_to(&server, so_far, (8, 0));
+    assert!(server.handle.shutdown(support::WAIT));
+    let right = only(&[("max_connections", 3), ("hung_up", 1), ("timeout", 2)]);
+    assert_eq!(not_zero(&adds_up(&server).refused), right);
+}
+
+/// Whoever is there when the server ends.
+#[test]
+fn the_end_of_a_server_is_counted_too() {
+    let (let_go, gate) = crossbeam_channel::bounded::<()>(0);
+    let server = serve(|s| s.workers(2), Slowpoke(gate));
+    let _open = Raw::open(server.addr);
+    let _silent = Raw::connect(server.addr);
+    let mut half = Raw::connect(server.addr);
+    half.write(b"GET / HT");
+    let slow = request(server.addr).replace("GET / ", "GET /slow ");
+    let mut undecided = Raw::connect(server.addr);
+    undecided.write(slow.as_bytes());
+    comes_to(&server, |m| m.workers.iter().any(|w| w.busy), true);
+    comes_to(&server, |m| m.total.accepted, 4);
+    let ended = server.handle.shutdown(Duration::from_millis(100));
+    assert!(!ended, "it had to cut somebody off");
+    let total = adds_up(&server);
+    assert_eq!(not_zero(&total.refused), only(&[("shutdown", 3)]));
+    assert_eq!(total.opened, 1);
+    drop(let_go);
+}
+
+/// Over TLS, and for those that a proxy brings.
+#[test]
+fn secured_and_proxied_ones_are_counted_once() {
+    let settings = |s: Server, workers| {
+        s.workers(workers)
+            .handshake_timeout(Duration::from_secs(1))
+            .max_connections_per_ip(1)
+            .trust_proxies(["127.0.0.1"])
+            .unwrap()
+            .proxy_protocol(framemill::ProxyProtocol::Required)
+    };
+    let header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\n";
+    let so_far = |m: &Metrics| (m.total.accepted, m.total.connections);
+    for workers in [0, 2] {
+        let server = serve(|s| settings(s, workers), Picky);
+        let mut first = Raw::connect(server.addr);
+        first.write(header);
+        first.write(request(server.addr).as_bytes());
+        assert!(first.head().starts_with("HTTP/1.1 101 "));
+        // Another from the same address says nothing more.
+        let mut second = Raw::connect(server.addr);
+        second.write(header);
+        second.rest();
+        drop(Raw::connect(server.addr));
+        comes_to(&server, so_far, (3, 1));
+        drop(first);
+        comes_to(&server, so_far, (3, 0));
+        assert!(server.handle.shutdown(support::WAIT));
+        let right = only(&[("max_connections_per_ip", 1), ("hung_up", 1)]);
+        assert_eq!(not_zero(&adds_up(&server).refused), right);
+    }
+    #[cfg(feature = "tls")]
+    for workers in [0, 2] {
+        let transport = support::Transport::Tls;
+        let server = transport.serve(|s| settings(s, workers), Picky);
+        for sent in [&b""[..], header, &[header, &[0x16, 3, 1][..]].concat()] {
+            let mut socket = std::net::TcpStream::connect(server.addr.tcp()).unwrap();
+            socket.write_all(sent).unwrap();
+        }
+        comes_to(&server, so_far, (3, 0));
+        assert!(server.handle.shutdown(support::WAIT));
+        assert_eq!(sum(&adds_up(&server).refused), 3);
+    }
 }
 
 #[test]
@@ -418,6 +603,23 @@ fn pings_and_pauses() {
     comes_to(&server, |m| m.total.messages_received, 10);
 }
 
+/// One pong to each ping counts, however many come.
+#[test]
+fn pongs_that_nobody_asked_for() {
+    let server = serve(
+        |s| s.ping(Duration::from_millis(50), support::WAIT),
+        |peer: &Peer, m: Message| peer.send(m),
+    );
+    let mut raw = Raw::open(server.addr);
+    let (first, payload) = raw.frame().unwrap();
+    assert_eq!(first, 0x89);
+    let mut pongs = frame(0x8A, &payload).repeat(100);
+    pongs.extend(frame(0x81, b"hello"));
+    raw.write(&pongs);
+    while raw.frame().unwrap().0 != 0x81 {}
+    assert_eq!(server.handle.metrics().total.round_trips.count(), 1);
+}
+
 struct Slow;
 
 impl Room for Slow {
@@ -457,6 +659,10 @@ fn a_server_that_does_not_run_has_done_nothing() {
     let server = Server::bind("127.0.0.1:0").unwrap();
     let metrics = server.handle().metrics();
     assert!(metrics.loops.is_empty() && metrics.connections == 0);
+    // Every label is there to be asked for.
+    assert_eq!(metrics.total.refused["tls"], 0);
+    assert_eq!(metrics.total.closed_by_cause["eof"], 0);
+    assert_eq!(metrics.total.closed_by_code["1000"], 0);
     check(&metrics.prometheus());
 }
 

@@ -372,6 +372,10 @@ fn needs(config: &Config) -> Option<&'static str> {
                 || !(1..=widest).contains(&config.inbound_bytes),
             "inbound_limit of at least one message and byte, at most 1 GiB",
         ),
+        (
+            config.outbound_bytes > widest,
+            "outbound_limit of at most 1 GiB",
+        ),
     ];
     wrong
         .iter()

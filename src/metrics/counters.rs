@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::busy::Busy;
 use super::histogram::Buckets;
 use super::labels::{self, CAUSES, CODES, Refusal};
 use super::{LoopMetrics, TickMetrics, WorkerMetrics};
@@ -53,6 +54,8 @@ pub(crate) struct LoopCounters {
     pub(crate) sent_bytes: Counter,
     pub(crate) sent: Counter,
     pub(crate) turns: Buckets,
+    /// While it is awake.
+    pub(crate) busy: Busy,
     /// With handlers inline, a sample.
     pub(crate) handler: Buckets,
     pub(crate) round_trips: Buckets,
@@ -101,6 +104,7 @@ impl LoopCounters {
             closed_by_code: labels::read(&CODES, &self.by_code),
             commands_queued: commands as u64,
             turns: self.turns.read(),
+            busy_time: self.busy.read(&self.turns).1,
             handler: self.handler.read(),
             round_trips: self.round_trips.read(),
         }
@@ -126,16 +130,18 @@ pub(crate) struct Losses {
 pub(crate) struct WorkerCounters {
     /// Events of connections: messages, most of them.
     pub(crate) events: Counter,
-    /// 1 while it runs something.
-    pub(crate) busy: Counter,
+    /// While it runs something.
+    pub(crate) busy: Busy,
     pub(crate) runs: Buckets,
     pub(crate) waits: Buckets,
 }
 
 impl WorkerCounters {
     pub(crate) fn read(&self) -> WorkerMetrics {
+        let (busy, busy_time) = self.busy.read(&self.runs);
         WorkerMetrics {
-            busy: self.busy.get() > 0,
+            busy,
+            busy_time,
             events: self.events.get(),
             handler: self.runs.read(),
             mailbox_wait: self.waits.read(),

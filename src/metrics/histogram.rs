@@ -41,8 +41,12 @@ impl Buckets {
         let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
         Histogram {
             counts: self.counts.iter().map(read).collect(),
-            sum: Duration::from_nanos(read(&self.sum_ns)),
+            sum: self.sum(),
         }
+    }
+
+    pub(super) fn sum(&self) -> Duration {
+        Duration::from_nanos(self.sum_ns.load(Ordering::Relaxed))
     }
 }
 

@@ -12,7 +12,8 @@ pub(crate) enum Refusal {
     MaxConnections,
     /// `max_connections_per_ip`: 429.
     PerAddress,
-    /// Over a limit like those, and hung up on: as many are being answered as may be.
+    /// Over a limit like those, and hung up on: as many are being answered as may be. Or the system could
+    /// not watch one more socket.
     Unanswered,
     /// 400 and its like: no sound request.
     BadRequest,
@@ -24,7 +25,7 @@ pub(crate) enum Refusal {
     Version,
     /// 403.
     Origin,
-    /// 408.
+    /// 408, or nothing where it is the handler that was too slow.
     Timeout,
     /// Not a byte came in all the time.
     Silent,
@@ -35,7 +36,7 @@ pub(crate) enum Refusal {
     Tls,
     /// The handler's `open` said no.
     Handler,
-    /// The server is being shut down: 503.
+    /// The server is being shut down: 503, or nothing if nothing was asked.
     Shutdown,
 }
 
@@ -70,9 +71,18 @@ impl Refusal {
             _ => Self::BadRequest,
         }
     }
+
+    /// What the end of a connection that was not open yet means.
+    pub(crate) fn of_cause(cause: CloseCause) -> Self {
+        match cause {
+            CloseCause::HandshakeTimeout => Self::Timeout,
+            CloseCause::Shutdown => Self::Shutdown,
+            _ => Self::HungUp,
+        }
+    }
 }
 
-pub(super) const CAUSES: [&str; 15] = [
+pub(super) const CAUSES: [&str; 14] = [
     "handshake",
     "eof",
     "transport",
@@ -87,7 +97,6 @@ pub(super) const CAUSES: [&str; 15] = [
     "handshake_timeout",
     "panic",
     "shutdown",
-    "other",
 ];
 
 pub(super) fn cause(cause: CloseCause) -> usize {

@@ -2,11 +2,13 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `busy` | for how long a thread has been at work |
 //! | `counters` | what the threads count while they run |
 //! | `histogram` | times, in buckets that double |
 //! | `labels` | reasons, causes and codes |
 //! | `prometheus` | all of it as text for Prometheus |
 
+mod busy;
 mod counters;
 mod histogram;
 mod labels;
@@ -59,7 +61,7 @@ pub struct Metrics {
 }
 
 /// What one loop has done, or all together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LoopMetrics {
     /// Sockets now, those included that are opening, closing, or being told of a limit.
@@ -70,8 +72,10 @@ pub struct LoopMetrics {
     /// `max_connections_per_ip`, `unanswered` (over a limit and not told, as too many are being told
     /// already), `bad_request`, `method`, `too_large`, `version`, `origin`, `timeout`, `silent` (nothing
     /// came), `hung_up`, `tls`, `handler` ([`Handler::open`](crate::Handler::open) said no), `shutdown`.
+    /// Every reason is there from the start, and so with the other maps.
     pub refused: BTreeMap<&'static str, u64>,
-    /// WebSockets opened so far.
+    /// WebSockets opened so far. Each socket that was accepted comes to be counted once: here, as one of
+    /// `http_requests`, or as refused.
     pub opened: u64,
     /// Plain requests that the handler answered.
     pub http_requests: u64,
@@ -97,14 +101,17 @@ pub struct LoopMetrics {
     pub blocked_bytes: u64,
     /// How often a connection was not read from because its handler was behind.
     pub reading_paused: u64,
-    /// WebSockets that ended, by [`CloseCause`](crate::CloseCause): `handshake`, `eof`, `no_pong`, …
+    /// WebSockets that ended, by [`CloseCause`](crate::CloseCause): `handshake`, `eof`, `no_pong`, … (One
+    /// that [`Handler::open`](crate::Handler::open) had too long for was not opened: `timeout` of `refused`.)
     pub closed_by_cause: BTreeMap<&'static str, u64>,
     /// The same by the code of the first close frame: `1000` to `1015`, `3xxx`, `4xxx`, `other`.
     pub closed_by_code: BTreeMap<&'static str, u64>,
     /// What other threads asked of the loop and it has not done yet.
     pub commands_queued: u64,
-    /// Turns: from waking to sleeping again. Their sum is the time that the loop was not asleep.
+    /// Turns: from waking to sleeping again.
     pub turns: Histogram,
+    /// How long it has been awake: the turns, and what the one that is under way has taken so far.
+    pub busy_time: Duration,
     /// With `workers(0)`: see [`Metrics::handler`].
     pub handler: Histogram,
     /// Pings that were answered in time.
@@ -119,6 +126,8 @@ pub struct WorkerMetrics {
     pub busy: bool,
     /// Messages, and other events of connections, that it has dealt with.
     pub events: u64,
+    /// How long it has run something: its runs, and what the one that is under way has taken so far.
+    pub busy_time: Duration,
     /// Its runs: see [`Metrics::handler`].
     pub handler: Histogram,
     /// See [`Metrics::mailbox_wait`].
@@ -149,6 +158,8 @@ pub struct BackplaneMetrics {
     pub published: u64,
     /// Messages that came from other nodes.
     pub received: u64,
+    /// Messages of topics with history that were not heard when they were published, and fetched later.
+    pub fetched: u64,
     /// Messages that wait to be sent.
     pub queued: u64,
     /// Messages that other nodes never got, because too many waited or they could not be passed on.
@@ -169,6 +180,13 @@ impl Metrics {
         }
         (metrics.loops, metrics.workers) = (loops, workers);
         metrics
+    }
+}
+
+impl Default for LoopMetrics {
+    /// Nothing, of everything that is counted.
+    fn default() -> Self {
+        LoopCounters::default().read(0)
     }
 }
 
@@ -195,6 +213,7 @@ impl LoopMetrics {
             closed_by_code,
             commands_queued,
             turns,
+            busy_time,
             handler,
             round_trips,
         } = other;
@@ -217,6 +236,7 @@ impl LoopMetrics {
         add_each(&mut self.closed_by_code, closed_by_code);
         self.commands_queued += commands_queued;
         self.turns.add(turns);
+        self.busy_time += *busy_time;
         self.handler.add(handler);
         self.round_trips.add(round_trips);
     }

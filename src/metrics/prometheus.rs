@@ -42,13 +42,13 @@ impl Exposition {
     }
 
     /// One line for each loop.
-    fn per_loop(
+    fn per_loop<T: Display>(
         &mut self,
         name: &str,
         kind: &str,
         help: &str,
         loops: &[LoopMetrics],
-        value: impl Fn(&LoopMetrics) -> u64,
+        value: impl Fn(&LoopMetrics) -> T,
     ) {
         self.head(name, kind, help);
         for (n, each) in loops.iter().enumerate() {
@@ -210,6 +210,13 @@ impl Metrics {
         for (n, each) in self.loops.iter().enumerate() {
             out.histogram("turn_seconds", &format!("loop=\"{n}\""), &each.turns);
         }
+        out.per_loop(
+            "loop_busy_seconds_total",
+            "counter",
+            "How long the loop has been awake, the present turn included.",
+            &self.loops,
+            |l| l.busy_time.as_secs_f64(),
+        );
         out.one_histogram(
             "handler_seconds",
             "Runs of handlers, rooms and timers.",
@@ -265,10 +272,10 @@ impl Metrics {
         out.head(
             "worker_busy_seconds_total",
             "counter",
-            "How long the worker has run something.",
+            "How long the worker has run something, what it runs now included.",
         );
         each(out, "worker_busy_seconds_total", &|n| {
-            workers[n].handler.sum().as_secs_f64().to_string()
+            workers[n].busy_time.as_secs_f64().to_string()
         });
         out.head(
             "worker_events_total",
@@ -303,6 +310,11 @@ impl Metrics {
             "backplane_received_total",
             "Messages that came from other nodes.",
             backplane.received,
+        );
+        out.counter(
+            "backplane_fetched_total",
+            "Messages that were not heard when they were published, and fetched later.",
+            backplane.fetched,
         );
         out.gauge(
             "backplane_queued",

@@ -183,7 +183,7 @@ mod tests {
         }
     }
 
-    /// SECURITY 15 (ws GHSA-5v72-xg48-5rpm) and 24: names and numbers are not interpreted here.
+    /// Names and numbers are not interpreted here (ws had GHSA-5v72-xg48-5rpm).
     #[test]
     fn odd_names_are_just_names() {
         let odd = "constructor; __proto__=hasOwnProperty, toString; server_max_window_bits=99";

@@ -43,7 +43,7 @@ use crate::error::duplicate;
 use crate::link::{Dial, EventBatch, is_ahead};
 use crate::logging::Throttle;
 use crate::message::{CloseCause, CloseCode, Message};
-use crate::metrics::LoopCounters;
+use crate::metrics::{LoopCounters, Refusal};
 use crate::net::Stream;
 use crate::peer::Peer;
 use crate::proto::{Blocks, Protocol, Role};
@@ -134,6 +134,8 @@ pub(crate) struct Conn {
     pub(super) eof: bool,
     /// A ping is out, since `since`.
     pub(super) pinged: bool,
+    /// No pong has answered the last ping yet.
+    pub(super) awaits_pong: bool,
     /// The handler was given the opening, so it is told the end too.
     pub(super) opened: bool,
     /// The handler was told the end.
@@ -189,6 +191,7 @@ impl Conn {
                 let counts = Counts::none()
                     .and(Counts::OPENING, !opening.is_refused())
                     .and(Counts::REFUSED, opening.is_refused())
+                    .and(Counts::UNTOLD, !opening.is_refused())
                     .and(Counts::BY_IP, counted);
                 (Role::Server, counts)
             }
@@ -212,6 +215,7 @@ impl Conn {
             paused: false,
             eof: false,
             pinged: false,
+            awaits_pong: false,
             opened: false,
             told: false,
             habit: Habit::Usual,
@@ -253,6 +257,13 @@ impl Conn {
         }
     }
 
+    /// Counts why it does not become a WebSocket, unless that was counted already, or it has become one.
+    pub(crate) fn note_refusal(&mut self, why: Refusal) {
+        if self.counts.leave(Counts::UNTOLD) {
+            self.peer.link.handle.counters.refused(why);
+        }
+    }
+
     /// Open, or about to be: whoever is told that a connection opens may broadcast to it at once.
     pub(crate) fn hears_broadcasts(&self) -> bool {
         self.is_open() || (self.opened && matches!(self.phase, Phase::Deciding))
@@ -281,6 +292,7 @@ impl Conn {
         if let Some(more) = UNSERVED.pass() {
             log::warn!("{}: cannot be served: {error}{more}", self.peer.link.id);
         }
+        self.note_refusal(Refusal::Unanswered);
         self.fail_transport(error, cx);
     }
 

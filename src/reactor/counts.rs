@@ -5,6 +5,9 @@
 pub(super) struct Counts(u8);
 
 impl Counts {
+    /// Those of which the metrics have not told yet what became of them: opened, answered, or refused
+    /// for some reason.
+    pub(super) const UNTOLD: u8 = 16;
     /// Those that are on their way to open.
     pub(super) const OPENING: u8 = 1;
     /// Those from its address.

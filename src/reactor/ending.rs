@@ -130,10 +130,7 @@ impl Conn {
     pub(super) fn on_eof<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         match self.phase {
             Phase::Lingering => self.gone = self.is_all_written(),
-            Phase::Opening(_) => {
-                cx.counters.refused(Refusal::HungUp);
-                self.gone = true;
-            }
+            Phase::Opening(_) => self.gone = true,
             Phase::Dialing(_) => self.not_connected(io::ErrorKind::UnexpectedEof.into(), cx),
             // The handler is asked already; its answer may still be read.
             Phase::Deciding => {}
@@ -249,6 +246,7 @@ impl Conn {
 
     /// Ends the connection without another word.
     pub(crate) fn end_now<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
+        self.note_refusal(Refusal::of_cause(cause));
         // First, so that nothing is accepted that the reason doesn't count.
         self.peer.link.outbox().abandon();
         self.tell(cause, cx);
@@ -278,7 +276,10 @@ impl Conn {
         // So that whoever is told finds it so.
         self.peer.link.end_subscriptions();
         let reason = self.reason(cause);
-        cx.counters.closed(&reason);
+        // One that `open` had too long for was none, whatever the handler thinks.
+        if !matches!(self.phase, Phase::Deciding) {
+            cx.counters.closed(&reason);
+        }
         log::debug!("{}: closed, {reason}", self.peer.link.id);
         cx.batch.push_back(Event::Closed(Box::new(reason)));
         self.deliver(cx);

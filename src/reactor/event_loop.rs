@@ -118,7 +118,7 @@ pub(crate) struct EventLoop<U> {
     /// Who of them subscribes to what.
     audience: Audience,
     wheel: Wheel,
-    /// The clock: milliseconds since `start`, read once per turn.
+    /// The clock: milliseconds since `start`, which is the epoch of what is counted, read once per turn.
     start: Instant,
     now: u64,
     /// When the turn began.
@@ -164,7 +164,7 @@ impl<U: Upstream> EventLoop<U> {
             handle,
         } = prepared;
         let blocks = Blocks::new(upstream.is_inline());
-        let start = Instant::now();
+        let start = handle.counters.busy.epoch();
         // A read that fills it is cut short for the turn.
         let buf = ReadBuffer::new(handle.config.read_buffer);
         Self {
@@ -179,7 +179,7 @@ impl<U: Upstream> EventLoop<U> {
             wheel: Wheel::new(0),
             start,
             now: 0,
-            woke: start,
+            woke: Instant::now(),
             runs: 0,
             again: Vec::new(),
             dials: VecDeque::new(),
@@ -205,6 +205,7 @@ impl<U: Upstream> EventLoop<U> {
     fn run(mut self) {
         self.handle.run_here();
         while self.turn() {}
+        self.turn_ended(Instant::now());
         log::debug!("loop {}: ended", self.handle.index);
     }
 
@@ -247,15 +248,20 @@ impl<U: Upstream> EventLoop<U> {
         } else {
             timeout
         };
+        if let Some(slept_from) = slept_from {
+            self.turn_ended(slept_from);
+        }
         let result = self.poll.poll(&mut self.events, timeout);
         self.handle.awake();
         let woke = Instant::now();
-        // A turn that another follows at once lasts until that one begins.
-        let ended = slept_from.unwrap_or(woke);
-        let turn = ended.saturating_duration_since(self.woke);
-        self.handle.counters.turns.record(turn);
+        if slept_from.is_none() {
+            // A turn that another follows at once lasts until that one begins.
+            self.turn_ended(woke);
+        }
+        let since_start = woke.saturating_duration_since(self.start);
+        self.handle.counters.busy.begin(since_start);
         self.woke = woke;
-        self.now = woke.saturating_duration_since(self.start).as_millis() as u64;
+        self.now = since_start.as_millis() as u64;
         self.untidy |= !self.events.is_empty();
         if self.events.is_empty() {
             // It was quiet for as long as it took.
@@ -276,6 +282,12 @@ impl<U: Upstream> EventLoop<U> {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
         }
+    }
+
+    fn turn_ended(&self, at: Instant) {
+        let counters = &self.handle.counters;
+        let turn = at.saturating_duration_since(self.woke);
+        counters.busy.end(turn, &counters.turns);
     }
 
     /// Whether there is something to let go of after some idleness, or somebody to tell.
@@ -463,6 +475,8 @@ impl<U: Upstream> EventLoop<U> {
             };
             self.wheel.cancel(key.slot);
             conn.leave_opening();
+            // Whoever goes and nothing is known of has hung up.
+            conn.note_refusal(Refusal::HungUp);
             conn.part(self.poll.registry());
             #[cfg(feature = "tls")]
             if !U::DIALS && conn.is_securing() {

@@ -134,7 +134,7 @@ impl Conn {
         self.rearm = true;
         if self.keeps_others_out(cx.now) {
             log::debug!("{}: silent, and others wait", self.peer.link.id);
-            cx.counters.refused(match self.is_securing() {
+            self.note_refusal(match self.is_securing() {
                 true => Refusal::Tls,
                 false => Refusal::Silent,
             });
@@ -208,17 +208,21 @@ impl Conn {
 
     fn ping<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         self.pinged = true;
+        self.awaits_pong = true;
         self.since = Moment::at(cx.now);
         let payload = cx.clock_us().to_be_bytes();
         self.peer.link.outbox().control(Opcode::Ping, &payload);
         self.dirty = true;
     }
 
-    /// A pong. If it answers our ping, it carries the time the ping was sent.
+    /// A pong. If it answers our ping, it carries the time the ping was sent. One to each ping counts.
     pub(super) fn on_pong<U: Upstream>(&mut self, payload: &[u8], cx: &Context<'_, U>) {
         let Ok(sent) = payload.try_into().map(u64::from_be_bytes) else {
             return;
         };
+        if !self.awaits_pong {
+            return;
+        }
         let round_trip = cx.clock_us().checked_sub(sent);
         // A peer may send any pong it likes, so only a sensible one counts.
         let limit = cx
@@ -227,6 +231,7 @@ impl Conn {
             .saturating_add(1000)
             * 1000;
         if let Some(us) = round_trip.filter(|&us| us <= limit) {
+            self.awaits_pong = false;
             let us = us.try_into().unwrap_or(u32::MAX - 1);
             self.peer.link.set_latency_us(us);
             let took = Duration::from_micros(us.into());
@@ -237,7 +242,7 @@ impl Conn {
     fn request_timeout<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if self.request_is_blank() {
             // Not a byte was sent: nothing to answer, as for a port scan or a spare connection.
-            cx.counters.refused(Refusal::Silent);
+            self.note_refusal(Refusal::Silent);
             self.gone = true;
         } else {
             self.refuse(Response::from(StatusCode::REQUEST_TIMEOUT), cx);

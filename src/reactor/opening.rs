@@ -4,6 +4,7 @@
 use http::{HeaderValue, Method, StatusCode, header};
 
 use super::conn::{Conn, Context, Phase};
+use super::counts::Counts;
 use super::liveness::{Allowance, Moment};
 use super::upstream::Upstream;
 use crate::config::Config;
@@ -80,7 +81,7 @@ impl Conn {
         // A head longer than the limit need not be kept to be refused.
         let fresh = bytes
             .len()
-            .min((cx.config.max_head + 1).saturating_sub(old));
+            .min(cx.config.max_head.saturating_add(1).saturating_sub(old));
         opening.buf.extend_from_slice(&bytes[..fresh]);
         opening.is_head = opening.buf.trim_ascii_start().starts_with(b"HEAD ");
         match opening.scan.request(&opening.buf, cx.config.max_head) {
@@ -207,6 +208,7 @@ impl Conn {
             self.protocol.allow_compression();
         }
         self.leave_opening();
+        self.counts.leave(Counts::UNTOLD);
         cx.counters.opened.add(1);
         self.phase = Phase::Open(Allowance::new(cx.config, cx.now));
         self.last_seen = Moment::at(cx.now);
@@ -223,8 +225,9 @@ impl Conn {
     pub(crate) fn respond<U: Upstream>(&mut self, response: Vec<u8>, cx: &mut Context<'_, U>) {
         if matches!(self.phase, Phase::Deciding) {
             if std::mem::take(&mut self.opened) {
-                cx.counters.refused(Refusal::Handler);
+                self.note_refusal(Refusal::Handler);
             } else {
+                self.counts.leave(Counts::UNTOLD);
                 cx.counters.http_requests.add(1);
             }
             self.answer(response, cx);
@@ -234,10 +237,7 @@ impl Conn {
     /// Answers without asking the handler.
     pub(super) fn refuse<U: Upstream>(&mut self, response: Response, cx: &mut Context<'_, U>) {
         log::debug!("{}: refused with {}", self.peer.link.id, response.status());
-        if !self.is_refused() {
-            let why = Refusal::of_status(response.status().as_u16());
-            cx.counters.refused(why);
-        }
+        self.note_refusal(Refusal::of_status(response.status().as_u16()));
         // RFC 9110 §9.3.2: the answer to HEAD has no body, whatever it answers.
         let head_only = matches!(&self.phase, Phase::Opening(opening) if opening.is_head);
         let mut out = Vec::new();
@@ -258,6 +258,7 @@ impl Conn {
         if self.is_dialing() {
             self.not_opened(Error::Closed, cx);
         } else if self.request_is_blank() {
+            self.note_refusal(Refusal::Shutdown);
             self.gone = true;
         } else if matches!(self.phase, Phase::Opening(_)) {
             self.refuse(StatusCode::SERVICE_UNAVAILABLE.into(), cx);

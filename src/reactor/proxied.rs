@@ -73,7 +73,7 @@ impl Conn {
             Ok(ProxyHeader::Absent) => log::debug!("{id}: no PROXY header"),
             Err(bad) => log::debug!("{id}: PROXY header: {}", bad.0),
         }
-        cx.counters.refused(Refusal::BadRequest);
+        self.note_refusal(Refusal::BadRequest);
         self.gone = true;
         None
     }
@@ -138,6 +138,7 @@ impl Conn {
         self.counts.enter(Counts::REFUSED);
         if let Phase::Opening(opening) = &mut self.phase {
             opening.refusal = Some(StatusCode::TOO_MANY_REQUESTS);
+            self.note_refusal(Refusal::PerAddress);
         }
         true
     }

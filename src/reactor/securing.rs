@@ -65,7 +65,7 @@ impl Conn {
                 if U::DIALS {
                     self.not_secured(error, cx);
                 } else {
-                    cx.counters.refused(Refusal::Tls);
+                    self.note_refusal(Refusal::Tls);
                 }
                 self.gone = true;
                 return;

@@ -536,6 +536,7 @@ fn check(config: &Config) -> Result<()> {
             "read_buffer of 1 KiB to 16 MiB",
         ),
         (config.max_head < 64, "max_head of at least 64 bytes"),
+        (config.max_head > widest, "max_head of at most 1 GiB"),
         (
             config.inbound_messages == 0 || config.inbound_bytes == 0,
             "inbound_limit of at least one message and byte",
@@ -543,6 +544,10 @@ fn check(config: &Config) -> Result<()> {
         (
             config.inbound_messages > widest || config.inbound_bytes > widest,
             "inbound_limit of at most 1 GiB",
+        ),
+        (
+            config.outbound_bytes > widest,
+            "outbound_limit of at most 1 GiB",
         ),
         (
             config

@@ -153,6 +153,7 @@ impl ServerHandle {
                 failures: state.failures,
                 published: state.published,
                 received: state.received,
+                fetched: state.fetched,
                 queued: state.queued as u64,
                 lost: state.lost,
             }

@@ -370,7 +370,8 @@ impl<H: Handler> Work<Task> for Engine<H> {
     fn run(&self, desk: &mut Desk, task: &mut Task) -> bool {
         let counters = &desk.workers[desk.n];
         let began = desk.ended.unwrap_or_else(Instant::now);
-        counters.busy.add(1);
+        let epoch = counters.busy.epoch();
+        counters.busy.begin(began.saturating_duration_since(epoch));
         let more = match task {
             Task::Conn(peer, since) => {
                 if let Some(since) = since.take() {
@@ -385,9 +386,9 @@ impl<H: Handler> Work<Task> for Engine<H> {
             }
             Task::Run(runnable) => runnable.run(),
         };
-        counters.busy.take_away(1);
         let ended = Instant::now();
-        counters.runs.record(ended.saturating_duration_since(began));
+        let took = ended.saturating_duration_since(began);
+        counters.busy.end(took, &counters.runs);
         desk.ended = Some(ended);
         more
     }

@@ -15,15 +15,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use framemill::{
-    Accept, CloseReason, Handler, HeaderValue, Histogram, LoopMetrics, Message, Metrics, Peer,
-    Request, Response, ServerHandle, StatusCode, header,
+    Accept, CloseReason, Handler, HeaderValue, Histogram, LatestKey, LoopMetrics, Message, Metrics,
+    Peer, Request, Response, SendError, ServerHandle, StatusCode, header,
 };
 use serde_json::{Value, json};
 
 const PAGE: &str = include_str!("page.html");
 
-/// The topic of the news.
-const TOPIC: &str = "dashboard/live";
+/// Of the news only the newest matters to a page that is slow.
+const NEWS: LatestKey = LatestKey::Number(0);
 
 /// Between two pieces of news.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -49,6 +49,8 @@ struct Feed {
     last: Metrics,
     /// The news so far, the oldest first.
     news: VecDeque<String>,
+    /// Those that look on. No topic: topics are the inner handler's, and may span other servers.
+    watchers: Vec<Peer>,
 }
 
 impl<H> Dashboard<H> {
@@ -67,10 +69,7 @@ impl<H: Handler> Handler for Dashboard<H> {
     fn start(&self, server: &ServerHandle) {
         let _ = self.server.set(server.clone());
         let (feed, handle) = (self.feed.clone(), server.clone());
-        server.every(PERIOD, move || {
-            let news = lock(&feed).go_on(handle.metrics());
-            handle.publish_latest(TOPIC, TOPIC, news);
-        });
+        server.every(PERIOD, move || lock(&feed).go_on(handle.metrics()));
         self.inner.start(server);
     }
 
@@ -79,10 +78,7 @@ impl<H: Handler> Handler for Dashboard<H> {
             let accept = self.inner.open(request, peer)?;
             return Ok(accept.map(Session::Inner));
         }
-        // In this order nothing is missed. What comes twice has the same time.
-        peer.subscribe(TOPIC);
-        let past: Vec<String> = lock(&self.feed).news.iter().cloned().collect();
-        let _ = peer.send(format!("[{}]", past.join(",")));
+        lock(&self.feed).admit(peer);
         Ok(Accept::new(Session::Watcher))
     }
 
@@ -99,8 +95,9 @@ impl<H: Handler> Handler for Dashboard<H> {
     }
 
     fn close(&self, session: Self::Session, peer: &Peer, reason: &CloseReason) {
-        if let Session::Inner(session) = session {
-            self.inner.close(session, peer, reason);
+        match session {
+            Session::Inner(session) => self.inner.close(session, peer, reason),
+            Session::Watcher => lock(&self.feed).watchers.retain(|other| other != peer),
         }
     }
 
@@ -120,15 +117,26 @@ impl<H: Handler> Handler for Dashboard<H> {
 }
 
 impl Feed {
-    /// What has happened since the last time, as JSON.
-    fn go_on(&mut self, now: Metrics) -> String {
+    /// Tells what has happened so far; the news follow.
+    fn admit(&mut self, peer: &Peer) {
+        let past: Vec<&str> = self.news.iter().map(String::as_str).collect();
+        let _ = peer.send(format!("[{}]", past.join(",")));
+        self.watchers.push(peer.clone());
+    }
+
+    /// Tells what has happened since the last time, as JSON.
+    fn go_on(&mut self, now: Metrics) {
         let last = std::mem::replace(&mut self.last, now.clone());
         let news = news(&now, &last).to_string();
+        let message = Message::text(news.as_str());
+        self.watchers.retain(|peer| {
+            let sent = peer.send_latest(NEWS, message.clone());
+            !matches!(sent, Err(SendError::Closed(_)))
+        });
         if self.news.len() == KEPT {
             self.news.pop_front();
         }
-        self.news.push_back(news.clone());
-        news
+        self.news.push_back(news);
     }
 }
 
@@ -148,14 +156,14 @@ fn news(now: &Metrics, last: &Metrics) -> Value {
             "connections": each.connections,
             "in": rate(each.messages_received, before.messages_received),
             "out": rate(each.messages_sent, before.messages_sent),
-            "busy": share(each.turns.sum(), before.turns.sum()),
+            "busy": share(each.busy_time, before.busy_time),
         })
     });
     let workers = now.workers.iter().enumerate().map(|(n, each)| {
         let before = last.workers.get(n).cloned().unwrap_or_default();
         json!({
             "events": rate(each.events, before.events),
-            "busy": share(each.handler.sum(), before.handler.sum()),
+            "busy": share(each.busy_time, before.busy_time),
         })
     });
     let total = &now.total;

@@ -68,7 +68,7 @@ fn extra_headers_cannot_change_the_request() {
     assert_eq!(sent.origin(), Some("http://a"));
 }
 
-/// SECURITY 33: a URL that someone else chose cannot add lines.
+/// A URL that someone else chose cannot add lines.
 #[test]
 fn a_client_request_is_checked_before_it_is_written() {
     type Change = fn(&mut ClientRequest);
