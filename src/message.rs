@@ -76,7 +76,8 @@ pub enum CloseCause {
     WriteStall,
     /// The close frame was sent, but the peer did not answer in time.
     CloseTimeout,
-    /// The connection was dropped before the opening handshake was through.
+    /// The connection was dropped before the opening handshake was through, or `open` accepted what can't
+    /// be: a subprotocol that was not offered.
     HandshakeTimeout,
     /// The handler panicked; closed with 1011.
     Panic,

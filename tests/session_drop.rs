@@ -112,7 +112,7 @@ fn assert_alive(server: &Running, old: &mut tungstenite::WebSocket<Stream>) {
     while new.read().is_ok() {}
 }
 
-/// `open` accepts, but not as it may: nobody ever gets the session.
+/// `open` accepts, but not as it may: the session goes to `close` at once.
 fn in_an_opening_that_cannot_be(transport: Transport) {
     for workers in [0, 1] {
         let (server, dropped, ends) = dropping(transport, workers);
@@ -120,6 +120,7 @@ fn in_an_opening_that_cannot_be(transport: Transport) {
         for n in 1..=TIMES {
             let (status, ..) = open_at(server.addr, "/unoffered").response();
             assert_eq!(status, 500);
+            assert_eq!(ends.recv_timeout(WAIT), Ok(CloseCause::HandshakeTimeout));
             until("the session is dropped", || {
                 // And those of the visitors of `assert_alive`.
                 dropped.load(Ordering::SeqCst) == 2 * n - 1
@@ -127,7 +128,7 @@ fn in_an_opening_that_cannot_be(transport: Transport) {
             assert_alive(&server, &mut old);
             assert_eq!(ends.recv_timeout(WAIT), Ok(CloseCause::Handshake));
         }
-        assert!(ends.is_empty(), "nothing was opened, so nothing ends");
+        assert!(ends.is_empty(), "once for each");
     }
 }
 

@@ -62,7 +62,7 @@ impl Conn {
                     opening.proxied = false;
                 }
                 let within = source.is_none_or(|source| self.introduce(source.into(), config));
-                return (within || self.is_to_be_told(cx)).then_some(len);
+                return (within || self.is_to_be_told()).then_some(len);
             }
             Ok(ProxyHeader::Absent) if config.proxy_protocol == Some(ProxyProtocol::Optional) => {
                 if let Phase::Opening(opening) = &mut self.phase {
@@ -125,21 +125,20 @@ impl Conn {
 
     /// Its client is over a limit: from here on it is counted like those that are so when they are
     /// accepted. `false`: too many are being told already, and it is hung up on.
-    fn is_to_be_told<U: Upstream>(&mut self, cx: &Context<'_, U>) -> bool {
+    fn is_to_be_told(&mut self) -> bool {
         let shared = &self.peer.link.handle.shared;
         if !acceptor::enter_refusals(shared) {
-            cx.counters.refused(Refusal::Unanswered);
+            self.note_refusal(Refusal::Unanswered);
             self.gone = true;
             return false;
         }
-        cx.counters.refused(Refusal::PerAddress);
         shared.connections.fetch_sub(1, Ordering::Relaxed);
         self.leave_opening();
         self.counts.enter(Counts::REFUSED);
         if let Phase::Opening(opening) = &mut self.phase {
             opening.refusal = Some(StatusCode::TOO_MANY_REQUESTS);
-            self.note_refusal(Refusal::PerAddress);
         }
+        self.note_refusal(Refusal::PerAddress);
         true
     }
 }

@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_redis_is_told_is_bounded() {
-        let redis = crate::Redis::new("redis://localhost/").unwrap();
+        let redis = crate::backplane::Redis::new("redis://localhost/").unwrap();
         let inner = &redis.inner;
         let mut present = Present::default();
         for _ in 0..10_000 {

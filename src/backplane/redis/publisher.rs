@@ -463,11 +463,11 @@ mod tests {
 
     /// Publishes these, topics and texts, to a Redis that gives these answers; what is left to be sent.
     fn left(posts: &[(&str, &str)], answers: &[&str]) -> (Publisher, Vec<(String, u64)>) {
-        let redis = crate::Redis::new("redis://localhost/").unwrap();
+        let redis = crate::backplane::Redis::new("redis://localhost/").unwrap();
         let queue = lock(&redis.queue).take().unwrap();
         let mut publisher = Publisher::new(redis.inner.clone(), queue);
         for (topic, text) in posts {
-            let post = Post::new(*topic, crate::Message::text(*text));
+            let post = Post::new(*topic, crate::message::Message::text(*text));
             let keep = topic.starts_with("kept").then(|| History::last(9));
             assert!(redis.put_in(post, keep, None));
         }
@@ -516,7 +516,7 @@ mod tests {
         assert_eq!(publisher.refused.len(), 2);
         for topic in ["kept", "kept2"] {
             publisher.add(Job::Post {
-                post: Post::new(topic, crate::Message::text(topic)),
+                post: Post::new(topic, crate::message::Message::text(topic)),
                 keep: Some(History::last(9)),
                 sender: None,
             });
