@@ -200,14 +200,19 @@ const LONG: u32 = 20_000;
 
 /// A server that lets clients follow what they ask for, with a topic `it` of `LONG` messages of 200 bytes.
 fn long_history(settings: impl FnOnce(Server) -> Server) -> (Running, Seen) {
+    let server = history_to_be(settings);
+    publish(&server.0, 0..LONG);
+    server
+}
+
+/// The same before anything was published.
+fn history_to_be(settings: impl FnOnce(Server) -> Server) -> (Running, Seen) {
     let (handler, seen) = spy(|peer: &Peer, message| {
         let follow = Follow::parse(&message).unwrap();
         assert!(peer.subscribe_from(&follow.topic, follow.since));
     });
     let settings = |s: Server| settings(s.history("*", History::last(LONG as usize)));
-    let server = Transport::Plain.serve_narrow(settings, handler);
-    publish(&server, 0..LONG);
-    (server, seen)
+    (Transport::Plain.serve_narrow(settings, handler), seen)
 }
 
 fn publish(server: &Running, numbers: std::ops::Range<u32>) {
@@ -262,6 +267,24 @@ fn a_history_longer_than_the_queue_comes_whole() {
             publish(&server.0, LONG + 100..LONG + 101);
             assert_eq!(next(&mut raw, &mut follower), Ok(LONG + 100));
         }
+    }
+}
+
+/// Where each message is kept by itself, that counts towards the limit, and short ones come to much more than
+/// their bytes.
+#[test]
+fn short_messages_of_a_long_history_come_whole() {
+    for workers in [0, 2] {
+        let server = history_to_be(|s| s.workers(workers).overflow(Overflow::DropOldest));
+        for n in 0..LONG {
+            assert!(server.0.handle.publish("it", numbered(n, 4)));
+        }
+        let (mut raw, _, mut follower) = follower(&server);
+        for n in 0..LONG {
+            assert_eq!(next(&mut raw, &mut follower), Ok(n), "workers {workers}");
+        }
+        let live = next(&mut raw, &mut follower);
+        assert!(matches!(live, Err(Followed::Live { .. })), "{live:?}");
     }
 }
 

@@ -287,8 +287,13 @@ impl Feed {
         let gap = gap.then(|| (after, history::said("gap", topic, after)));
         let from = self.entries.partition_point(|e| e.number <= after.number);
         let messages = self.entries.range(from..).map(move |entry| {
-            let number = entry.number;
-            (Offset { number, ..after }, entry.message.clone())
+            let (number, tag) = (entry.number, entry.tag);
+            let reached = Offset {
+                number,
+                tag,
+                ..after
+            };
+            (reached, entry.message.clone())
         });
         let live = std::iter::once_with(|| {
             let last = self.tagged(self.last.number);

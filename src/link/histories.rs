@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use super::feed::{Feed, Gap, News};
-use super::outbox::MAX_FRAME;
+use super::outbox::{MAX_FRAME, kept_beside};
 use super::queue::QueueKey;
 use super::topics::{Publication, Topic};
 use super::{Command, Link, LoopHandle, Permit, Shared, SharedFrame, lock};
@@ -312,6 +312,8 @@ impl Link {
             }
             false => Reached::Nothing,
         };
+        // In a call of a room it is held back, and the loop may send the next piece as soon as it may look.
+        self.handle.let_go();
         drop(locked);
         drop(feed);
         match reached {
@@ -390,7 +392,7 @@ impl Link {
         };
         let mut room = self.room();
         for (offset, message) in feed.messages(topic, &replay) {
-            let size = message.len() + MAX_HEADER;
+            let size = message.len() + MAX_HEADER + kept_beside(&self.config);
             if room == 0 || self.send(message, Compress::Auto).is_err() {
                 self.still_behind(topic, reached);
                 return Reached::Behind;
@@ -405,7 +407,7 @@ impl Link {
     /// messages to be handled, and with room for others.
     fn room(&self) -> usize {
         let full = (self.config.outbound_bytes / 4).max(1);
-        full.saturating_sub(self.outbox().queued())
+        full.saturating_sub(self.outbox().held(&self.config))
     }
 }
 

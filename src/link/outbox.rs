@@ -517,12 +517,9 @@ impl Outbox {
     }
 
     /// What counts towards the limit: where every message is kept one by one, the memory that takes.
-    fn held(&self, config: &Config) -> usize {
-        let kept = match (&self.queue, config.overflow) {
-            (Some(queue), Overflow::DropOldest) => queue.count() * KEPT,
-            _ => 0,
-        };
-        self.queued() + kept
+    pub(super) fn held(&self, config: &Config) -> usize {
+        let kept = self.queue.as_ref().map_or(0, |queue| queue.count());
+        self.queued() + kept * kept_beside(config)
     }
 
     /// The same, with the refusal for the message.
@@ -624,6 +621,14 @@ impl Outbox {
         self.queued -= discarded as u32;
         self.buf = Vec::new();
         discarded
+    }
+}
+
+/// What each message that waits counts towards the limit beside its bytes.
+pub(super) fn kept_beside(config: &Config) -> usize {
+    match config.overflow {
+        Overflow::DropOldest => KEPT,
+        _ => 0,
     }
 }
 
