@@ -378,7 +378,8 @@ impl LoopHandle {
         if own_loop != 0 {
             // Two loops that wait for each other would wait for ever. This one goes on, but reads
             // nothing until the other has caught up; what it asks of itself it does in this turn.
-            if own_loop != self.address() {
+            // (One that has ended takes nothing and holds nothing.)
+            if own_loop != self.address() && self.is_behind() {
                 thread::note_behind(self);
             }
             return Permit(false);

@@ -346,7 +346,7 @@ impl Conn {
         }
         // Its turn comes: a whole message later costs less than pieces of many now.
         let too_much = *cx.large_left == 0 && self.brings_large();
-        if too_much || (self.is_open() && is_ahead()) {
+        if too_much || (self.is_open() && self.ending.is_none() && is_ahead()) {
             self.again = true;
             return;
         }
