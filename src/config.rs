@@ -20,7 +20,8 @@ pub enum Overflow {
     Close,
     /// Give the new message back in [`SendError::Full`](crate::SendError::Full).
     DropNewest,
-    /// Drop the oldest messages that are not yet being written, until the new one fits.
+    /// Drop the oldest messages that are not yet being written, until the new one fits. Each message that
+    /// waits counts 128 bytes more than it has towards the limit: that is what keeping it by itself costs.
     DropOldest,
 }
 

@@ -344,7 +344,8 @@ impl Conn {
         if self.gone || self.waits(cx) {
             return;
         }
-        // Its turn comes: a whole message later costs less than pieces of many now.
+        // Its turn comes: a whole message later costs less than pieces of many now, and what another loop
+        // has not caught up with must not become more.
         let too_much = *cx.large_left == 0 && self.brings_large();
         if too_much || (self.is_open() && self.ending.is_none() && is_ahead()) {
             self.again = true;

@@ -22,7 +22,7 @@ fn median(times: &mut [Duration]) -> Duration {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement, run by hand as told at the top; figures are in docs and README"]
 fn time_of_a_handshake() {
     for (name, cert, key) in [("EC P-256", CERT, KEY), ("RSA 4096", RSA_CERT, RSA_KEY)] {
         let tls = Tls::from_pem(cert, key).unwrap();
@@ -81,7 +81,7 @@ const CONNECTIONS: usize = 1000;
 const PORT: &str = "FRAMEMILL_TEST_PORT";
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement, run by hand as told at the top; figures are in docs and README"]
 fn memory_of_an_idle_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut clients = Command::new(std::env::current_exe().unwrap())
