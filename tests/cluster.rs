@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -27,6 +27,13 @@ const NUMBERS: usize = 6000;
 
 /// What may be on its way to the slowest client, so that the stream lasts as long as the test.
 const AHEAD: usize = 500;
+
+/// Chromium drops all that it is loading when a link of the machine comes or goes (`ERR_NETWORK_CHANGED`), so
+/// the test that makes links and the one with a page take turns.
+fn links() -> MutexGuard<'static, ()> {
+    static LINKS: Mutex<()> = Mutex::new(());
+    LINKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A client that follows the numbers over all its connections.
 struct Reader {
@@ -203,6 +210,7 @@ fn a_node_is_cut_off() {
 #[test]
 fn a_link_goes_down() {
     let Some(redis) = Redis::start() else { return };
+    let _turn = links();
     let Some(net) = Namespace::new() else { return };
     let wire = Wire::on(&net.near(1), &redis);
     let addr = net.far(0) + ":0";
@@ -217,6 +225,7 @@ fn a_link_goes_down() {
 /// The page of the example, and the script that it has from us.
 #[test]
 fn a_page_comes_back() {
+    let _turn = links();
     let Some(redis) = Redis::start() else { return };
     let Some(browser) = browser::find("a page comes back") else {
         return;

@@ -164,7 +164,7 @@ impl Browser {
         let target = self.call("Target.createTarget", params);
         let target = target["targetId"].as_str().unwrap();
         let mut devtools = DevTools::connect(self.addr, &format!("/devtools/page/{target}"));
-        for domain in ["Page", "Runtime"] {
+        for domain in ["Page", "Runtime", "Log"] {
             devtools.call(&format!("{domain}.enable"), json!({}));
         }
         devtools.call(
@@ -231,6 +231,9 @@ impl Page {
         let events = self.devtools.events.iter();
         events
             .filter_map(|event| match event["method"].as_str()? {
+                "Log.entryAdded" if event["params"]["entry"]["level"] == "error" => {
+                    Some(event["params"]["entry"].to_string())
+                }
                 "Runtime.exceptionThrown" => Some(exception(&event["params"]["exceptionDetails"])),
                 "Runtime.consoleAPICalled" if event["params"]["type"] == "error" => {
                     Some(event["params"]["args"].to_string())
