@@ -276,8 +276,8 @@ impl Engine {
     fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Option<Waiting> {
         let link = &peer.link;
         let limit = Load {
-            messages: link.config.inbound_messages,
-            bytes: link.config.inbound_bytes,
+            messages: link.config().inbound_messages,
+            bytes: link.config().inbound_bytes,
         };
         let resume = || link.handle.command(Command::Resume(link.id.key()));
         let mut slot = lock(&link.session);

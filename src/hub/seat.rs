@@ -70,7 +70,7 @@ impl Seat {
     }
 
     fn limit(&self) -> Load {
-        let config = &self.peer.link.config;
+        let config = self.peer.link.config();
         Load {
             messages: config.inbound_messages,
             bytes: config.inbound_bytes,

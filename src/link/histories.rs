@@ -392,7 +392,7 @@ impl Link {
         };
         let mut room = self.room();
         for (offset, message) in feed.messages(topic, &replay) {
-            let size = message.len() + MAX_HEADER + kept_beside(&self.config);
+            let size = message.len() + MAX_HEADER + kept_beside(self.config());
             if room == 0 || self.send(message, Compress::Auto).is_err() {
                 self.still_behind(topic, reached);
                 return Reached::Behind;
@@ -406,8 +406,8 @@ impl Link {
     /// How many bytes of what was missed may be queued now: well below what makes the peer wait for its
     /// messages to be handled, and with room for others.
     fn room(&self) -> usize {
-        let full = (self.config.outbound_bytes / 4).max(1);
-        full.saturating_sub(self.outbox().held(&self.config))
+        let full = (self.config().outbound_bytes / 4).max(1);
+        full.saturating_sub(self.outbox().held(self.config()))
     }
 }
 
@@ -540,9 +540,8 @@ mod tests {
             slot: 0,
             generation: 1,
         };
-        let config = handle.config.clone();
         let id = PeerId::new(0, key);
-        let link = Link::new(id, RemoteAddr::Unix, handle, config, false);
+        let link = Link::new(id, RemoteAddr::Unix, handle, None);
         (shared, Arc::new(link))
     }
 

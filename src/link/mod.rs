@@ -16,6 +16,7 @@
 //! A connection that is silent holds no buffers here at all.
 
 mod arrivals;
+mod aside;
 #[cfg(feature = "deflate")]
 mod deflate;
 mod dial;
@@ -66,7 +67,7 @@ pub(crate) use queue::{QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;
 pub(crate) use spare::{
-    give_batch, give_buffer, keeps as keeps_spare, release as release_spare,
+    Buffer, give_batch, give_buffer, keeps as keeps_spare, release as release_spare,
     release_own as release_own_spare,
 };
 pub(crate) use thread::{Cork, Inline, defer_wakes, is_ahead, still_ahead, wake_deferred};
@@ -76,8 +77,6 @@ pub(crate) use topics::{Publication, Topics};
 pub(crate) struct Link {
     pub(crate) id: PeerId,
     pub(crate) handle: Arc<LoopHandle>,
-    /// On a server that of the loop; each client has its own.
-    pub(crate) config: Arc<Config>,
     outbox: Mutex<Outbox>,
     inbox: Mutex<Mailbox<Event>>,
     pub(crate) inflow: Inflow,
@@ -107,6 +106,8 @@ const TELLS_WRITABLE: u8 = 2;
 /// What most connections have nothing of.
 #[derive(Default)]
 struct Extra {
+    /// Of a client: each has its own.
+    config: Option<Arc<Config>>,
     /// Set once, when the connection opens.
     agreement: OnceLock<Agreement>,
     subscriptions: Mutex<Subscriptions>,
@@ -128,18 +129,23 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Link {
-    /// `masked`: we are the client.
+    /// `client`: we are the client, and these are its settings.
     pub(crate) fn new(
         id: PeerId,
         remote: RemoteAddr,
         handle: Arc<LoopHandle>,
-        config: Arc<Config>,
-        masked: bool,
+        client: Option<Arc<Config>>,
     ) -> Self {
+        let masked = client.is_some();
+        let extra = client.map(|config| {
+            Box::new(Extra {
+                config: Some(config),
+                ..Extra::default()
+            })
+        });
         Self {
             id,
             handle,
-            config,
             outbox: Mutex::new(Outbox::new(masked)),
             inbox: Mutex::default(),
             inflow: Inflow::default(),
@@ -148,13 +154,20 @@ impl Link {
             holds: Holds::default(),
             latency_us: AtomicU32::new(u32::MAX),
             session: Mutex::new(None),
-            extra: OnceLock::new(),
+            extra: extra.map_or_else(OnceLock::new, OnceLock::from),
             remote: remote.into(),
         }
     }
 
     pub(crate) fn outbox(&self) -> MutexGuard<'_, Outbox> {
         lock(&self.outbox)
+    }
+
+    /// Of the server, or of this client.
+    #[inline]
+    pub(crate) fn config(&self) -> &Arc<Config> {
+        let own = self.extra.get().and_then(|extra| extra.config.as_ref());
+        own.unwrap_or(&self.handle.config)
     }
 
     // ---- sending, from any thread ----
@@ -171,15 +184,16 @@ impl Link {
             Message::Binary(payload) => (Opcode::Binary, payload),
             _ => return self.send_unusual(message, None, compress),
         };
+        let config = self.config();
         #[cfg(feature = "deflate")]
-        if compress.wants(payload.len(), &self.config) {
+        if compress.wants(payload.len(), config) {
             return self.send_unusual(message, None, compress);
         }
         if self.handle.has_ordered() {
             return self.send_unusual(message, None, compress);
         }
         let mut outbox = self.outbox();
-        if let Some((status, flush)) = outbox.push_plain(opcode, payload, &self.config) {
+        if let Some((status, flush)) = outbox.push_plain(opcode, payload, config) {
             if flush {
                 self.handle.request_flush(self.id, outbox);
             }
@@ -212,7 +226,7 @@ impl Link {
             _ => {}
         }
         #[cfg(feature = "deflate")]
-        if compress.wants(message.len(), &self.config) {
+        if compress.wants(message.len(), self.config()) {
             return self.send_compressed(message, key);
         }
         let _ = compress;
@@ -227,7 +241,7 @@ impl Link {
         message: Message,
         key: Option<LatestKey>,
     ) -> Result<Sent, SendError> {
-        let config = &self.config;
+        let config = self.config();
         let data = message.is_text() || message.is_binary();
         let (Some(compression), Some(settings), true) = (self.compression(), &config.deflate, data)
         else {
@@ -267,7 +281,7 @@ impl Link {
             // An earlier broadcast of this thread may still be on its way to the loop.
             return self.send_ordered(message, key);
         }
-        let config = &self.config;
+        let config = self.config();
         let mut outbox = self.outbox();
         let result = outbox.push(message, key, config);
         let status = self.pushed(outbox);
@@ -281,7 +295,7 @@ impl Link {
         message: Message,
         key: Option<LatestKey>,
     ) -> Result<Sent, SendError> {
-        let config = &self.config;
+        let config = self.config();
         let link = self.clone();
         let mut outbox = self.outbox();
         let command = match key.filter(|_| !message.is_ping() && !message.is_pong()) {
@@ -349,8 +363,8 @@ impl Link {
     pub(crate) fn send_shared_run(&self, joined: &SharedFrame, frames: &[&SharedFrame]) {
         let mut outbox = self.outbox();
         let all = joined.for_link(self);
-        if outbox.has_plenty(all.len(), &self.config) {
-            outbox.push_shared(all, frames.len(), None, &self.config);
+        if outbox.has_plenty(all.len(), self.config()) {
+            outbox.push_shared(all, frames.len(), None, self.config());
         } else {
             for frame in frames {
                 self.push_shared(&mut outbox, frame, None);
@@ -360,7 +374,7 @@ impl Link {
     }
 
     fn push_shared(&self, outbox: &mut Outbox, frame: &SharedFrame, latest: Option<&QueueKey>) {
-        let pushed = outbox.push_shared(frame.for_link(self), 1, latest, &self.config);
+        let pushed = outbox.push_shared(frame.for_link(self), 1, latest, self.config());
         if !pushed && !outbox.is_sealed() {
             self.handle.counters.losses.refused.add_from_any(1);
         }
@@ -371,7 +385,7 @@ impl Link {
         if lost != Lost::default() {
             self.count_lost(lost);
         }
-        if outbox.queued() > self.config.outbound_bytes / 2 {
+        if outbox.queued() > self.config().outbound_bytes / 2 {
             self.congested.fetch_or(CONGESTED, Ordering::SeqCst);
             outbox.stall();
         }
@@ -381,7 +395,7 @@ impl Link {
     /// Queues the latest message of this key, which waited here.
     pub(crate) fn push_latest(&self, key: LatestKey) {
         let mut outbox = self.outbox();
-        outbox.push_latest(key, &self.config);
+        outbox.push_latest(key, self.config());
         self.count_lost(outbox.take_lost());
     }
 
@@ -424,7 +438,7 @@ impl Link {
     pub(crate) fn inflate(self: &Arc<Self>, message: Message) -> Option<Message> {
         #[cfg(feature = "deflate")]
         if let Some((opcode, payload)) = compressed_parts(&message) {
-            let limit = self.config.max_message as usize;
+            let limit = self.config().max_message as usize;
             let fail = |violation| {
                 self.handle.command(Command::Fail(self.id.key(), violation));
             };
@@ -565,9 +579,9 @@ impl std::fmt::Debug for Link {
 mod tests {
     use super::*;
 
-    /// With the two counters of its `Arc` and a word of the allocator's, 224 bytes.
+    /// With the two counters of its `Arc` and a word of the allocator's, 192 bytes.
     #[test]
     fn a_link_is_small() {
-        assert!(size_of::<Link>() <= 200, "{}", size_of::<Link>());
+        assert!(size_of::<Link>() <= 168, "{}", size_of::<Link>());
     }
 }

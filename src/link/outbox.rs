@@ -11,11 +11,12 @@ use std::collections::VecDeque;
 
 use crate::config::{Config, Overflow};
 use crate::error::{SendError, Sent};
-use crate::message::{CloseCause, CloseCode, LatestKey, Message, Utf8Bytes};
+use crate::message::{CloseCause, CloseCode, LatestKey, Message};
 use crate::proto::{MAX_HEADER, Opcode, data_frame, encode, new_mask, truncate_reason};
 
+use super::aside::{Aside, Goodbye};
 use super::queue::{BY_REFERENCE, Early, Lost, Queue, QueueKey, Segment};
-use super::spare;
+use super::spare::{self, Buffer};
 
 /// The bytes that a loop takes at a time from the messages that are kept one by one. What is taken
 /// can be neither dropped nor replaced any more.
@@ -33,27 +34,14 @@ const TAKE_MESSAGES: usize = 1024;
 /// The largest frame that is accepted: with the limit at most 1 GiB too, sums fit 32 bits.
 pub(super) const MAX_FRAME: usize = 1 << 30;
 
-/// How and why this side closes.
-#[derive(Clone, Debug)]
-pub(crate) struct Goodbye {
-    pub(crate) code: CloseCode,
-    pub(crate) text: Utf8Bytes,
-    pub(crate) cause: CloseCause,
-    /// Size of the close frame once it is queued; 0 before.
-    size: usize,
-    /// Queued since the loop was last told.
-    news: bool,
-    /// Bytes that were accepted and thrown away because the queue was full.
-    discarded: usize,
-}
-
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    /// Whole frames, to be sent before `queue`. Given away when the loop takes it: an idle
-    /// connection holds no buffer.
-    buf: Vec<u8>,
-    queue: Option<Box<Queue>>,
+    /// Whole frames, to be sent before `queue`; not empty. Given away when the loop takes it: an
+    /// idle connection holds no buffer.
+    buf: Option<Buffer>,
+    /// What is kept one by one, and the end.
+    aside: Option<Box<Aside>>,
     /// Bytes accepted and not yet taken by the kernel:
     /// `buf` + `queue` + what the loop has taken + what is reserved; 32 bits, see `MAX_FRAME`.
     queued: u32,
@@ -62,8 +50,6 @@ pub(crate) struct Outbox {
     compressed: u32,
     /// Data messages queued since the loop last counted them.
     pushed: u32,
-    /// Decided: nothing more is accepted.
-    goodbye: Option<Box<Goodbye>>,
     /// The connection is gone: nothing more is accepted.
     dead: bool,
     /// The loop knows that there is something to write.
@@ -96,43 +82,26 @@ impl Outbox {
     ) -> Option<(Sent, bool)> {
         let plain = payload.len() < BY_REFERENCE
             && self.queued() + payload.len() + MAX_HEADER <= config.outbound_bytes / 2
-            && self.queue.is_none()
-            && !self.is_sealed()
+            && self.aside.is_none()
+            && !self.dead
             && config.overflow != Overflow::DropOldest;
         if !plain {
             return None;
         }
-        if self.buf.capacity() - self.buf.len() < payload.len() + MAX_HEADER {
-            self.widen(payload.len() + MAX_HEADER);
-        }
-        let before = self.buf.len();
-        encode(opcode, payload, self.key(), &mut self.buf);
-        self.queued += (self.buf.len() - before) as u32;
+        let key = self.key();
+        let most = payload.len() + MAX_HEADER;
+        let buf = match &mut self.buf {
+            Some(buf) if buf.capacity() - buf.len() >= most => buf,
+            buf => widen(buf.get_or_insert_with(spare::take_buffer), most),
+        };
+        let before = buf.len();
+        encode(opcode, payload, key, buf);
+        self.queued += (buf.len() - before) as u32;
         self.pushed = self.pushed.wrapping_add(1);
         Some((
             self.status(),
             !std::mem::replace(&mut self.flush_requested, true),
         ))
-    }
-
-    /// Finds room for so many more bytes of small messages, if it is to be had without allocating.
-    #[cold]
-    fn widen(&mut self, more: usize) {
-        if self.buf.capacity() == 0 {
-            self.buf = spare::take_buffer();
-        }
-        let len = self.buf.len();
-        if len + more > spare::BYTES {
-            let mut large = spare::take_large_buffer();
-            if large.capacity() >= len + more {
-                large.extend_from_slice(&self.buf);
-                std::mem::swap(&mut self.buf, &mut large);
-            }
-            spare::give_buffer(large);
-        } else if self.buf.capacity() > spare::BYTES / 4 {
-            // Twice as large it might be too large to be kept.
-            self.buf.reserve_exact(spare::BYTES - len);
-        }
     }
 
     /// What senders are told.
@@ -203,7 +172,7 @@ impl Outbox {
         if self.is_sealed() {
             return Err(SendError::Closed(message));
         }
-        let early = self.queue.as_ref().and_then(|queue| queue.early.get(key));
+        let early = self.queue_if_any().and_then(|queue| queue.early.get(key));
         let replaced = early.map(|early| early.size);
         let first = early.is_none_or(|early| early.held && !held);
         let held = held && early.is_none_or(|early| early.held);
@@ -238,7 +207,8 @@ impl Outbox {
 
     /// Queues the latest message of this key.
     pub(crate) fn push_latest(&mut self, key: LatestKey, config: &Config) {
-        let early = self.queue.as_mut().and_then(|q| q.early.remove(&key));
+        let aside = self.aside.as_mut();
+        let early = aside.and_then(|aside| aside.queue.early.remove(&key));
         if let Some(early) = early {
             self.append(early.message, Some(key.into()), config.overflow);
         }
@@ -284,7 +254,7 @@ impl Outbox {
     /// What waits goes out in this turn of the loop, as far as can be foreseen. Then it is not worth
     /// keeping by key, and costs no more than any message.
     fn keeps_up(&self) -> bool {
-        !self.stalled && self.queue.is_none() && self.buf.len() < FRESH
+        !self.stalled && !self.keeps_some() && self.buffered() < FRESH
     }
 
     fn push_control(&mut self, message: Message) -> Result<(), SendError> {
@@ -331,14 +301,14 @@ impl Outbox {
         if self.is_sealed() {
             return false;
         }
-        self.goodbye = Some(Box::new(Goodbye {
+        self.aside().goodbye = Some(Goodbye {
             code,
             text: truncate_reason(text).into(),
             cause,
             size: 0,
             news: false,
             discarded: 0,
-        }));
+        });
         true
     }
 
@@ -347,7 +317,7 @@ impl Outbox {
         if self.dead {
             return;
         }
-        let Some(mut goodbye) = self.goodbye.take_if(|goodbye| goodbye.size == 0) else {
+        let Some(goodbye) = self.goodbye().filter(|goodbye| goodbye.size == 0) else {
             return;
         };
         let mut body = Vec::with_capacity(2 + goodbye.text.len());
@@ -357,18 +327,20 @@ impl Outbox {
             body.extend_from_slice(goodbye.text.as_bytes());
         }
         self.add_control(Opcode::Close, &body);
-        goodbye.size = self.frame_len(body.len());
-        goodbye.news = true;
-        self.goodbye = Some(goodbye);
+        let size = self.frame_len(body.len());
+        if let Some(goodbye) = self.goodbye_mut() {
+            goodbye.size = size;
+            goodbye.news = true;
+        }
     }
 
     /// Makes the loop look, if it doesn't know yet. `true`: the caller tells it.
     pub(crate) fn request_flush(&mut self) -> bool {
-        let something = !self.buf.is_empty() || self.queue.is_some();
+        let something = self.buf.is_some() || self.keeps_some();
         let unknown = something && !std::mem::replace(&mut self.flush_requested, true);
         // A peer that takes nothing is not written to, but its closing has a deadline.
-        let news = |goodbye: &mut Box<Goodbye>| std::mem::take(&mut goodbye.news);
-        unknown | self.goodbye.as_mut().is_some_and(news)
+        let news = |goodbye: &mut Goodbye| std::mem::take(&mut goodbye.news);
+        unknown | self.goodbye_mut().is_some_and(news)
     }
 
     /// The loop is told later than [`request_flush`](Self::request_flush) or
@@ -393,21 +365,21 @@ impl Outbox {
     /// Nothing more is accepted.
     #[inline]
     pub(crate) fn is_sealed(&self) -> bool {
-        self.goodbye.is_some() || self.dead
+        self.dead || self.goodbye().is_some()
     }
 
     /// Nothing more will be queued: the close frame is, or the connection is gone.
     pub(crate) fn is_finished(&self) -> bool {
-        self.dead || self.goodbye.as_ref().is_some_and(|g| g.size > 0)
+        self.dead || self.goodbye().is_some_and(|g| g.size > 0)
     }
 
     pub(crate) fn goodbye(&self) -> Option<&Goodbye> {
-        self.goodbye.as_deref()
+        self.aside.as_ref()?.goodbye.as_ref()
     }
 
     /// Bytes of messages that nobody will deliver if the connection ends now.
     pub(crate) fn undelivered(&self) -> usize {
-        let goodbye = self.goodbye.as_ref();
+        let goodbye = self.goodbye();
         let (close_frame, discarded) = goodbye.map_or((0, 0), |g| (g.size, g.discarded));
         self.queued().saturating_sub(close_frame) + discarded
     }
@@ -418,18 +390,19 @@ impl Outbox {
     /// that are kept one by one, about `most` bytes. `false`: nothing is there.
     pub(crate) fn take(
         &mut self,
-        head: &mut Vec<u8>,
+        head: &mut Option<Buffer>,
         into: &mut VecDeque<Segment>,
         most: usize,
     ) -> bool {
         self.flush_requested = false;
-        let mut taken = self.buf.len();
-        if head.is_empty() {
-            std::mem::swap(head, &mut self.buf);
-        } else if taken > 0 {
-            into.push_back(Segment::Small(std::mem::take(&mut self.buf)));
+        let mut taken = self.buffered();
+        if head.is_none() {
+            *head = self.buf.take();
+        } else {
+            into.extend(self.buf.take().map(Segment::Small));
         }
-        if let Some(queue) = &mut self.queue {
+        if let Some(aside) = &mut self.aside {
+            let queue = &mut aside.queue;
             // Of what may still be replaced, no more than the kernel will soon have sent.
             let take = if queue.has_keys() { FRESH } else { TAKE };
             while taken < take.min(most).max(1) && into.len() < TAKE_MESSAGES {
@@ -437,11 +410,11 @@ impl Outbox {
                 taken += segment.len();
                 into.push_back(segment);
             }
-            if queue.is_empty() {
-                self.queue.take().into_iter().for_each(spare::give_queue);
+            if aside.is_empty() {
+                self.aside.take().into_iter().for_each(spare::give_aside);
             }
         }
-        !head.is_empty() || !into.is_empty()
+        head.is_some() || !into.is_empty()
     }
 
     /// The kernel took `bytes`. `true`: the queue had been stalled and is empty now.
@@ -459,8 +432,8 @@ impl Outbox {
     /// Messages dropped and replaced in the queue since this was last asked. Whoever queues asks before
     /// the lock is given back.
     pub(super) fn take_lost(&mut self) -> Lost {
-        match &mut self.queue {
-            Some(queue) => std::mem::take(&mut queue.lost),
+        match &mut self.aside {
+            Some(aside) => std::mem::take(&mut aside.queue.lost),
             None => Lost::default(),
         }
     }
@@ -478,8 +451,10 @@ impl Outbox {
     /// The connection is gone: nothing is accepted any more and nothing kept.
     pub(crate) fn abandon(&mut self) {
         self.dead = true;
-        self.buf = Vec::new();
-        self.queue = None;
+        self.buf = None;
+        if let Some(aside) = &mut self.aside {
+            aside.queue = Queue::default();
+        }
     }
 
     // ---- inside ----
@@ -499,7 +474,7 @@ impl Outbox {
             Overflow::Close => {
                 let discarded = self.discard();
                 self.close(CloseCode::Again, "too slow", CloseCause::Overflow);
-                if let Some(goodbye) = &mut self.goodbye {
+                if let Some(goodbye) = self.goodbye_mut() {
                     goodbye.discarded = discarded;
                 }
                 return Room::Closed;
@@ -518,7 +493,7 @@ impl Outbox {
 
     /// What counts towards the limit: where every message is kept one by one, the memory that takes.
     pub(super) fn held(&self, config: &Config) -> usize {
-        let kept = self.queue.as_ref().map_or(0, |queue| queue.count());
+        let kept = self.queue_if_any().map_or(0, Queue::count);
         self.queued() + kept * kept_beside(config)
     }
 
@@ -553,16 +528,16 @@ impl Outbox {
         }
     }
 
+    /// The bytes of small messages that wait in front.
+    fn buffered(&self) -> usize {
+        self.buf.as_ref().map_or(0, |buf| buf.len())
+    }
+
     /// Where small frames go: behind everything that is queued.
     fn small(&mut self) -> &mut Vec<u8> {
-        match &mut self.queue {
-            Some(queue) => queue.small(),
-            None => {
-                if self.buf.capacity() == 0 {
-                    self.buf = spare::take_buffer();
-                }
-                &mut self.buf
-            }
+        match &mut self.aside {
+            Some(aside) if !aside.queue.is_empty() => aside.queue.small(),
+            _ => self.buf.get_or_insert_with(spare::take_buffer),
         }
     }
 
@@ -589,22 +564,42 @@ impl Outbox {
         header + if self.masked { 4 } else { 0 } + len
     }
 
+    fn aside(&mut self) -> &mut Aside {
+        self.aside.get_or_insert_with(spare::take_aside)
+    }
+
+    fn goodbye_mut(&mut self) -> Option<&mut Goodbye> {
+        self.aside.as_mut()?.goodbye.as_mut()
+    }
+
+    fn queue_if_any(&self) -> Option<&Queue> {
+        Some(&self.aside.as_ref()?.queue)
+    }
+
+    /// Whether messages wait that are kept one by one.
+    fn keeps_some(&self) -> bool {
+        self.queue_if_any().is_some_and(|queue| !queue.is_empty())
+    }
+
     fn queue(&mut self) -> &mut Queue {
-        self.queue.get_or_insert_with(spare::take_queue)
+        &mut self.aside().queue
     }
 
     /// Size of the unsent message of this key.
     fn waiting(&self, key: &QueueKey) -> usize {
-        self.queue.as_ref().map_or(0, |queue| queue.waiting(key))
+        self.queue_if_any().map_or(0, |queue| queue.waiting(key))
     }
 
     /// Drops the oldest message that may be dropped; gives its size.
     fn drop_oldest(&mut self) -> Option<usize> {
-        let queue = self.queue.as_deref_mut()?;
+        let queue = &mut self.aside.as_mut()?.queue;
         while let Some(segment) = queue.pop() {
             match segment {
                 // Control frames: they stay, in front of all that is left.
-                Segment::Small(bytes) => self.buf.extend_from_slice(&bytes),
+                Segment::Small(bytes) => {
+                    let buf = self.buf.get_or_insert_with(spare::take_buffer);
+                    buf.extend_from_slice(&bytes);
+                }
                 whole => {
                     queue.lost.dropped += 1;
                     return Some(whole.len());
@@ -616,12 +611,33 @@ impl Outbox {
 
     /// Throws away what the loop has not taken; gives how much that was.
     fn discard(&mut self) -> usize {
-        let waiting = self.queue.take().map_or(0, |queue| queue.len());
-        let discarded = waiting + self.buf.len();
+        let waiting = self.aside.as_mut().map_or(0, |aside| {
+            let queue = std::mem::take(&mut aside.queue);
+            queue.len()
+        });
+        let discarded = waiting + self.buffered();
         self.queued -= discarded as u32;
-        self.buf = Vec::new();
+        self.buf = None;
         discarded
     }
+}
+
+/// Finds room for so many more bytes of small messages, if it is to be had without allocating.
+#[cold]
+fn widen(buf: &mut Buffer, more: usize) -> &mut Buffer {
+    let len = buf.len();
+    if len + more > spare::BYTES {
+        let mut large = spare::take_large_buffer();
+        if large.capacity() >= len + more {
+            large.extend_from_slice(buf);
+            std::mem::swap(buf, &mut large);
+        }
+        spare::give_buffer(large);
+    } else if buf.capacity() > spare::BYTES / 4 {
+        // Twice as large it might be too large to be kept.
+        buf.reserve_exact(spare::BYTES - len);
+    }
+    buf
 }
 
 /// What each message that waits counts towards the limit beside its bytes.

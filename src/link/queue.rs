@@ -7,6 +7,8 @@ use std::hash::Hash;
 use crate::message::{Bytes, LatestKey, Message};
 use crate::proto::{FirstByte, MAX_HEADER, data_frame, encode, encode_header};
 
+use super::spare::{self, Buffer};
+
 /// From this payload size on, a reference is cheaper than a copy: below it, copying costs less
 /// than one more element in a vectored write.
 pub(super) const BY_REFERENCE: usize = 4096;
@@ -38,7 +40,7 @@ impl From<LatestKey> for QueueKey {
 #[derive(Clone, Debug)]
 pub(crate) enum Segment {
     /// Several small frames; stays.
-    Small(Vec<u8>),
+    Small(Buffer),
     /// One data frame, which may be dropped or replaced if the policy says so.
     Whole {
         header: [u8; MAX_HEADER],
@@ -188,7 +190,8 @@ impl Queue {
 
     pub(super) fn small(&mut self) -> &mut Vec<u8> {
         if !matches!(self.segments.back(), Some((Segment::Small(_), None))) {
-            self.segments.push_back((Segment::Small(Vec::new()), None));
+            self.segments
+                .push_back((Segment::Small(spare::take_buffer()), None));
         }
         match self.segments.back_mut() {
             Some((Segment::Small(bytes), _)) => bytes,

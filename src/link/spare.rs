@@ -6,6 +6,7 @@
 //! too much. With handlers inline it is the same thread that does both, and an echo allocates
 //! nothing.
 #![allow(
+    clippy::box_collection,
     clippy::vec_box,
     reason = "the boxes are what is kept: their memory is to be used again"
 )]
@@ -14,8 +15,8 @@ use std::cell::RefCell;
 use std::sync::Mutex;
 use std::thread::LocalKey;
 
+use super::aside::Aside;
 use super::event::EventBatch;
-use super::queue::Queue;
 
 /// Kept by each thread; half of it is passed on or taken over at a time.
 const KEPT: usize = 32;
@@ -31,36 +32,40 @@ const KEPT_LARGE: usize = 4;
 /// The largest batch.
 const EVENTS: usize = 32;
 
+/// Bytes to be written, behind one pointer: so they change hands for nothing, and whoever has none
+/// is small.
+pub(crate) type Buffer = Box<Vec<u8>>;
+
 /// Emptied things on their way between threads.
 type Common<T> = Mutex<Vec<T>>;
 type Own<T> = LocalKey<RefCell<Vec<T>>>;
 
-static COMMON_BUFFERS: Common<Vec<u8>> = Mutex::new(Vec::new());
-static COMMON_LARGE: Common<Vec<u8>> = Mutex::new(Vec::new());
+static COMMON_BUFFERS: Common<Buffer> = Mutex::new(Vec::new());
+static COMMON_LARGE: Common<Buffer> = Mutex::new(Vec::new());
 static COMMON_BATCHES: Common<EventBatch> = Mutex::new(Vec::new());
-static COMMON_QUEUES: Common<Box<Queue>> = Mutex::new(Vec::new());
+static COMMON_ASIDES: Common<Box<Aside>> = Mutex::new(Vec::new());
 
 thread_local! {
-    static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    static LARGE_BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static BUFFERS: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
+    static LARGE_BUFFERS: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
     static BATCHES: RefCell<Vec<EventBatch>> = const { RefCell::new(Vec::new()) };
-    static QUEUES: RefCell<Vec<Box<Queue>>> = const { RefCell::new(Vec::new()) };
+    static ASIDES: RefCell<Vec<Box<Aside>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// An empty buffer, used before if there is one.
 #[inline]
-pub(super) fn take_buffer() -> Vec<u8> {
+pub(super) fn take_buffer() -> Buffer {
     take(&BUFFERS, &COMMON_BUFFERS, KEPT)
 }
 
 /// One of more than [`BYTES`] bytes, if there is one.
-pub(super) fn take_large_buffer() -> Vec<u8> {
+pub(super) fn take_large_buffer() -> Buffer {
     take(&LARGE_BUFFERS, &COMMON_LARGE, KEPT_LARGE)
 }
 
 /// Takes back a buffer that has been written.
 #[inline]
-pub(crate) fn give_buffer(mut buffer: Vec<u8>) {
+pub(crate) fn give_buffer(mut buffer: Buffer) {
     buffer.clear();
     let size = buffer.capacity();
     if (1..=BYTES).contains(&size) {
@@ -85,13 +90,13 @@ pub(crate) fn give_batch(mut batch: EventBatch) {
 }
 
 /// The same for queues of messages that are kept one by one.
-pub(super) fn take_queue() -> Box<Queue> {
-    take(&QUEUES, &COMMON_QUEUES, KEPT)
+pub(super) fn take_aside() -> Box<Aside> {
+    take(&ASIDES, &COMMON_ASIDES, KEPT)
 }
 
-pub(super) fn give_queue(queue: Box<Queue>) {
-    if queue.is_worth_keeping() {
-        give(queue, &QUEUES, &COMMON_QUEUES, KEPT);
+pub(super) fn give_aside(aside: Box<Aside>) {
+    if aside.is_worth_keeping() {
+        give(aside, &ASIDES, &COMMON_ASIDES, KEPT);
     }
 }
 
@@ -102,7 +107,7 @@ pub(crate) fn release() {
     for_common(&COMMON_BUFFERS, Vec::clear);
     for_common(&COMMON_LARGE, Vec::clear);
     for_common(&COMMON_BATCHES, Vec::clear);
-    for_common(&COMMON_QUEUES, Vec::clear);
+    for_common(&COMMON_ASIDES, Vec::clear);
 }
 
 /// Whether this thread keeps more than it should while it has nothing to do.
@@ -115,7 +120,7 @@ pub(crate) fn release_own() {
     BUFFERS.take();
     LARGE_BUFFERS.take();
     BATCHES.take();
-    QUEUES.take();
+    ASIDES.take();
 }
 
 #[inline]

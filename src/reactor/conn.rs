@@ -136,10 +136,7 @@ pub(crate) struct Conn {
     pub(super) pinged: bool,
     /// No pong has answered the last ping yet.
     pub(super) awaits_pong: bool,
-    /// The handler was given the opening, so it is told the end too.
-    pub(super) opened: bool,
-    /// The handler was told the end.
-    pub(super) told: bool,
+    pub(super) told: Told,
     /// What the last read brought.
     pub(super) habit: Habit,
     /// The kernel's buffer is full; an event tells when it no longer is.
@@ -163,6 +160,15 @@ pub(crate) struct Conn {
 /// are none.
 #[derive(Debug)]
 pub(super) struct Rest(pub(super) Box<[u8]>);
+
+/// What the handler knows of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Nothing,
+    /// It was given the opening, so it is told the end too.
+    Opening,
+    End,
+}
 
 /// What a connection brought last, and how much of it is therefore read at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +203,7 @@ impl Conn {
             }
             _ => (Role::Client, Counts::none()),
         };
-        let max_message = peer.link.config.max_message;
+        let max_message = peer.link.config().max_message;
         Self {
             stream,
             peer,
@@ -216,8 +222,7 @@ impl Conn {
             eof: false,
             pinged: false,
             awaits_pong: false,
-            opened: false,
-            told: false,
+            told: Told::Nothing,
             habit: Habit::Usual,
             counts,
             again: false,
@@ -266,7 +271,7 @@ impl Conn {
 
     /// Open, or about to be: whoever is told that a connection opens may broadcast to it at once.
     pub(crate) fn hears_broadcasts(&self) -> bool {
-        self.is_open() || (self.opened && matches!(self.phase, Phase::Deciding))
+        self.is_open() || (self.told != Told::Nothing && matches!(self.phase, Phase::Deciding))
     }
 
     /// It is we who don't read: what the peer has to say may be there.

@@ -23,7 +23,7 @@
 
 use std::io;
 
-use super::conn::{Conn, Context, Phase};
+use super::conn::{Conn, Context, Phase, Told};
 use super::liveness::Moment;
 use super::upstream::Upstream;
 use crate::error::Error;
@@ -269,10 +269,10 @@ impl Conn {
 
     /// Tells the handler the end, once.
     fn tell<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
-        if self.told || !self.opened {
+        if self.told != Told::Opening {
             return;
         }
-        self.told = true;
+        self.told = Told::End;
         // So that whoever is told finds it so.
         self.peer.link.end_subscriptions();
         let reason = self.reason(cause);

@@ -383,7 +383,7 @@ impl<U: Upstream> EventLoop<U> {
             match begun {
                 Ok((stream, remote)) => {
                     let _ = acceptor::admit(&self.handle.shared, remote);
-                    let config = dial.config.clone();
+                    let config = Some(dial.config.clone());
                     let dialing = Dialing::new(dial, self.start);
                     self.take_in(stream, remote, config, Phase::Dialing(Box::new(dialing)));
                 }
@@ -502,7 +502,7 @@ impl<U: Upstream> EventLoop<U> {
             // A late command for a connection that is gone.
             return;
         };
-        let own_config = U::DIALS.then(|| conn.peer.link.config.clone());
+        let own_config = U::DIALS.then(|| conn.peer.link.config().clone());
         let config = own_config.as_ref().unwrap_or(&self.handle.config);
         let mut cx = Context {
             upstream: &self.upstream,
@@ -582,7 +582,7 @@ impl<U: Upstream> EventLoop<U> {
             Command::Dial(dial) => self.dials.push_back(dial),
             Command::Adopt(stream, remote) => self.adopt(stream, remote),
             Command::Send { link, message } => {
-                link.outbox().push_reserved(message, &link.config);
+                link.outbox().push_reserved(message, link.config());
                 self.applied(&link);
             }
             Command::SendLatest { link, key } => {
@@ -716,19 +716,25 @@ impl<U: Upstream> EventLoop<U> {
             false => self.handle.shared.secure(stream, refusal.is_none()),
         };
         let opening = Phase::Opening(Box::new(opening));
-        self.take_in(stream, remote, config, opening);
+        self.take_in(stream, remote, None, opening);
     }
 
     fn is_full(&self) -> bool {
         self.conns.len() >= PeerId::MAX_SLOTS as usize
     }
 
-    fn take_in(&mut self, stream: Stream, remote: RemoteAddr, config: Arc<Config>, phase: Phase) {
+    fn take_in(
+        &mut self,
+        stream: Stream,
+        remote: RemoteAddr,
+        client: Option<Arc<Config>>,
+        phase: Phase,
+    ) {
         let (handle, now) = (&self.handle, self.now);
         handle.counters.connections.add(1);
         let key = self.conns.insert_with(|key| {
             let id = PeerId::new(handle.index, key);
-            let link = Arc::new(Link::new(id, remote, handle.clone(), config, U::DIALS));
+            let link = Arc::new(Link::new(id, remote, handle.clone(), client));
             Conn::new(stream, Peer { link }, phase, now)
         });
         let registry = self.poll.registry();

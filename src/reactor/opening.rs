@@ -3,7 +3,7 @@
 
 use http::{HeaderValue, Method, StatusCode, header};
 
-use super::conn::{Conn, Context, Phase};
+use super::conn::{Conn, Context, Phase, Told};
 use super::counts::Counts;
 use super::liveness::{Allowance, Moment};
 use super::upstream::Upstream;
@@ -186,7 +186,7 @@ impl Conn {
         // RFC 6455 §4.1 lets a client send no frame before it has the answer, but bytes that came in
         // the same packet as the request are frames all the same once the connection is open.
         self.keep(rest);
-        self.opened = true;
+        self.told = Told::Opening;
         let opening = link::Opening { request, upgrade };
         self.ask(Event::Open(Box::new(opening)), cx);
     }
@@ -224,7 +224,7 @@ impl Conn {
     /// The handler answered with `response`, a whole HTTP response.
     pub(crate) fn respond<U: Upstream>(&mut self, response: Vec<u8>, cx: &mut Context<'_, U>) {
         if matches!(self.phase, Phase::Deciding) {
-            if std::mem::take(&mut self.opened) {
+            if std::mem::replace(&mut self.told, Told::Nothing) != Told::Nothing {
                 self.note_refusal(Refusal::Handler);
             } else {
                 self.counts.leave(Counts::UNTOLD);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
-use crate::link::{Outbox, Segment, give_buffer};
+use crate::link::{Buffer, Outbox, Segment, give_buffer};
 use crate::message::Bytes;
 use crate::metrics::LoopCounters;
 use crate::net::Stream;
@@ -14,8 +14,8 @@ const SLICES: usize = 16;
 /// What was taken out of an outbox and is not yet with the kernel.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
-    /// First the rest of this, then the segments.
-    head: Vec<u8>,
+    /// First the rest of this, which is not empty, then the segments.
+    head: Option<Buffer>,
     segments: VecDeque<Segment>,
     /// Bytes already written of `head`, or else of the first segment.
     at: usize,
@@ -30,15 +30,16 @@ pub(crate) struct Outbound {
 impl Outbound {
     /// Adds bytes that are in no outbox.
     pub(crate) fn add(&mut self, bytes: Vec<u8>) {
+        let bytes = Box::new(bytes);
         if self.is_empty() {
-            self.head = bytes;
+            self.head = Some(bytes);
         } else {
             self.segments.push_back(Segment::Small(bytes));
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.head.is_empty() && self.segments.is_empty()
+        self.head.is_none() && self.segments.is_empty()
     }
 
     /// Takes what waits, no more than about `most` bytes of what could still be dropped. `false`:
@@ -61,10 +62,9 @@ impl Outbound {
 
     /// One write. The bytes the kernel took are forgotten here.
     pub(crate) fn write(&mut self, stream: &mut Stream) -> io::Result<usize> {
-        let written = if self.segments.is_empty() {
-            stream.write(&self.head[self.at..])?
-        } else {
-            self.write_vectored(stream)?
+        let written = match &self.head {
+            Some(head) if self.segments.is_empty() => stream.write(&head[self.at..])?,
+            _ => self.write_vectored(stream)?,
         };
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
@@ -81,7 +81,7 @@ impl Outbound {
             let (head, tail) = segment.parts();
             [head, tail]
         });
-        for part in std::iter::once(&self.head[..]).chain(parts) {
+        for part in self.head.iter().map(|head| &head[..]).chain(parts) {
             let rest = &part[skip.min(part.len())..];
             skip -= part.len() - rest.len();
             if !rest.is_empty() && filled < SLICES {
@@ -96,12 +96,13 @@ impl Outbound {
 
     fn advance(&mut self, written: usize) {
         self.at += written;
-        if !self.head.is_empty() {
-            if self.at < self.head.len() {
+        if let Some(head) = self.head.take() {
+            if self.at < head.len() {
+                self.head = Some(head);
                 return;
             }
-            self.at -= self.head.len();
-            give_buffer(std::mem::take(&mut self.head));
+            self.at -= head.len();
+            give_buffer(head);
         }
         while let Some(segment) = self.segments.front() {
             if self.at < segment.len() {

@@ -104,9 +104,8 @@ impl Conn {
     fn introduce(&mut self, client: RemoteAddr, config: &Config) -> bool {
         let link = &self.peer.link;
         log::debug!("{}: {} speaks for {client}", link.id, link.remote());
-        let (id, handle, config_of_link) = (link.id, link.handle.clone(), link.config.clone());
         // No handler has seen the old one.
-        let link = Arc::new(Link::new(id, client, handle, config_of_link, false));
+        let link = Arc::new(Link::new(link.id, client, link.handle.clone(), None));
         self.peer = Peer { link };
         let Phase::Opening(opening) = &mut self.phase else {
             return true;

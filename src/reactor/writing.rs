@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::conn::{Conn, Context, Phase};
+use super::conn::{Conn, Context, Phase, Told};
 use super::counts::Counts;
 use super::liveness::Moment;
 use super::outbound::Outbound;
@@ -85,7 +85,7 @@ impl Conn {
     }
 
     fn write_all(&mut self, out: &mut Outbound) -> io::Result<Flushed> {
-        let most = self.peer.link.config.outbound_bytes / 4;
+        let most = self.peer.link.config().outbound_bytes / 4;
         let mut written = 0;
         let mut refills = 0;
         let mut drained = false;
@@ -168,7 +168,7 @@ impl Conn {
         if self.counts.has(Counts::BEHIND) {
             self.catch_up();
         }
-        if flushed.drained && self.opened && !self.told && self.peer.link.note_writable() {
+        if flushed.drained && self.told == Told::Opening && self.peer.link.note_writable() {
             cx.batch.push_back(Event::Writable);
             self.deliver(cx);
         }

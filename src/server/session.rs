@@ -326,7 +326,7 @@ fn accept_head<S>(
 /// the header that says so.
 #[cfg(feature = "deflate")]
 fn agree_on_compression(link: &Link, opening: &Opening) -> Option<(Compression, String)> {
-    let want = link.config.deflate.as_ref()?;
+    let want = link.config().deflate.as_ref()?;
     let (agreed, answer) = deflate::answer(&opening.upgrade.offers, want)?;
     Some((Compression::new(agreed, link.handle.shared.clone()), answer))
 }
