@@ -3,49 +3,19 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use framemill::{
-    Backplane, BackplaneState, Follow, Followed, Follower, History, Kept, Message, Node, Offset,
-    Overflow, Peer, PeerId, Post, Server, Since, Tail,
+    Follow, Followed, Follower, History, Members, Message, Offset, Overflow, Peer, Refused, Room,
+    Rooms, Server, Since,
 };
+use support::following::{client, message, place, server, until_live};
 use support::spy::{Seen, narrow, number, numbered, spy, upgraded};
 use support::{Raw, Running, Transport, WAIT, serve, until};
 
 const THREADS: [(usize, usize); 3] = [(1, 0), (1, 2), (2, 2)];
-
-fn server(settings: impl FnOnce(Server) -> Server) -> (Running, Seen) {
-    let (handler, seen) = spy(|_, _| ());
-    let settings = |s: Server| settings(s.outbound_limit(64 << 20));
-    (serve(settings, handler), seen)
-}
-
-fn client((server, seen): &(Running, Seen)) -> (Raw, Peer) {
-    (Raw::open(server.addr), seen.peer())
-}
-
-fn message(raw: &mut Raw) -> Message {
-    match raw.frame().expect("one more message") {
-        (0x81, text) => Message::text(String::from_utf8(text).unwrap()),
-        (_, bytes) => Message::binary(bytes),
-    }
-}
-
-/// What comes until `live`, as text.
-fn until_live(raw: &mut Raw, follower: &mut Follower) -> Vec<String> {
-    let mut all = Vec::new();
-    loop {
-        match follower.take(message(raw)) {
-            Followed::Message { message, .. } => all.push(message.to_string()),
-            Followed::Gap { .. } => all.push("gap".into()),
-            Followed::Live { .. } => return all,
-            other => panic!("{other:?}"),
-        }
-    }
-}
 
 #[test]
 fn whoever_comes_back_gets_what_it_missed() {
@@ -240,12 +210,6 @@ fn next(raw: &mut Raw, follower: &mut Follower) -> Result<u32, Followed> {
     }
 }
 
-/// The how-manieth message of its topic stands there.
-fn place(offset: Offset) -> u64 {
-    let offset = offset.to_string();
-    offset.split('-').nth(1).unwrap().parse().unwrap()
-}
-
 #[test]
 fn a_history_longer_than_the_queue_comes_whole() {
     for overflow in [Overflow::Close, Overflow::DropNewest, Overflow::DropOldest] {
@@ -354,167 +318,6 @@ fn histories_take_turns() {
     assert!(before < LONG, "all of the other came first");
 }
 
-// ---- kept elsewhere ----
-
-/// A backplane that keeps histories, and says nothing by itself.
-#[derive(Clone, Debug, Default)]
-struct Elsewhere {
-    node: Arc<Mutex<Option<Weak<dyn Node>>>>,
-    published: Arc<AtomicU64>,
-}
-
-/// The number of this node there.
-const HERE: u64 = 7;
-
-impl Backplane for Elsewhere {
-    fn start(&self, node: Weak<dyn Node>) -> framemill::Result<()> {
-        *self.node.lock().unwrap() = Some(node);
-        Ok(())
-    }
-
-    fn subscribe(&self, _: &str) {}
-
-    fn unsubscribe(&self, _: &str) {}
-
-    fn publish(&self, _: Post) {}
-
-    fn keeps_history(&self) -> bool {
-        true
-    }
-
-    fn publish_kept(&self, _: Post, _: History, _: Option<PeerId>) -> bool {
-        self.published.fetch_add(1, Ordering::SeqCst);
-        true
-    }
-
-    fn mark(&self, _: &str) -> Option<(u64, u64)> {
-        Some((HERE, self.published.load(Ordering::SeqCst)))
-    }
-
-    fn state(&self) -> BackplaneState {
-        BackplaneState::default()
-    }
-
-    fn stop(&self, _: Instant) {}
-}
-
-impl Elsewhere {
-    fn server(&self) -> (Running, Seen) {
-        let backplane = self.clone();
-        server(|s| s.history("kept*", History::last(10)).backplane(backplane))
-    }
-
-    fn node(&self) -> Arc<dyn Node> {
-        let node = self.node.lock().unwrap();
-        node.as_ref().and_then(Weak::upgrade).unwrap()
-    }
-
-    /// What it has: each message with who published it, as the how-manieth.
-    fn has(&self, topic: &str, messages: &[(u64, u64, &str)]) {
-        let kept = messages.iter().zip(1..);
-        let kept: Vec<_> = kept.map(|(it, n)| numbered_by(topic, n, it)).collect();
-        let last = kept.last().map(|kept| kept.offset).unwrap_or_default();
-        let topic = topic.into();
-        self.node().adopt(Tail { topic, last, kept });
-    }
-}
-
-/// What comes next, of this topic: its place there, and what was published.
-fn placed(raw: &mut Raw, topic: &str) -> (u64, String) {
-    let mut follower = Follower::new();
-    follower.follow(topic, Since::Now);
-    match follower.take(message(raw)) {
-        Followed::Message {
-            offset, message, ..
-        } => (place(offset), message.to_string()),
-        other => panic!("{other:?}"),
-    }
-}
-
-fn numbered_by(topic: &str, n: u64, &(node, sequence, text): &(u64, u64, &str)) -> Kept {
-    Kept {
-        post: Post::new(topic, Message::text(text)),
-        offset: format!("5-{n}").parse().unwrap(),
-        node,
-        sequence,
-        except: None,
-        age: Duration::ZERO,
-    }
-}
-
-/// While nothing is known there.
-#[test]
-fn nobody_is_waited_for_who_has_gone() {
-    let elsewhere = Elsewhere::default();
-    let server = elsewhere.server();
-    let handle = &server.0.handle;
-    let (mut raw, stays) = client(&server);
-    for _ in 0..2 {
-        assert!(stays.subscribe_from("kept", Since::Start));
-        assert_eq!(handle.subscribers("kept"), 1);
-    }
-    for _ in 0..100 {
-        let (_raw, peer) = client(&server);
-        assert!(peer.subscribe_from("kept", Since::Start));
-    }
-    until("only one waits", || handle.subscribers("kept") == 1);
-    let mut follower = Follower::new();
-    follower.follow("kept", Since::Start);
-    elsewhere.has("kept", &[(1, 1, "a"), (HERE, 1, "b")]);
-    assert_eq!(until_live(&mut raw, &mut follower), ["a", "b"]);
-    assert!(stays.unsubscribe("kept"));
-    assert!(stays.subscribe_from("kept", Since::Start) && stays.unsubscribe("kept"));
-    assert_eq!(handle.subscribers("kept"), 0);
-}
-
-/// Of what is fetched, those who want what is new get what was published here since.
-#[test]
-fn what_is_published_after_subscribing_arrives() {
-    let elsewhere = Elsewhere::default();
-    let server = elsewhere.server();
-    let handle = &server.0.handle;
-    assert!(handle.publish("kept", "before"));
-    let (mut new, peer) = client(&server);
-    assert!(peer.subscribe_from("kept", Since::Now));
-    let (mut plain, peer) = client(&server);
-    assert!(peer.subscribe("kept"));
-    assert!(handle.publish("kept", "after"));
-    let before = [(1, 1, "other"), (HERE, 1, "before"), (1, 2, "another")];
-    let all = [before[0], before[1], before[2], (HERE, 2, "after")];
-    elsewhere.has("kept", &all);
-    let mut follower = Follower::new();
-    follower.follow("kept", Since::Now);
-    assert_eq!(until_live(&mut new, &mut follower), ["after"]);
-    assert_eq!(placed(&mut plain, "kept"), (4, "after".to_owned()));
-    // Nothing is published after this.
-    assert!(peer.unsubscribe("kept"));
-    let (mut none, peer) = client(&server);
-    assert!(peer.subscribe_from("kept2", Since::Now));
-    elsewhere.has("kept2", &[(1, 3, "other"), (HERE, 2, "before")]);
-    follower.follow("kept2", Since::Now);
-    assert!(until_live(&mut none, &mut follower).is_empty());
-}
-
-/// The settings of two nodes differ, as while they are replaced one by one.
-#[test]
-fn what_another_node_does_not_keep_has_no_number() {
-    let elsewhere = Elsewhere::default();
-    let server = elsewhere.server();
-    let (mut raw, peer) = client(&server);
-    assert!(peer.subscribe_from("kept", Since::Start) && peer.subscribe("other"));
-    elsewhere.has("kept", &[(1, 1, "first")]);
-    let mut follower = Follower::new();
-    follower.follow("kept", Since::Start);
-    assert_eq!(until_live(&mut raw, &mut follower), ["first"]);
-    let node = elsewhere.node();
-    node.deliver(Post::new("kept", Message::text("without a number")));
-    assert!(node.deliver_kept(numbered_by("kept", 2, &(1, 2, "second"))));
-    assert_eq!(placed(&mut raw, "kept"), (2, "second".to_owned()));
-    // And the other way round.
-    assert!(node.deliver_kept(numbered_by("other", 9, &(1, 3, "third"))));
-    assert_eq!(message(&mut raw), Message::text("third"));
-}
-
 #[test]
 fn by_time_alone() {
     let forever = History::for_the_last(Duration::from_secs(3600));
@@ -535,47 +338,73 @@ fn by_time_alone() {
     assert!(until_live(&mut raw, &mut follower).len() < 100);
 }
 
-/// What was missed comes to those who are live as if it were published: the loops are not flooded with it.
-#[test]
-fn much_that_was_missed_comes_by_and_by() {
-    const MISSED: usize = 20_000;
-    let elsewhere = Elsewhere::default();
-    let (release, held) = crossbeam_channel::bounded::<()>(1);
-    let (busy, is_busy) = crossbeam_channel::bounded::<()>(1);
-    let (handler, seen) = spy(move |_: &Peer, _: Message| {
-        busy.send(()).unwrap();
-        held.recv_timeout(WAIT).unwrap();
-    });
-    let backplane = elsewhere.clone();
-    let settings = |s: Server| {
-        let s = s.workers(0).outbound_limit(64 << 20).backplane(backplane);
-        s.history("kept*", History::last(10))
-    };
-    let server = (serve(settings, handler), seen);
-    let (mut raw, peer) = client(&server);
-    assert!(peer.subscribe_from("kept", Since::Start));
-    elsewhere.has("kept", &[]);
-    assert_eq!(message(&mut raw), Message::text("live 0-0 kept\n"));
-    let texts: Vec<_> = (0..MISSED).map(|n| n.to_string()).collect();
-    let missed: Vec<_> = texts
-        .iter()
-        .zip(1..)
-        .map(|(text, n)| (1, n, &**text))
-        .collect();
-    let waiting = || server.0.handle.metrics().loops[0].commands_queued;
-    thread::scope(|scope| {
-        raw.write(&support::frame(0x81, b"x"));
-        is_busy.recv_timeout(WAIT).unwrap();
-        scope.spawn(|| elsewhere.has("kept", &missed));
-        let mut most = 0;
-        until("some wait for the loop", || {
-            most = waiting();
-            most >= 256
-        });
-        assert!(most < 400, "{most}");
-        release.send(()).unwrap();
-    });
-    for (text, n) in texts.into_iter().zip(1..) {
-        assert_eq!(placed(&mut raw, "kept"), (n, text));
+/// One who asks for all of a long history in a call of the room, behind what the room has said, and does
+/// not come back before it is told to.
+struct Asks {
+    asked: Sender<Peer>,
+    go: Receiver<()>,
+}
+
+impl Room for Asks {
+    type Join = ();
+
+    fn join(&mut self, _: &mut Members, _: &Peer, (): ()) -> Result<(), Refused> {
+        Ok(())
     }
+
+    fn message(&mut self, room: &mut Members, peer: &Peer, _: Message) {
+        room.broadcast("here it comes");
+        assert!(peer.subscribe_from("it", Since::Start));
+        self.asked.send(peer.clone()).unwrap();
+        self.go.recv_timeout(WAIT).unwrap();
+    }
+}
+
+/// In a call of a room what is sent is held back, but not the first piece: the loop has reason to send the
+/// next one before the call is over.
+#[test]
+fn pieces_of_a_room_and_of_the_loop_come_in_order() {
+    let (asked, peers) = bounded(1);
+    let (go, going) = bounded(1);
+    let rooms = Rooms::new(move |_| Asks {
+        asked: asked.clone(),
+        go: going.clone(),
+    });
+    let handler = rooms.handler(|_| Ok(("room".to_owned(), ())));
+    let settings = |s: Server| {
+        // So that a piece, which is measured generously, leaves some room.
+        let s = s.workers(2).overflow(Overflow::DropOldest);
+        s.history("*", History::last(LONG as usize))
+    };
+    let server = serve(settings, handler);
+    publish(&server, 0..LONG);
+    for n in 0..LONG / 10 {
+        assert!(server.handle.publish("next", numbered(n, 200)));
+    }
+    let mut raw = Raw::open(server.addr);
+    raw.write(&support::frame(0x81, b"x"));
+    let peer = peers.recv_timeout(WAIT).unwrap();
+    assert!(peer.subscribe_from("next", Since::Start));
+    assert!(peer.send("so far").is_ok());
+    let mut follower = Follower::new();
+    follower.follow("it", Since::Start);
+    let (mut got, mut others) = (0, Vec::new());
+    while got < LONG {
+        match follower.take(message(&mut raw)) {
+            Followed::Message { message, .. } => {
+                assert_eq!(number(&message.into_data()), got);
+                got += 1;
+            }
+            Followed::Other(Message::Text(text)) => {
+                if text.as_str() == "so far" {
+                    go.send(()).unwrap();
+                }
+                others.push(text.to_string());
+            }
+            Followed::Other(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    others.retain(|text| !text.starts_with("live "));
+    assert_eq!(others, ["here it comes", "so far"]);
 }

@@ -295,8 +295,6 @@ impl Link {
             return false;
         };
         let feed = shared.feed(topic, keep);
-        // What a room has asked for before goes first.
-        self.handle.let_go();
         let mut locked = lock(&feed);
         locked.waiting.remove(&self.id);
         // Where others number the messages, they may know better.
@@ -312,7 +310,8 @@ impl Link {
             }
             false => Reached::Nothing,
         };
-        // In a call of a room it is held back, and the loop may send the next piece as soon as it may look.
+        // In a call of a room it is held back, behind what the room has asked for before, and the loop may
+        // send the next piece as soon as it may look.
         self.handle.let_go();
         drop(locked);
         drop(feed);

@@ -14,6 +14,7 @@
 pub mod browser;
 pub mod deflate;
 pub mod example;
+pub mod following;
 pub mod inflate;
 #[cfg(target_os = "linux")]
 pub mod namespace;
