@@ -230,6 +230,39 @@ fn much_that_was_missed_comes_by_and_by() {
     }
 }
 
+/// The answer to what was asked before it came says nothing of what it has seen elsewhere.
+#[test]
+fn whoever_comes_after_the_question_waits_for_the_next_answer() {
+    let all = [(1, 1, "a"), (1, 2, "b"), (1, 3, "c"), (1, 4, "d")];
+    let elsewhere = Elsewhere::default();
+    let server = elsewhere.server();
+    let node = elsewhere.node();
+    let mut follower = Follower::new();
+    follower.follow("kept", Since::Start);
+    let (mut here, peer) = client(&server);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    elsewhere.has("kept", &all[..1]);
+    assert_eq!(until_live(&mut here, &mut follower), ["a"]);
+    node.out_of_step("kept");
+    let (mut before, peer) = client(&server);
+    assert!(peer.subscribe_from("kept", seen(2)));
+    assert_eq!(node.missing("kept"), Some(seen(1)));
+    let (mut after, peer) = client(&server);
+    assert!(peer.subscribe_from("kept", seen(3)));
+    elsewhere.answers("kept", &all[..2]);
+    assert!(until_live(&mut before, &mut follower).is_empty());
+    assert_eq!(node.missing("kept"), Some(seen(2)), "one still waits");
+    elsewhere.answers("kept", &all);
+    assert_eq!(until_live(&mut after, &mut follower), ["d"]);
+    assert_eq!(node.missing("kept"), None);
+    for (raw, first) in [(&mut here, 2), (&mut before, 3)] {
+        for n in first..=4 {
+            let (.., text) = all[n as usize - 1];
+            assert_eq!(placed(raw, "kept"), (n, text.to_owned()));
+        }
+    }
+}
+
 /// It has sent what came before a number, and not yet what has it: which is another message by now. What it
 /// has sent may have been another too.
 #[test]

@@ -172,10 +172,11 @@ pub trait Node: Send + Sync {
     fn deliver_kept(&self, kept: Kept) -> bool;
 
     /// Whether what was kept of this topic is wanted, and after which offset (in the same epoch; all in
-    /// another). Asked once what is published there is heard, so that nothing comes between.
+    /// another). Asked once what is published there is heard, so that nothing comes between, and not
+    /// again before the answer. Whoever comes meanwhile waits for the next one.
     fn missing(&self, topic: &str) -> Option<Offset>;
 
-    /// What was wanted.
+    /// What was wanted: the answer.
     fn adopt(&self, tail: Tail);
 
     /// Nothing is heard of this topic at present: from now on something may be missing.

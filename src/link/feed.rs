@@ -30,8 +30,11 @@ pub(super) struct Feed {
     pub(super) known: bool,
     /// Nothing has been missed since: what comes next follows `last`.
     pub(super) in_step: bool,
-    /// Those who want what is not known yet.
-    pub(super) waiting: HashMap<PeerId, Arc<Link>>,
+    /// How often it was asked what is missing here.
+    asked: u64,
+    /// Those who want what is not known yet, and how often it had been asked by then: the answer to what
+    /// was asked before may say nothing of what they have seen elsewhere.
+    waiting: HashMap<PeerId, (Arc<Link>, u64)>,
     /// The latest of each node.
     heard: HashMap<u64, u64>,
 }
@@ -84,13 +87,49 @@ impl Feed {
             entries: VecDeque::new(),
             known: epoch.is_some(),
             in_step: epoch.is_some(),
+            asked: 0,
             waiting: HashMap::new(),
             heard: HashMap::new(),
         }
     }
 
+    #[cfg(test)]
     pub(super) fn last(&self) -> Offset {
         self.last
+    }
+
+    /// This one wants what is to be asked for.
+    pub(super) fn wait(&mut self, link: &Arc<Link>) {
+        self.waiting.insert(link.id, (link.clone(), self.asked));
+        self.in_step = false;
+    }
+
+    pub(super) fn wait_no_longer(&mut self, id: PeerId) {
+        self.waiting.remove(&id);
+    }
+
+    /// After which message it is to be asked what there is; there is an answer to come. `None`: nothing
+    /// is missing.
+    pub(super) fn ask(&mut self) -> Option<Offset> {
+        if self.in_step {
+            return None;
+        }
+        self.asked += 1;
+        Some(self.last)
+    }
+
+    /// Those who are answered by what has been taken in. For the others it has to be asked again.
+    pub(super) fn answered(&mut self) -> Vec<Arc<Link>> {
+        let mut answered = Vec::new();
+        self.waiting.retain(|_, (link, before)| {
+            let waits = *before == self.asked;
+            if !waits {
+                answered.push(link.clone());
+            }
+            waits
+        });
+        self.in_step &= self.waiting.is_empty();
+        answered
     }
 
     /// One more message, which gets its number here: what subscribers are to get.

@@ -24,11 +24,10 @@ use super::outbox::{MAX_FRAME, kept_beside};
 use super::queue::QueueKey;
 use super::topics::{Publication, Topic};
 use super::{Command, Link, LoopHandle, Permit, Shared, SharedFrame, lock};
-use crate::backplane::{Kept, Node, Post, Tail};
+use crate::backplane::Post;
 use crate::config::Compress;
-use crate::history::{History, Offset, Since};
+use crate::history::{History, Since};
 use crate::id::PeerId;
-use crate::logging::Throttle;
 use crate::message::{LatestKey, Message};
 use crate::proto::MAX_HEADER;
 
@@ -130,7 +129,7 @@ impl Histories {
     }
 
     /// The feed of a topic, if there is one.
-    fn existing(&self, topic: &str) -> Option<Arc<Mutex<Feed>>> {
+    pub(super) fn existing(&self, topic: &str) -> Option<Arc<Mutex<Feed>>> {
         lock(&self.feeds).by_name.get(topic).cloned()
     }
 
@@ -153,7 +152,7 @@ impl Histories {
     /// This connection has ended.
     pub(super) fn nobody_waits(&self, topic: &str, id: PeerId) {
         if let Some(feed) = self.existing(topic) {
-            lock(&feed).waiting.remove(&id);
+            lock(&feed).wait_no_longer(id);
         }
     }
 }
@@ -165,7 +164,7 @@ impl Shared {
         backplane.is_some_and(|backplane| backplane.keeps_history())
     }
 
-    fn feed(&self, topic: &str, keep: History) -> Arc<Mutex<Feed>> {
+    pub(super) fn feed(&self, topic: &str, keep: History) -> Arc<Mutex<Feed>> {
         self.histories.feed(topic, keep, !self.keeps_elsewhere())
     }
 
@@ -254,7 +253,12 @@ impl Shared {
     }
 
     /// Brings something into a feed, and its news to those who are live; nothing if nobody subscribes.
-    fn bring(&self, topic: &str, keep: History, something: impl FnOnce(&mut Feed) -> News) {
+    pub(super) fn bring(
+        &self,
+        topic: &str,
+        keep: History,
+        something: impl FnOnce(&mut Feed) -> News,
+    ) {
         if self.topics.number(topic).is_none() {
             return;
         }
@@ -296,7 +300,7 @@ impl Link {
         };
         let feed = shared.feed(topic, keep);
         let mut locked = lock(&feed);
-        locked.waiting.remove(&self.id);
+        locked.wait_no_longer(self.id);
         // Where others number the messages, they may know better.
         let certain = !shared.keeps_elsewhere()
             || (locked.known && locked.replay(since).gap != Some(Gap::Unknown));
@@ -304,8 +308,7 @@ impl Link {
         let reached = match certain {
             true => self.replay(&mut locked, topic),
             false if begun => {
-                locked.waiting.insert(self.id, self.clone());
-                locked.in_step = false;
+                locked.wait(self);
                 Reached::Behind
             }
             false => Reached::Nothing,
@@ -341,7 +344,7 @@ impl Link {
         // Under its lock: it may be about to be made live.
         let mut locked = feed.as_deref().map(lock);
         if let Some(feed) = &mut locked {
-            feed.waiting.remove(&self.id);
+            feed.wait_no_longer(self.id);
         }
         let seat = self.give_up(topic);
         drop(locked);
@@ -407,113 +410,6 @@ impl Link {
     fn room(&self) -> usize {
         let full = (self.config().outbound_bytes / 4).max(1);
         full.saturating_sub(self.outbox().held(self.config()))
-    }
-}
-
-/// After which of these messages comes what was published here since the topic was subscribed to, see
-/// [`Backplane::mark`](crate::backplane::Backplane::mark).
-fn before_own(tail: &Tail, mark: Option<(u64, u64)>) -> Offset {
-    let is_own = |kept: &&Kept| {
-        let own = mark.is_some_and(|(node, before)| kept.node == node && kept.sequence > before);
-        own && kept.offset.epoch == tail.last.epoch
-    };
-    let first = tail.kept.iter().find(is_own);
-    let number = first.map_or(tail.last.number, |kept| kept.offset.number - 1);
-    Offset {
-        number,
-        ..tail.last
-    }
-}
-
-impl Node for Shared {
-    fn deliver(&self, post: Post) {
-        match self.histories.of(&post.topic) {
-            Some(_) if self.keeps_elsewhere() => {
-                // It has no number, and none that was given here would be right.
-                static UNNUMBERED: Throttle = Throttle::new();
-                if let Some(more) = UNNUMBERED.pass() {
-                    log::warn!(target: "framemill::history", "{:?} keeps a history here, and not on the node that published to it: dropped{more}", post.topic);
-                }
-            }
-            // The backplane keeps nothing: each node has its own history.
-            Some(keep) => drop(self.keep_here(&post, keep, None)),
-            None => drop(self.publish_here(&post.topic, &post.message, None, post.latest)),
-        }
-    }
-
-    fn deliver_kept(&self, kept: Kept) -> bool {
-        let topic = kept.post.topic.clone();
-        let Some(keep) = self.histories.of(&topic) else {
-            // Other nodes keep it.
-            self.publish_here(&topic, &kept.post.message, kept.except, kept.post.latest);
-            return true;
-        };
-        let mut follows = true;
-        self.bring(&topic, keep, |feed| {
-            let news = feed.follow(kept);
-            follows = news.is_some();
-            feed.in_step &= follows;
-            news.unwrap_or_default()
-        });
-        follows
-    }
-
-    fn missing(&self, topic: &str) -> Option<Offset> {
-        let keep = self.histories.of(topic)?;
-        self.topics.number(topic)?;
-        let feed = self.feed(topic, keep);
-        let feed = lock(&feed);
-        (!feed.in_step).then(|| feed.last())
-    }
-
-    fn adopt(&self, mut tail: Tail) {
-        let topic = tail.topic.clone();
-        let Some(keep) = self.histories.of(&topic) else {
-            return;
-        };
-        let Some(mark) = self.topics.mark(&topic) else {
-            return;
-        };
-        let now = before_own(&tail, mark);
-        let known = lock(&self.feed(&topic, keep)).known;
-        if known {
-            // Much may have been missed: it comes as if it were published now, one after the other.
-            self.bring(&topic, keep, |feed| feed.rejoin(&mut tail));
-            for kept in std::mem::take(&mut tail.kept) {
-                self.bring(&topic, keep, |feed| match feed.known {
-                    true => feed.take_in(kept),
-                    false => News::default(),
-                });
-            }
-        }
-        self.bring(&topic, keep, |feed| {
-            let mut news = News::default();
-            if feed.known != known {
-                // All have left meanwhile. For whoever has come, it is fetched again.
-                return news;
-            }
-            if !known {
-                feed.rejoin(&mut tail);
-                for kept in std::mem::take(&mut tail.kept) {
-                    news.messages.extend(feed.take_in(kept).messages);
-                }
-                // Whoever is live already has asked for nothing of before.
-                news.messages
-                    .retain(|(_, kept)| kept.offset.number > now.number);
-            }
-            feed.catch_up(tail.last);
-            for (id, link) in std::mem::take(&mut feed.waiting) {
-                link.wait_no_longer(&topic, Since::After(now));
-                link.handle.command(Command::CatchUp(id.key()));
-            }
-            news
-        });
-    }
-
-    fn out_of_step(&self, topic: &str) {
-        if let Some(feed) = self.histories.existing(topic) {
-            lock(&feed).in_step = false;
-        }
     }
 }
 

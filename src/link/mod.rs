@@ -26,6 +26,7 @@ mod histories;
 mod hold;
 mod inflow;
 mod loop_handle;
+mod node;
 mod outbox;
 mod queue;
 mod shared;
