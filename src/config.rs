@@ -315,6 +315,8 @@ pub(crate) struct Config {
     pub(crate) inbound_bytes: usize,
     pub(crate) outbound_bytes: usize,
     pub(crate) overflow: Overflow,
+    /// Topics of one connection.
+    pub(crate) max_subscriptions: usize,
     pub(crate) max_connections: usize,
     pub(crate) max_connections_per_ip: usize,
     /// Bits of an IPv6 address that count as one address.
@@ -356,6 +358,7 @@ impl Default for Config {
             inbound_bytes: 1 << 20,
             outbound_bytes: 1 << 20,
             overflow: Overflow::Close,
+            max_subscriptions: 1024,
             max_connections: usize::MAX,
             max_connections_per_ip: usize::MAX,
             ipv6_prefix: 64,

@@ -6,6 +6,7 @@
 //! | `msg OFFSET TOPIC`, a line feed, the payload | a message, text or binary as it was published |
 //! | `gap OFFSET TOPIC`, a line feed | messages are missing that are kept no longer; what comes next is after OFFSET |
 //! | `live OFFSET TOPIC`, a line feed | all up to OFFSET was sent; what follows is as it happens |
+//! | `refused SINCE TOPIC`, a line feed | the answer to `follow SINCE TOPIC`: nothing will come |
 //!
 //! | from the client | |
 //! |---|---|
@@ -110,6 +111,16 @@ pub enum Since {
     After(Offset),
 }
 
+impl Since {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "now" => Self::Now,
+            "start" => Self::Start,
+            offset => Self::After(offset.parse().ok()?),
+        })
+    }
+}
+
 impl From<Offset> for Since {
     fn from(offset: Offset) -> Self {
         Self::After(offset)
@@ -131,17 +142,23 @@ impl fmt::Display for Since {
 /// ```no_run
 /// use framemill::{Follow, History, Message, Peer, Server};
 ///
+/// const TOPICS: [&str; 2] = ["news/world", "news/sport"];
+///
 /// fn main() -> framemill::Result<()> {
 ///     Server::bind("127.0.0.1:9001")?
 ///         .history("news/*", History::last(1000))
 ///         .run(|peer: &Peer, message: Message| match Follow::parse(&message) {
-///             Some(follow) if follow.topic.starts_with("news/") => {
+///             Some(follow) if TOPICS.contains(&&*follow.topic) => {
 ///                 peer.subscribe_from(&follow.topic, follow.since);
 ///             }
-///             _ => {}
+///             Some(follow) => drop(peer.send(follow.refusal())),
+///             None => {}
 ///         })
 /// }
 /// ```
+///
+/// A handler that lets clients choose names of their own lets each hold as many topics as
+/// [`Server::max_subscriptions`](crate::Server::max_subscriptions) allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Follow {
     /// The topic.
@@ -157,11 +174,7 @@ impl Follow {
             return None;
         };
         let (since, topic) = text.strip_prefix("follow ")?.split_once(' ')?;
-        let since = match since {
-            "now" => Since::Now,
-            "start" => Since::Start,
-            offset => Since::After(offset.parse().ok()?),
-        };
+        let since = Since::parse(since)?;
         let topic = topic.to_owned();
         (!topic.contains('\n')).then_some(Self { topic, since })
     }
@@ -169,6 +182,13 @@ impl Follow {
     /// The message that asks for it.
     pub fn message(&self) -> Message {
         Message::text(format!("follow {} {}", self.since, self.topic))
+    }
+
+    /// The server's answer if the client is not to have it: its [`Follower`] takes it for
+    /// [`Followed::Refused`]. [`Peer::subscribe_from`](crate::Peer::subscribe_from) sends it by itself to
+    /// whoever subscribes to too many topics.
+    pub fn refusal(&self) -> Message {
+        refused(&self.topic, self.since)
     }
 }
 
@@ -187,6 +207,11 @@ pub(crate) fn framed(topic: &str, offset: Offset, message: &Message) -> Message 
 /// What is said of a topic between its messages.
 pub(crate) fn said(what: &str, topic: &str, offset: Offset) -> Message {
     Message::text(format!("{what} {offset} {topic}\n"))
+}
+
+/// What somebody asked for does not come.
+pub(crate) fn refused(topic: &str, since: Since) -> Message {
+    Message::text(format!("refused {since} {topic}\n"))
 }
 
 /// The client's side: which topics it follows, and how far it has come in each. Independent of
@@ -252,6 +277,12 @@ pub enum Followed {
         /// What follows is after this.
         offset: Offset,
     },
+    /// The server does not let this client have it, as it follows too many topics, or this one is not for
+    /// it. It is asked for again on the next connection, unless it is [forgotten](Follower::forget).
+    Refused {
+        /// The topic.
+        topic: String,
+    },
     /// Nothing of a topic that is followed.
     Other(Message),
 }
@@ -293,14 +324,18 @@ impl Follower {
 
     /// Tells what a message of the server's is, and remembers how far it takes this client.
     pub fn take(&mut self, message: Message) -> Followed {
-        let Some((kind, topic, offset, len)) = self.head(&message) else {
+        let Some((line, topic, len)) = self.line(&message) else {
             return Followed::Other(message);
         };
-        self.topics.insert(topic.clone(), Since::After(offset));
-        match kind {
-            Kind::Live => Followed::Live { topic, offset },
-            Kind::Gap => Followed::Gap { topic, offset },
-            Kind::Message => {
+        let topic = topic.to_owned();
+        if let Line::Message(offset) | Line::Live(offset) | Line::Gap(offset) = line {
+            self.topics.insert(topic.clone(), Since::After(offset));
+        }
+        match line {
+            Line::Refused => Followed::Refused { topic },
+            Line::Live(offset) => Followed::Live { topic, offset },
+            Line::Gap(offset) => Followed::Gap { topic, offset },
+            Line::Message(offset) => {
                 let rest = |payload: Bytes| payload.slice(len..);
                 let message = match message {
                     // What is left of UTF-8 behind a line feed is UTF-8.
@@ -317,7 +352,8 @@ impl Follower {
         }
     }
 
-    fn head(&self, message: &Message) -> Option<(Kind, String, Offset, usize)> {
+    /// The first line, the topic it is about, and its length, if that topic is followed.
+    fn line<'a>(&self, message: &'a Message) -> Option<(Line, &'a str, usize)> {
         let bytes: &[u8] = match message {
             Message::Text(text) => text.as_bytes(),
             Message::Binary(bytes) => bytes,
@@ -326,22 +362,26 @@ impl Follower {
         let end = bytes.iter().position(|&byte| byte == b'\n')?;
         let line = std::str::from_utf8(&bytes[..end]).ok()?;
         let (kind, rest) = line.split_once(' ')?;
-        let (offset, topic) = rest.split_once(' ')?;
-        let kind = match kind {
-            "msg" => Kind::Message,
-            "live" => Kind::Live,
-            "gap" => Kind::Gap,
+        let (place, topic) = rest.split_once(' ')?;
+        if !self.topics.contains_key(topic) {
+            return None;
+        }
+        let line = match kind {
+            "msg" => Line::Message(place.parse().ok()?),
+            "live" => Line::Live(place.parse().ok()?),
+            "gap" => Line::Gap(place.parse().ok()?),
+            "refused" => Since::parse(place).map(|_| Line::Refused)?,
             _ => return None,
         };
-        let followed = self.topics.contains_key(topic);
-        followed.then_some((kind, topic.to_owned(), offset.parse().ok()?, end + 1))
+        Some((line, topic, end + 1))
     }
 }
 
-enum Kind {
-    Message,
-    Live,
-    Gap,
+enum Line {
+    Message(Offset),
+    Live(Offset),
+    Gap(Offset),
+    Refused,
 }
 
 #[cfg(test)]

@@ -83,8 +83,9 @@ impl Peer {
     /// name; it exists while somebody subscribes to it.
     ///
     /// Holds from this call on: what this thread publishes next arrives. `true`: it subscribes now,
-    /// and perhaps did before. `false`: the connection is closed or closing, or it belongs to a client,
-    /// which has no topics.
+    /// and perhaps did before. `false`: the connection is closed or closing; it subscribes to as many topics
+    /// as it [may](crate::Server::max_subscriptions), or the name is over 1,024 bytes long; or it belongs to
+    /// a client, which has no topics.
     pub fn subscribe(&self, topic: &str) -> bool {
         self.link.subscribe(topic)
     }
@@ -98,7 +99,8 @@ impl Peer {
     /// Does not wait: with a backplane that keeps the history, what was missed may come a little later,
     /// and not before Redis is back. A subscription of before is replaced. What this peer published
     /// itself comes with the rest of what it missed. `false`: the topic keeps nothing, or as for
-    /// [`subscribe`](Self::subscribe).
+    /// [`subscribe`](Self::subscribe); a peer that may not subscribe to one more is told so, by
+    /// [`Follow::refusal`](crate::Follow::refusal).
     ///
     /// A history may be longer than the [`outbound_limit`](crate::Server::outbound_limit): it is sent in
     /// pieces, as the peer reads, and never fills more than about a quarter of that. A peer that is slower

@@ -16,7 +16,8 @@ use support::{Raw, Running, serve, until};
 fn node(url: &str) -> (Running, Seen) {
     let (handler, seen) = spy(|_, _| ());
     let redis = framemill::Redis::new(url).unwrap();
-    let server = serve(|s| s.loops(2).workers(1).backplane(redis), handler);
+    let settings = |s: framemill::Server| s.loops(2).workers(1).backplane(redis);
+    let server = serve(|s| settings(s).max_subscriptions(20_000), handler);
     until("the node is connected", || connected(&server.handle));
     (server, seen)
 }

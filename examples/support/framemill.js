@@ -6,6 +6,7 @@
 //     message: (data, offset) => …,  // a string, or an ArrayBuffer if it was published as binary
 //     gap: offset => …,              // messages are missing that are kept no longer: load the rest anew
 //     live: offset => …,             // all that was missed has come
+//     refused: () => …,              // this page does not get it: it follows too many, or may not have it
 //   });
 //   connection.onstate = state => …; // "connecting", "open" or "waiting"
 //   connection.onmessage = data => …; // what belongs to no topic
@@ -18,7 +19,7 @@ export class Connection {
   onstate = () => {};
   onmessage = () => {};
   #url; #socket; #timer; #failures = 0; #closed = false;
-  #topics = new Map(); // topic → { since, message, gap, live }
+  #topics = new Map(); // topic → { since, message, gap, live, refused }
   #decoder = new TextDecoder();
 
   constructor(url) {
@@ -27,8 +28,8 @@ export class Connection {
   }
 
   // From `since` on: "now", "start", or an offset that was given before.
-  follow(topic, { since = "now", message = () => {}, gap = () => {}, live = () => {} }) {
-    this.#topics.set(topic, { since, message, gap, live });
+  follow(topic, { since = "now", message = () => {}, gap = () => {}, live = () => {}, refused = () => {} }) {
+    this.#topics.set(topic, { since, message, gap, live, refused });
     this.send(`follow ${since} ${topic}`);
   }
 
@@ -79,9 +80,10 @@ export class Connection {
     const bytes = isText ? null : new Uint8Array(data);
     const end = isText ? data.indexOf("\n") : bytes.indexOf(10);
     const line = end < 0 ? "" : isText ? data.slice(0, end) : this.#decoder.decode(bytes.subarray(0, end));
-    const [, kind, offset, name] = line.match(/^(msg|gap|live) (\d+-\d+(?:-\d+)?) (.*)$/s) ?? [];
+    const [, kind, offset, name] = line.match(/^(msg|gap|live|refused) (now|start|\d+-\d+(?:-\d+)?) (.*)$/s) ?? [];
     const topic = this.#topics.get(name);
     if (!topic) return this.onmessage(data);
+    if (kind === "refused") return topic.refused();
     topic.since = offset;
     if (kind === "msg") topic.message(data.slice(end + 1), offset);
     else topic[kind](offset);

@@ -22,7 +22,8 @@ use std::time::{Duration, SystemTime};
 use super::feed::{Feed, Gap, News};
 use super::outbox::{MAX_FRAME, kept_beside};
 use super::queue::QueueKey;
-use super::topics::{Publication, Topic};
+use super::subscriptions::Begun;
+use super::topics::{MAX_NAME, Publication, Topic};
 use super::{Command, Link, LoopHandle, Permit, Shared, SharedFrame, lock};
 use crate::backplane::Post;
 use crate::config::Compress;
@@ -173,8 +174,8 @@ impl Shared {
         if !(post.message.is_text() || post.message.is_binary()) {
             return false;
         }
-        if post.message.len() + post.topic.len() > MAX_FRAME - 1024 {
-            // Nobody could ever be sent it, with the line before it.
+        if post.topic.len() > MAX_NAME || post.message.len() > MAX_FRAME - 2 * MAX_NAME {
+            // Nobody could ever subscribe to it, or be sent it with the line before it.
             return false;
         }
         if let Some(backplane) = self.backplane.as_ref().filter(|b| b.keeps_history()) {
@@ -286,13 +287,19 @@ enum Reached {
 }
 
 impl Link {
-    /// `false`: nothing can be sent any more, or this topic keeps nothing.
+    /// `false`: nothing can be sent any more, this topic keeps nothing, or there are too many: then it is
+    /// told.
     pub(crate) fn subscribe_from(self: &Arc<Self>, topic: &str, since: Since) -> bool {
         let shared = &self.handle.shared;
         let Some(keep) = shared.histories.of(topic) else {
             return false;
         };
         if self.outbox().is_sealed() {
+            return false;
+        }
+        // Before anybody hears of the topic.
+        if !self.may_subscribe(topic) {
+            self.refuse(topic, since);
             return false;
         }
         let Some(seat) = shared.topics.reserve(topic) else {
@@ -305,13 +312,13 @@ impl Link {
         let certain = !shared.keeps_elsewhere()
             || (locked.known && locked.replay(since).gap != Some(Gap::Unknown));
         let begun = self.fall_behind(&seat, since, certain);
-        let reached = match certain {
-            true => self.replay(&mut locked, topic),
-            false if begun => {
+        let reached = match (begun, certain) {
+            (Begun::Yes, true) => self.replay(&mut locked, topic),
+            (Begun::Yes, false) => {
                 locked.wait(self);
                 Reached::Behind
             }
-            false => Reached::Nothing,
+            _ => Reached::Nothing,
         };
         // In a call of a room it is held back, behind what the room has asked for before, and the loop may
         // send the next piece as soon as it may look.
@@ -328,10 +335,14 @@ impl Link {
             }
             Reached::Nothing => {}
         }
-        if !begun {
+        if begun != Begun::Yes {
             shared.topics.release(&seat);
         }
-        begun && !self.outbox().is_sealed()
+        if begun == Begun::Full {
+            // By another thread, meanwhile.
+            self.refuse(topic, since);
+        }
+        begun == Begun::Yes && !self.outbox().is_sealed()
     }
 
     /// Ends a subscription, or the sending of what comes before it. `true`: there was one.
@@ -422,7 +433,10 @@ mod tests {
 
     /// A server with one loop that nobody runs, and a connection.
     fn link(history: History) -> (Arc<Shared>, Arc<Link>) {
-        let mut shared = Shared::new(Config::default());
+        let mut shared = Shared::new(Config {
+            max_subscriptions: usize::MAX,
+            ..Config::default()
+        });
         let mut histories = Histories::default();
         histories.keep("news/*", history);
         shared.keep(histories);

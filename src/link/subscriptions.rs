@@ -11,9 +11,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::topics::{Named, Topic};
+use super::topics::{MAX_NAME, Named, Topic};
 use super::{Command, Link, lock};
-use crate::history::Since;
+use crate::config::Compress;
+use crate::history::{self, Since};
+use crate::logging::Throttle;
 
 /// Each topic is in one of these at most.
 #[derive(Debug, Default)]
@@ -35,7 +37,23 @@ struct Behind {
     seat: Arc<Topic>,
 }
 
+/// Whether a topic came to be behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begun {
+    Yes,
+    /// There are too many.
+    Full,
+    /// Nothing can be sent any more.
+    Closed,
+}
+
 impl Subscriptions {
+    /// Whether this is one of so many, or there is room for it.
+    fn may_have(&self, name: &str, most: usize) -> bool {
+        let all = self.live.len() + self.behind.len() + self.waiting.len();
+        all < most && name.len() <= MAX_NAME || self.has(name)
+    }
+
     fn has(&self, name: &str) -> bool {
         self.live.contains(name)
             || self.behind.contains_key(name)
@@ -50,7 +68,7 @@ impl Subscriptions {
 }
 
 impl Link {
-    /// `false`: nothing can be sent any more, or there are no topics here.
+    /// `false`: nothing can be sent any more, there are too many, or there are no topics here.
     pub(crate) fn subscribe(&self, name: &str) -> bool {
         let mut subscriptions = lock(&self.extra.get_or_init(Box::default).subscriptions);
         // Sealed before `end_subscriptions`, so nothing is subscribed to behind that.
@@ -58,7 +76,39 @@ impl Link {
             return false;
         }
         // One that is behind misses nothing until it is live.
-        subscriptions.has(name) || self.enter(&mut subscriptions, name)
+        if subscriptions.has(name) {
+            return true;
+        }
+        if !subscriptions.may_have(name, self.config().max_subscriptions) {
+            drop(subscriptions);
+            self.count_refused(name);
+            return false;
+        }
+        self.enter(&mut subscriptions, name)
+    }
+
+    /// Whether it subscribes to this, or may do so.
+    pub(super) fn may_subscribe(&self, name: &str) -> bool {
+        let subscriptions = lock(&self.extra.get_or_init(Box::default).subscriptions);
+        subscriptions.may_have(name, self.config().max_subscriptions)
+    }
+
+    /// Whoever asked for this may not subscribe to it: it is told.
+    #[cold]
+    pub(super) fn refuse(self: &Arc<Self>, name: &str, since: Since) {
+        self.count_refused(name);
+        let _ = self.send(history::refused(name, since), Compress::Auto);
+    }
+
+    #[cold]
+    fn count_refused(&self, name: &str) {
+        let losses = &self.handle.counters.losses;
+        losses.subscriptions.add_from_any(1);
+        static REFUSED: Throttle = Throttle::new();
+        if let Some(more) = REFUSED.pass() {
+            let (most, len) = (self.config().max_subscriptions, name.len());
+            log::debug!(target: "framemill::topics", "{}: refused a topic, with a name of {len} bytes ({most} topics at most, of {MAX_NAME} bytes){more}", self.id);
+        }
     }
 
     /// `false`: it was not subscribed.
@@ -100,11 +150,14 @@ impl Link {
     // ---- topics that are behind ----
 
     /// From here on this topic is to be sent, instead of what was before. `known`: what that is, is known
-    /// here. `false`: nothing can be sent any more.
-    pub(super) fn fall_behind(&self, seat: &Arc<Topic>, since: Since, known: bool) -> bool {
+    /// here.
+    pub(super) fn fall_behind(&self, seat: &Arc<Topic>, since: Since, known: bool) -> Begun {
         let mut subscriptions = lock(&self.extra.get_or_init(Box::default).subscriptions);
         if self.outbox().is_sealed() {
-            return false;
+            return Begun::Closed;
+        }
+        if !subscriptions.may_have(&seat.name, self.config().max_subscriptions) {
+            return Begun::Full;
         }
         if let Some(Named(topic)) = subscriptions.live.take(&*seat.name) {
             self.leave(&topic);
@@ -118,7 +171,7 @@ impl Link {
         };
         let seat = seat.clone();
         list.insert(seat.name.clone(), Behind { since, seat });
-        true
+        Begun::Yes
     }
 
     /// The next that is behind, by turns.

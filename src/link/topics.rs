@@ -22,6 +22,9 @@ use crate::backplane::{Backplane, Post};
 use crate::id::PeerId;
 use crate::message::{LatestKey, Message};
 
+/// Bytes of the longest name that may be subscribed to: each is kept a few times.
+pub(super) const MAX_NAME: usize = 1024;
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Topics {

@@ -97,6 +97,7 @@ impl LoopCounters {
             messages_refused: self.losses.refused.get(),
             messages_dropped: self.losses.dropped.get(),
             messages_conflated: self.losses.conflated.get(),
+            subscriptions_refused: self.losses.subscriptions.get(),
             blocked_connections: self.blocked.get(),
             blocked_bytes: self.blocked_bytes.get(),
             reading_paused: self.pauses.get(),
@@ -122,6 +123,8 @@ pub(crate) struct Losses {
     pub(crate) dropped: Counter,
     /// Replaced by a later one of the same key.
     pub(crate) conflated: Counter,
+    /// Not messages, but topics that a connection may not subscribe to.
+    pub(crate) subscriptions: Counter,
 }
 
 /// Of one worker; only its thread writes.

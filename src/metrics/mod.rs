@@ -95,6 +95,9 @@ pub struct LoopMetrics {
     pub messages_dropped: u64,
     /// Messages whose place in a queue was taken by a later one of the same key.
     pub messages_conflated: u64,
+    /// Topics that a connection could not subscribe to:
+    /// [`Server::max_subscriptions`](crate::Server::max_subscriptions).
+    pub subscriptions_refused: u64,
     /// Connections now of which the kernel took less than was there to write.
     pub blocked_connections: u64,
     /// Bytes that waited for these when something was last written to each, or tried to be.
@@ -206,6 +209,7 @@ impl LoopMetrics {
             messages_refused,
             messages_dropped,
             messages_conflated,
+            subscriptions_refused,
             blocked_connections,
             blocked_bytes,
             reading_paused,
@@ -229,6 +233,7 @@ impl LoopMetrics {
         self.messages_refused += messages_refused;
         self.messages_dropped += messages_dropped;
         self.messages_conflated += messages_conflated;
+        self.subscriptions_refused += subscriptions_refused;
         self.blocked_connections += blocked_connections;
         self.blocked_bytes += blocked_bytes;
         self.reading_paused += reading_paused;

@@ -173,6 +173,11 @@ impl Metrics {
             "Messages replaced by later ones of the same key.",
             total.messages_conflated,
         );
+        out.counter(
+            "subscriptions_refused_total",
+            "Topics that a connection could not subscribe to.",
+            total.subscriptions_refused,
+        );
         out.per_loop(
             "blocked_connections",
             "gauge",

@@ -43,6 +43,7 @@ const EVENTS: usize = 1024;
 /// | [`close_timeout`](Self::close_timeout) | 10 s | drop |
 /// | [`inbound_limit`](Self::inbound_limit) | 64 messages or 1 MiB | stop reading |
 /// | [`outbound_limit`](Self::outbound_limit) | 1 MiB | [`Overflow::Close`]: 1013 |
+/// | [`max_subscriptions`](Self::max_subscriptions) | 1,024 topics a connection | `false`, and `refused` to who follows |
 /// | [`max_connections`](Self::max_connections) | unlimited | 503 |
 /// | [`max_connections_per_ip`](Self::max_connections_per_ip) | unlimited | 429 |
 /// | [`accept_rate`](Self::accept_rate) | off | wait to be accepted |
@@ -167,6 +168,16 @@ impl Server {
     /// What happens to a message that finds the queue of its peer full. Default: [`Overflow::Close`].
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.config.overflow = overflow;
+        self
+    }
+
+    /// The most topics that one connection may subscribe to, those of which it is still being sent what it
+    /// missed included. Default: 1,024. One more is refused:
+    /// [`Peer::subscribe`](crate::Peer::subscribe) is `false`, and who has asked to
+    /// [follow](crate::Follow) it is told. Each takes some hundreds of bytes and its name a few times; names
+    /// of more than 1,024 bytes are refused as well, whatever is set here.
+    pub fn max_subscriptions(mut self, topics: usize) -> Self {
+        self.config.max_subscriptions = topics;
         self
     }
 
