@@ -21,6 +21,7 @@ fn main() -> framemill::Result<()> {
         .max_message(16 << 10)
         .inbound_limit(8, 16 << 10)
         .outbound_limit(32 << 10)
+        .max_subscriptions(16)
         .overflow(Overflow::DropNewest)
         .handshake_timeout(Duration::from_secs(5))
         .close_timeout(Duration::from_secs(2))

@@ -31,19 +31,34 @@ pub struct History {
     pub messages: usize,
     /// And none that is older. Default: as old as may be.
     pub age: Option<Duration>,
+    /// And no more than so many bytes of one topic, each message counted with the line before it and 80
+    /// bytes for keeping it. One that is longer than that is not kept at all. Default: 64 MiB.
+    pub bytes: usize,
 }
 
+/// What keeping a message costs beside its bytes, about; in Redis too.
+pub(crate) const BESIDE: usize = 80;
+
 impl History {
-    /// The last so many messages, however old.
+    /// The last so many messages, however old, and no more than 64 MiB of a topic.
     pub fn last(messages: usize) -> Self {
-        let age = None;
-        Self { messages, age }
+        Self {
+            messages,
+            age: None,
+            bytes: 64 << 20,
+        }
     }
 
-    /// The messages of so long a time, however many: what they come to in memory is decided by whoever
-    /// publishes.
+    /// The messages of so long a time, however many, and no more than 64 MiB of a topic.
     pub fn for_the_last(age: Duration) -> Self {
         Self::last(usize::MAX).no_older_than(age)
+    }
+
+    /// No more than so many [`bytes`](Self::bytes) of a topic, instead of 64 MiB. `usize::MAX`: as many as
+    /// there are.
+    pub fn no_larger_than(mut self, bytes: usize) -> Self {
+        self.bytes = bytes;
+        self
     }
 
     /// None that is older than this.

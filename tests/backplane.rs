@@ -319,7 +319,10 @@ fn the_end_of_a_node() {
         lonely.handle.backplane_state().failures > 2
     });
     assert!(lonely.handle.shutdown(Duration::from_millis(50)));
-    assert_eq!(lonely.handle.backplane_state().lost, 1);
+    // Its threads may need longer than they are waited for.
+    until("it is counted", || {
+        lonely.handle.backplane_state().lost == 1
+    });
 }
 
 /// Without Redis, a node that has nothing to say waits for nothing; one that has ended takes nothing more.
@@ -582,6 +585,56 @@ fn a_history_without_bounds() {
         let all: Vec<_> = (0..=n).map(|n| n.to_string()).collect();
         assert_eq!(missed(&one, Since::Start), all);
     }
+}
+
+/// In Redis too, for a node that has to fetch it: long ones make room for themselves, however many short ones
+/// that takes.
+#[test]
+fn a_history_of_so_many_bytes() {
+    let Some(redis) = Redis::start() else { return };
+    let node = || {
+        let (handler, seen) = spy(|_, _| ());
+        let backplane = framemill::Redis::new(redis.url()).unwrap();
+        let keep = History::last(usize::MAX).no_larger_than(100_000);
+        let settings = |s: framemill::Server| s.backplane(backplane).history("kept", keep);
+        let server = serve(settings, handler);
+        until("the node is connected", || connected(&server.handle));
+        (server, seen)
+    };
+    let one = node();
+    let long = |n: usize| format!("{n:05000}");
+    let all = || missed(&node(), Since::Start);
+    let publish = |texts: &[String]| {
+        for text in texts {
+            assert!(one.0.handle.publish("kept", text.as_str()));
+        }
+        until("it is published", || {
+            one.0.handle.backplane_state().queued == 0
+        });
+    };
+    let in_redis = || {
+        let len = redis.ask("XLEN framemill:{kept}:s").unwrap();
+        len.strip_prefix(':').unwrap().parse::<usize>().unwrap()
+    };
+    let short: Vec<_> = (0..2000).map(|n| n.to_string()).collect();
+    publish(&short);
+    let kept = all();
+    assert!((500..1000).contains(&kept.len()), "{}", kept.len());
+    assert!((kept.len()..1250).contains(&in_redis()), "{}", in_redis());
+    assert_eq!(kept, short[2000 - kept.len()..]);
+    // Room for few of them is left, and then for none.
+    for (n, most) in [(10, 500), (18, 100), (30, 0)] {
+        let texts: Vec<_> = (0..n).map(long).collect();
+        publish(&texts);
+        let kept = all();
+        let last = n.min(19);
+        assert!(kept.ends_with(&texts[n - last..]), "{} of {n}", kept.len());
+        let others = kept.len() - last;
+        assert!(others <= most, "{others} beside {n}");
+        assert!(in_redis() <= last + 2 * most + 1, "{} of {n}", in_redis());
+    }
+    publish(&["0".repeat(100_000), "end".to_owned()]);
+    assert_eq!((all(), in_redis()), (vec!["end".to_owned()], 1));
 }
 
 /// Whoever asks for what is not known here waits; what was missed comes when Redis is back, and what was

@@ -338,6 +338,48 @@ fn by_time_alone() {
     assert!(until_live(&mut raw, &mut follower).len() < 100);
 }
 
+/// However few messages that is; one that is longer than all of it is not kept.
+#[test]
+fn by_bytes() {
+    let keep = History::last(1000).no_larger_than(10_000);
+    let server = server(|s| s.history("*", keep));
+    let handle = &server.0.handle;
+    let (mut raw, peer) = client(&server);
+    let mut follower = Follower::new();
+    follower.follow("it", Since::Start);
+    for n in 0..100 {
+        assert!(handle.publish("it", numbered(n, 1000)));
+    }
+    // Whether something is missing before, the numbers, and where the last is.
+    let mut missed = |since: Since| {
+        assert!(peer.subscribe_from("it", since));
+        let (mut gap, mut all) = (false, Vec::new());
+        loop {
+            match follower.take(message(&mut raw)) {
+                Followed::Message { message, .. } => all.push(number(&message.into_data())),
+                Followed::Gap { .. } => gap = true,
+                Followed::Live { offset, .. } => {
+                    assert!(peer.unsubscribe("it"));
+                    return (gap, all, offset);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let (gap, all, last) = missed(Since::Start);
+    // With what is beside each.
+    assert_eq!((gap, all), (false, (91..100).collect()));
+    assert!(handle.publish("it", numbered(100, 5000)));
+    let (gap, all, _) = missed(last.into());
+    assert_eq!((gap, all), (false, vec![100]));
+    assert_eq!(missed(Since::Start).1, (96..101).collect::<Vec<_>>());
+    assert!(handle.publish("it", numbered(101, 10_000)));
+    let (gap, all, _) = missed(last.into());
+    assert_eq!((gap, all), (true, Vec::new()));
+    assert!(handle.publish("it", numbered(102, 1000)));
+    assert_eq!(missed(Since::Start).1, [102]);
+}
+
 /// One who asks for all of a long history in a call of the room, behind what the room has said, and does
 /// not come back before it is told to.
 struct Asks {

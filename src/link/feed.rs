@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Link;
 use crate::backplane::{Kept, Tail};
-use crate::history::{self, History, Offset, Since};
+use crate::history::{self, BESIDE, History, Offset, Since};
 use crate::id::PeerId;
 use crate::message::Message;
 
@@ -26,6 +26,8 @@ pub(super) struct Feed {
     lost_before: u64,
     /// In the order of their numbers, none of which is over `last`.
     entries: VecDeque<Entry>,
+    /// What these come to, with what keeping them costs.
+    bytes: usize,
     /// What was before `last` is in `entries`, as far as the backplane has it.
     pub(super) known: bool,
     /// Nothing has been missed since: what comes next follows `last`.
@@ -46,6 +48,12 @@ struct Entry {
     at: Instant,
     /// As subscribers get it.
     message: Message,
+}
+
+impl Entry {
+    fn size(&self) -> usize {
+        self.message.len() + BESIDE
+    }
 }
 
 /// What somebody is to be sent before it is live.
@@ -85,6 +93,7 @@ impl Feed {
             last_of: (0, 0),
             lost_before: 0,
             entries: VecDeque::new(),
+            bytes: 0,
             known: epoch.is_some(),
             in_step: epoch.is_some(),
             asked: 0,
@@ -175,7 +184,7 @@ impl Feed {
         let known = tag(self.last_of) != 0;
         let branched = same.any(|kept| known && (kept.node, kept.sequence) != self.last_of);
         if tail.last.epoch != before.epoch {
-            self.entries.clear();
+            self.clear();
             self.last = Offset {
                 number: 0,
                 ..tail.last
@@ -197,7 +206,7 @@ impl Feed {
             self.last_of = (0, 0);
             news.gap = Some(history::said("gap", &tail.topic, self.last));
             // Whoever comes for what is before is told of the gap too.
-            self.entries.clear();
+            self.clear();
         }
         news
     }
@@ -243,14 +252,21 @@ impl Feed {
     fn push(&mut self, topic: &str, message: &Message, at: Instant) -> Message {
         let offset = self.tagged(self.last.number);
         let message = history::framed(topic, offset, message);
-        self.entries.push_back(Entry {
+        let entry = Entry {
             number: offset.number,
             tag: offset.tag,
             at,
             message: message.clone(),
-        });
+        };
+        self.bytes += entry.size();
+        self.entries.push_back(entry);
         self.trim();
         message
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
     }
 
     /// The message of this number, with its tag as far as that is known.
@@ -270,13 +286,19 @@ impl Feed {
     }
 
     fn trim(&mut self) {
-        while self.entries.len() > self.keep.messages {
-            self.entries.pop_front();
+        let keep = self.keep;
+        while self.entries.len() > keep.messages || self.bytes > keep.bytes {
+            self.drop_oldest();
         }
-        let Some(age) = self.keep.age else { return };
+        let Some(age) = keep.age else { return };
         while self.entries.front().is_some_and(|e| e.at.elapsed() > age) {
-            self.entries.pop_front();
+            self.drop_oldest();
         }
+    }
+
+    fn drop_oldest(&mut self) {
+        let oldest = self.entries.pop_front();
+        self.bytes -= oldest.map_or(0, |entry| entry.size());
     }
 
     /// Where somebody has to begin.

@@ -2,9 +2,11 @@
 //!
 //! | key | what |
 //! |---|---|
-//! | `PREFIX{TOPIC}:s` | the stream: entries `EPOCH-NUMBER` with `m`, an envelope, and `t`, when it came |
-//! | `PREFIX{TOPIC}:m` | a hash: `e`, the epoch, and `n`, the number of the latest |
+//! | `PREFIX{TOPIC}:s` | the stream: entries `EPOCH-NUMBER` with `m`, an envelope, `t`, when it came, and `b` |
+//! | `PREFIX{TOPIC}:m` | a hash: `e`, the epoch, `n`, the number of the latest, and `b` |
 //! | `PREFIX{TOPIC}:NODE` | the latest that was added of this node, so that nothing is added twice |
+//!
+//! `b` is what has been added so far, in bytes: so the difference of two tells what is kept between them.
 //!
 //! All of one topic are in one slot of a Redis Cluster. They expire after [`FORGOTTEN`] without a new
 //! message, or after the age of the history if that is longer.
@@ -20,7 +22,7 @@ use redis::{Cmd, RedisResult, Value, cmd, pipe};
 use super::Inner;
 use crate::backplane::envelope::Envelope;
 use crate::backplane::{Kept, Post, Tail};
-use crate::history::{History, Offset};
+use crate::history::{BESIDE, History, Offset};
 
 /// A week.
 const FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
@@ -35,8 +37,11 @@ const MOST: u64 = i64::MAX as u64 / 2;
 pub(super) const OUT_OF_ORDER: &str = "OUTOFORDER";
 
 /// KEYS: stream, hash, node. ARGV: sequence, envelope, channel, most, age, expiry, repeats,
-/// before; all times in milliseconds, an age of -1 is none. `before` is the message that must have been added
-/// last of this node, as it was sent just before this one; 0 if none was.
+/// before, most bytes, bytes beside an envelope; all times in milliseconds, an age of -1 is none. `before` is
+/// the message that must have been added last of this node, as it was sent just before this one; 0 if none was.
+///
+/// What is over the bytes goes one by one, unless it is very many: then up to twice as many go as would have
+/// to, or others would have to wait.
 pub(super) const ADD: &str = "\
 local added = tonumber(redis.call('GET', KEYS[3]) or '0')
 if added >= tonumber(ARGV[1]) then return 0 end
@@ -53,7 +58,19 @@ if not epoch then
 end
 local number = redis.call('HINCRBY', KEYS[2], 'n', 1)
 local id = epoch .. '-' .. string.format('%.0f', number)
-redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], id, 'm', ARGV[2], 't', now)
+local beside = tonumber(ARGV[10])
+local bytes = redis.call('HINCRBY', KEYS[2], 'b', #ARGV[2] + beside)
+redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], id, 'm', ARGV[2], 't', now, 'b', string.format('%.0f', bytes))
+local most, less, tries = tonumber(ARGV[9]), 1, 0
+while bytes > most do
+  local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+  if not oldest then break end
+  local size = #oldest[2][2] + beside
+  if bytes - tonumber(oldest[2][6] or '0') + size <= most then break end
+  redis.call('XTRIM', KEYS[1], 'MAXLEN', math.max(redis.call('XLEN', KEYS[1]) - less, 0))
+  tries = tries + 1
+  if tries > 16 then less = 2 * less end
+end
 local age = tonumber(ARGV[5])
 if age >= 0 then
   for _ = 1, 16 do
@@ -112,7 +129,9 @@ impl Inner {
             .arg(age.unwrap_or(-1))
             .arg(millis(expiry))
             .arg(millis(REPEATS))
-            .arg(before);
+            .arg(before)
+            .arg(MOST.min(keep.bytes as u64))
+            .arg(BESIDE);
         command
     }
 
@@ -188,7 +207,7 @@ impl Inner {
             return self.tail(connection, topic, after);
         }
         let kept = entries.iter().filter_map(|(id, fields)| {
-            let [_, Value::BulkString(envelope), _, Value::BulkString(at)] = &fields[..] else {
+            let [_, Value::BulkString(envelope), _, Value::BulkString(at), ..] = &fields[..] else {
                 return None;
             };
             let kept = self.with_offset(topic, id.parse().ok()?, envelope)?;
