@@ -317,6 +317,8 @@ pub(crate) struct Config {
     pub(crate) overflow: Overflow,
     /// Topics of one connection.
     pub(crate) max_subscriptions: usize,
+    /// Bytes of histories that nobody subscribes to.
+    pub(crate) idle_histories: usize,
     pub(crate) max_connections: usize,
     pub(crate) max_connections_per_ip: usize,
     /// Bits of an IPv6 address that count as one address.
@@ -359,6 +361,7 @@ impl Default for Config {
             outbound_bytes: 1 << 20,
             overflow: Overflow::Close,
             max_subscriptions: 1024,
+            idle_histories: 256 << 20,
             max_connections: usize::MAX,
             max_connections_per_ip: usize::MAX,
             ipv6_prefix: 64,

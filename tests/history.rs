@@ -380,6 +380,49 @@ fn by_bytes() {
     assert_eq!(missed(Since::Start).1, [102]);
 }
 
+/// However many topics peers publish to. Those with subscribers stay, and the latest of the others.
+#[test]
+fn topics_that_nobody_subscribes_to_are_forgotten() {
+    const TOPICS: u32 = 5000;
+    let server = server(|s| s.idle_histories(1 << 20).history("*", History::last(10)));
+    let handle = &server.0.handle;
+    let publish = |n: u32| assert!(handle.publish(&n.to_string(), numbered(n, 1000)));
+    // What is kept of this, whether something is missing before, and where the latest is.
+    let kept = |n: u32, since: Since| {
+        let (mut raw, peer) = client(&server);
+        let (topic, mut follower) = (n.to_string(), Follower::new());
+        follower.follow(&topic, since);
+        assert!(peer.subscribe_from(&topic, since));
+        let (mut all, mut gap) = (Vec::new(), false);
+        loop {
+            match follower.take(message(&mut raw)) {
+                Followed::Message { message, .. } => all.push(number(&message.into_data())),
+                Followed::Gap { .. } => gap = true,
+                Followed::Live { offset, .. } => return (all, gap, offset),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let (_raw, stays) = client(&server);
+    assert!(stays.subscribe("0"));
+    publish(0);
+    publish(1);
+    let (all, gap, of_one) = kept(1, Since::Start);
+    assert_eq!((all, gap), (vec![1], false));
+    until("it has left", || handle.subscribers("1") == 0);
+    (2..TOPICS).for_each(publish);
+    assert_eq!(kept(0, Since::Start).0, [0]);
+    let (all, gap, _) = kept(1, of_one.into());
+    assert_eq!((all, gap), (Vec::new(), true));
+    // A message with its topic comes to 1.7 KB.
+    let first = (2..TOPICS).find(|&n| !kept(n, Since::Start).0.is_empty());
+    let left = TOPICS - first.unwrap();
+    assert!((500..800).contains(&left), "{left}");
+    for n in TOPICS - left..TOPICS {
+        assert_eq!(kept(n, Since::Start).0, [n]);
+    }
+}
+
 /// One who asks for all of a long history in a call of the room, behind what the room has said, and does
 /// not come back before it is told to.
 struct Asks {

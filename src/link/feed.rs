@@ -28,6 +28,8 @@ pub(super) struct Feed {
     entries: VecDeque<Entry>,
     /// What these come to, with what keeping them costs.
     bytes: usize,
+    /// When something was published last.
+    latest: Instant,
     /// What was before `last` is in `entries`, as far as the backplane has it.
     pub(super) known: bool,
     /// Nothing has been missed since: what comes next follows `last`.
@@ -94,6 +96,7 @@ impl Feed {
             lost_before: 0,
             entries: VecDeque::new(),
             bytes: 0,
+            latest: Instant::now(),
             known: epoch.is_some(),
             in_step: epoch.is_some(),
             asked: 0,
@@ -105,6 +108,16 @@ impl Feed {
     #[cfg(test)]
     pub(super) fn last(&self) -> Offset {
         self.last
+    }
+
+    /// When something was published last, or it was made.
+    pub(super) fn latest(&self) -> Instant {
+        self.latest
+    }
+
+    /// What its messages come to in memory.
+    pub(super) fn size(&self) -> usize {
+        self.bytes
     }
 
     /// This one wants what is to be asked for.
@@ -259,6 +272,7 @@ impl Feed {
             message: message.clone(),
         };
         self.bytes += entry.size();
+        self.latest = at;
         self.entries.push_back(entry);
         self.trim();
         message

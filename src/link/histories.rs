@@ -1,4 +1,4 @@
-//! Topics that keep their last messages: which do, and how somebody gets from what is kept to what is
+//! Topics that keep their last messages: how somebody gets from what is kept to what is
 //! live without a gap and without anything twice.
 //!
 //! Each has a [`Feed`] behind a lock. Whoever publishes appends and asks the loops under that lock, and
@@ -15,9 +15,7 @@
 //! Locks, in the order in which they are taken: a feed, the subscriptions of a link, the names of the
 //! topics, the feeds by name.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
 
 use super::feed::{Feed, Gap, News};
 use super::outbox::{MAX_FRAME, kept_beside};
@@ -27,45 +25,10 @@ use super::topics::{MAX_NAME, Publication, Topic};
 use super::{Command, Link, LoopHandle, Permit, Shared, SharedFrame, lock};
 use crate::backplane::Post;
 use crate::config::Compress;
-use crate::history::{History, Since};
+use crate::history::{BESIDE, History, Since};
 use crate::id::PeerId;
 use crate::message::{LatestKey, Message};
 use crate::proto::MAX_HEADER;
-
-/// Feeds in memory of which all is too old are forgotten when there are so many more.
-const SWEEP: usize = 1024;
-
-/// See the module's documentation.
-#[derive(Debug, Default)]
-pub(crate) struct Histories {
-    /// In the order in which they were set: the first that matches counts.
-    patterns: Vec<(Box<str>, History)>,
-    feeds: Mutex<Feeds>,
-}
-
-#[derive(Debug, Default)]
-struct Feeds {
-    by_name: HashMap<Box<str>, Arc<Mutex<Feed>>>,
-    /// So many are too many to go on without looking for those that are over.
-    sweep_at: usize,
-    /// Of those that are numbered here and begin now; 0 before there are any.
-    epoch: u64,
-}
-
-impl Feeds {
-    /// Numbers that were given may be given again from now on.
-    fn begin_epoch(&mut self) {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = since.map_or(1, |since| since.as_micros() as u64);
-        self.epoch = now.max(self.epoch + 1);
-    }
-}
-
-/// Whether nobody has a feed but the map, under whose lock this is asked: so nobody else gets it, and it
-/// is not locked.
-fn is_unused(feed: &Arc<Mutex<Feed>>) -> bool {
-    Arc::strong_count(feed) == 1
-}
 
 /// Room on the loops that have subscribers of a topic.
 struct Room(Vec<(Arc<LoopHandle>, Permit)>);
@@ -84,76 +47,6 @@ impl Drop for Room {
     fn drop(&mut self) {
         for (handle, permit) in self.0.drain(..) {
             handle.give_back(permit);
-        }
-    }
-}
-
-impl Histories {
-    pub(crate) fn keep(&mut self, pattern: &str, history: History) {
-        self.patterns.push((pattern.into(), history));
-    }
-
-    /// What this topic keeps.
-    pub(super) fn of(&self, topic: &str) -> Option<History> {
-        let matches = |pattern: &str| match pattern.strip_suffix('*') {
-            Some(start) => topic.starts_with(start),
-            None => topic == pattern,
-        };
-        let mut patterns = self.patterns.iter();
-        let (_, history) = patterns.find(|(pattern, _)| matches(pattern))?;
-        // A line feed would end its name in what clients are told.
-        (!topic.contains('\n')).then_some(*history)
-    }
-
-    /// The feed of a topic, a new one if need be. `here`: this server numbers the messages.
-    fn feed(&self, topic: &str, keep: History, here: bool) -> Arc<Mutex<Feed>> {
-        let mut feeds = lock(&self.feeds);
-        if let Some(feed) = feeds.by_name.get(topic) {
-            return feed.clone();
-        }
-        if here && feeds.by_name.len() >= feeds.sweep_at {
-            let over = |feed: &_| is_unused(feed) && lock(feed).is_over(Duration::from_secs(60));
-            let before = feeds.by_name.len();
-            feeds.by_name.retain(|_, feed| !over(feed));
-            if feeds.by_name.len() < before {
-                feeds.begin_epoch();
-            }
-            feeds.sweep_at = feeds.by_name.len() + SWEEP;
-        }
-        if here && feeds.epoch == 0 {
-            feeds.begin_epoch();
-        }
-        let epoch = here.then_some(feeds.epoch);
-        let feed = Arc::new(Mutex::new(Feed::new(keep, epoch)));
-        feeds.by_name.insert(topic.into(), feed.clone());
-        feed
-    }
-
-    /// The feed of a topic, if there is one.
-    pub(super) fn existing(&self, topic: &str) -> Option<Arc<Mutex<Feed>>> {
-        lock(&self.feeds).by_name.get(topic).cloned()
-    }
-
-    /// Nobody subscribes to this any more. `elsewhere`: what was kept can be had again. What is here
-    /// stays, if it is anything: a feed to which nothing was published can be made again as it was.
-    pub(super) fn forget(&self, topic: &str, elsewhere: bool) {
-        if self.of(topic).is_none() {
-            return;
-        }
-        let by_name = &mut lock(&self.feeds).by_name;
-        let is_new = |feed| is_unused(feed) && lock(feed).is_new();
-        if elsewhere || by_name.get(topic).is_some_and(is_new) {
-            by_name.remove(topic);
-            if by_name.len() < by_name.capacity() / 8 {
-                by_name.shrink_to(by_name.len() * 2);
-            }
-        }
-    }
-
-    /// This connection has ended.
-    pub(super) fn nobody_waits(&self, topic: &str, id: PeerId) {
-        if let Some(feed) = self.existing(topic) {
-            lock(&feed).wait_no_longer(id);
         }
     }
 }
@@ -196,6 +89,7 @@ impl Shared {
         if !self.topics.are_here() {
             return false;
         }
+        self.make_room_to_keep(&post.topic, BESIDE + post.message.len());
         let feed = self.feed(&post.topic, keep);
         let mut room = self.make_room(&post.topic);
         let mut feed = lock(&feed);
@@ -421,90 +315,5 @@ impl Link {
     fn room(&self) -> usize {
         let full = (self.config().outbound_bytes / 4).max(1);
         full.saturating_sub(self.outbox().held(self.config()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::addr::RemoteAddr;
-    use crate::config::Config;
-    use crate::id::Key;
-
-    /// A server with one loop that nobody runs, and a connection.
-    fn link(history: History) -> (Arc<Shared>, Arc<Link>) {
-        let mut shared = Shared::new(Config {
-            max_subscriptions: usize::MAX,
-            ..Config::default()
-        });
-        let mut histories = Histories::default();
-        histories.keep("news/*", history);
-        shared.keep(histories);
-        let shared = Arc::new(shared);
-        let poll = mio::Poll::new().unwrap();
-        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
-        let (handle, _inlet) = LoopHandle::new(0, shared.clone(), waker);
-        shared.topics.span(std::slice::from_ref(&handle));
-        let key = Key {
-            slot: 0,
-            generation: 1,
-        };
-        let id = PeerId::new(0, key);
-        let link = Link::new(id, RemoteAddr::Unix, handle, None);
-        (shared, Arc::new(link))
-    }
-
-    fn feeds(shared: &Shared) -> usize {
-        lock(&shared.histories.feeds).by_name.len()
-    }
-
-    fn publish(shared: &Shared, topic: &str) {
-        assert!(shared.publish(topic, &Message::text("x"), None, None));
-    }
-
-    /// Or peers could fill the memory with the names of topics.
-    #[test]
-    fn topics_to_which_nothing_was_published_go_with_their_subscribers() {
-        let (shared, link) = link(History::last(10));
-        for n in 0..10_000 {
-            assert!(link.subscribe_from(&format!("news/{n}"), Since::Now));
-        }
-        for n in 0..5000 {
-            assert!(link.unsubscribe_from(&format!("news/{n}")));
-        }
-        assert_eq!(feeds(&shared), 5000);
-        publish(&shared, "news/5000");
-        let before = lock(&shared.histories.existing("news/6000").unwrap()).last();
-        link.outbox().abandon();
-        link.end_subscriptions();
-        assert_eq!(feeds(&shared), 1);
-        assert!(lock(&shared.histories.feeds).by_name.capacity() < 1000);
-        // Whoever saw it so misses nothing when it comes back.
-        let feed = shared.feed("news/6000", History::last(10));
-        publish(&shared, "news/6000");
-        assert_eq!(lock(&feed).replay(before.into()).gap, None);
-    }
-
-    /// Somebody is about to append to one that is empty, when others are looked through.
-    #[test]
-    fn a_feed_in_use_is_not_forgotten() {
-        let (shared, link) = link(History::for_the_last(Duration::from_secs(1)));
-        let of = |topic: &str| shared.histories.of(topic).unwrap();
-        assert!(link.subscribe_from("news/used", Since::Now));
-        let used = shared.feed("news/used", of("news/used"));
-        assert!(link.unsubscribe_from("news/used"));
-        let unused = Arc::downgrade(&shared.feed("news/unused", of("news/unused")));
-        let last = lock(&used).last();
-        for n in 0..2 * SWEEP {
-            publish(&shared, &format!("news/{n}"));
-        }
-        assert!(unused.upgrade().is_none());
-        let again = shared.feed("news/used", of("news/used"));
-        assert!(Arc::ptr_eq(&used, &again));
-        // Numbers may have been given by those that are gone.
-        drop((used, again));
-        shared.histories.forget("news/used", false);
-        let later = shared.feed("news/used", of("news/used"));
-        assert!(lock(&later).last().epoch > last.epoch);
     }
 }

@@ -44,6 +44,7 @@ const EVENTS: usize = 1024;
 /// | [`inbound_limit`](Self::inbound_limit) | 64 messages or 1 MiB | stop reading |
 /// | [`outbound_limit`](Self::outbound_limit) | 1 MiB | [`Overflow::Close`]: 1013 |
 /// | [`max_subscriptions`](Self::max_subscriptions) | 1,024 topics a connection | `false`, and `refused` to who follows |
+/// | [`idle_histories`](Self::idle_histories) | 256 MiB | the longest idle topics are forgotten |
 /// | [`max_connections`](Self::max_connections) | unlimited | 503 |
 /// | [`max_connections_per_ip`](Self::max_connections_per_ip) | unlimited | 429 |
 /// | [`accept_rate`](Self::accept_rate) | off | wait to be accepted |
@@ -329,10 +330,19 @@ impl Server {
     /// [`Follower`](crate::Follower) and `docs/scaling.md`. With [`Redis`](crate::Server::backplane),
     /// which then keeps them and decides on their order, they come to everybody by way of Redis: in one
     /// order for all nodes, but later than what the same thread sends meanwhile, and not while Redis is
-    /// away. Without, they are kept in memory and as prompt as others; a topic without an age to which
-    /// something was published stays for as long as the server.
+    /// away. Without, they are kept in memory and as prompt as others, also while nobody subscribes to
+    /// them, within [`idle_histories`](Self::idle_histories).
     pub fn history(mut self, topics: &str, history: History) -> Self {
         self.histories.keep(topics, history);
+        self
+    }
+
+    /// What topics with history that nobody subscribes to may take in this server's memory, all together
+    /// and about, in bytes. Default: 256 MiB. Past it, those are forgotten to which nothing was published
+    /// for the longest time: whoever comes back to one is told that messages are missing. Topics with
+    /// subscribers are not counted, and those of which Redis keeps the history are not in memory otherwise.
+    pub fn idle_histories(mut self, bytes: usize) -> Self {
+        self.config.idle_histories = bytes;
         self
     }
 
