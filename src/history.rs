@@ -31,8 +31,9 @@ pub struct History {
     pub messages: usize,
     /// And none that is older. Default: as old as may be.
     pub age: Option<Duration>,
-    /// And no more than so many bytes of one topic, each message counted with the line before it and 80
-    /// bytes for keeping it. One that is longer than that is not kept at all. Default: 64 MiB.
+    /// And no more than so many bytes of one topic (in Redis a few hundredths less, perhaps), each message
+    /// counted with the line before it and 80 bytes for keeping it. One that is longer than that is not kept
+    /// at all. Default: 64 MiB.
     pub bytes: usize,
 }
 

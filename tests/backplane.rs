@@ -673,6 +673,74 @@ fn history_while_redis_is_away() {
     assert_eq!(other.0.handle.subscribers("kept"), 0);
 }
 
+/// A node that is catching up may be asked for what it has not heard of yet, by clients of others: they wait
+/// for it, and nothing is missing.
+#[test]
+fn clients_that_come_to_a_node_that_is_catching_up() {
+    const MESSAGES: usize = 1000;
+    let Some(redis) = Redis::start() else { return };
+    let wire = Wire::to(&redis);
+    let node = |url: &str| {
+        let (handler, seen) = spy(|_, _| ());
+        let backplane = framemill::Redis::new(url).unwrap();
+        let keep = History::last(usize::MAX);
+        let settings = |s: framemill::Server| s.backplane(backplane).history("kept", keep);
+        let server = serve(settings, handler);
+        until("the node is connected", || connected(&server.handle));
+        (server, seen)
+    };
+    let (near, far) = (node(&redis.url()), node(&wire.url));
+    let follow = |node: &(Running, Seen), since: Since| {
+        let raw = Raw::open(node.0.addr);
+        let peer = node.1.peer();
+        assert!(peer.subscribe_from("kept", since));
+        raw
+    };
+    let (mut here, mut there) = (follow(&near, Since::Start), follow(&far, Since::Start));
+    for raw in [&mut here, &mut there] {
+        assert_eq!(said(raw).0, "live");
+    }
+    wire.cut();
+    until("it is noticed", || {
+        !far.0.handle.backplane_state().connected
+    });
+    thread::scope(|scope| {
+        let (near, text) = (&near, "x".repeat(1000));
+        scope.spawn(move || {
+            for n in 0..MESSAGES {
+                assert!(near.0.handle.publish("kept", format!("{n} {text}")));
+                if n == MESSAGES / 2 {
+                    wire.mend();
+                }
+            }
+        });
+        // Whoever has seen this, on the one node, goes to the other.
+        let mut come = Vec::new();
+        for n in 0..MESSAGES {
+            let (kind, offset, text) = said(&mut here);
+            assert!(kind == "msg" && text.starts_with(&format!("{n} ")));
+            if n % 10 == 0 {
+                come.push((n, follow(&far, offset.into())));
+            }
+        }
+        for (n, mut raw) in come {
+            let (mut next, mut live) = (n + 1, false);
+            while next < MESSAGES || !live {
+                let (kind, _, text) = said(&mut raw);
+                match kind.as_str() {
+                    "msg" => assert!(text.starts_with(&format!("{next} "))),
+                    other => assert_eq!(other, "live", "after {n}"),
+                }
+                live |= kind == "live";
+                next += usize::from(kind == "msg");
+            }
+        }
+    });
+    for n in 0..MESSAGES {
+        assert!(said(&mut there).2.starts_with(&format!("{n} ")));
+    }
+}
+
 /// Though the node hears of it only a moment after the call.
 #[test]
 fn what_is_published_right_after_subscribing_arrives() {

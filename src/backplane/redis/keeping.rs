@@ -40,8 +40,9 @@ pub(super) const OUT_OF_ORDER: &str = "OUTOFORDER";
 /// before, most bytes, bytes beside an envelope; all times in milliseconds, an age of -1 is none. `before` is
 /// the message that must have been added last of this node, as it was sent just before this one; 0 if none was.
 ///
-/// What is over the bytes goes one by one, unless it is very many: then up to twice as many go as would have
-/// to, or others would have to wait.
+/// What is too many bytes is looked for whenever a 64th of them has been added, and then a 64th more goes, so
+/// that there is room until the next time. Entries go one by one, unless they are many: then up to twice as
+/// many go as would have to, or all would wait for it.
 pub(super) const ADD: &str = "\
 local added = tonumber(redis.call('GET', KEYS[3]) or '0')
 if added >= tonumber(ARGV[1]) then return 0 end
@@ -50,26 +51,31 @@ if before > 0 and added ~= before then return redis.error_reply('OUTOFORDER one 
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[7])
-local epoch = redis.call('HGET', KEYS[2], 'e')
+local beside = tonumber(ARGV[10])
+local size = #ARGV[2] + beside
+local known = redis.call('HMGET', KEYS[2], 'e', 'n', 'b')
+local epoch = known[1]
+local number, bytes = tonumber(known[2] or '0') + 1, tonumber(known[3] or '0') + size
 if not epoch then
   epoch = now
   redis.call('DEL', KEYS[1])
   redis.call('HSET', KEYS[2], 'e', epoch)
 end
-local number = redis.call('HINCRBY', KEYS[2], 'n', 1)
+redis.call('HSET', KEYS[2], 'n', number, 'b', bytes)
 local id = epoch .. '-' .. string.format('%.0f', number)
-local beside = tonumber(ARGV[10])
-local bytes = redis.call('HINCRBY', KEYS[2], 'b', #ARGV[2] + beside)
-redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], id, 'm', ARGV[2], 't', now, 'b', string.format('%.0f', bytes))
-local most, less, tries = tonumber(ARGV[9]), 1, 0
-while bytes > most do
-  local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-  if not oldest then break end
-  local size = #oldest[2][2] + beside
-  if bytes - tonumber(oldest[2][6] or '0') + size <= most then break end
-  redis.call('XTRIM', KEYS[1], 'MAXLEN', math.max(redis.call('XLEN', KEYS[1]) - less, 0))
-  tries = tries + 1
-  if tries > 16 then less = 2 * less end
+redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], id, 'm', ARGV[2], 't', now, 'b', bytes)
+local most = tonumber(ARGV[9])
+local step = math.max(most / 64, 1)
+if bytes > most and math.floor(bytes / step) > math.floor((bytes - size) / step) then
+  local less = 1
+  for try = 1, 64 do
+    local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+    if not oldest then break end
+    local before = tonumber(oldest[2][6] or '0') - #oldest[2][2] - beside
+    if bytes - before <= most - step then break end
+    redis.call('XTRIM', KEYS[1], 'MAXLEN', math.max(redis.call('XLEN', KEYS[1]) - less, 0))
+    if try > 16 then less = 2 * less end
+  end
 end
 local age = tonumber(ARGV[5])
 if age >= 0 then
