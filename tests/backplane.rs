@@ -429,6 +429,12 @@ fn what_is_kept_is_kept_for_all_nodes() {
     assert!(other.0.handle.publish("kept", "7"));
     assert_eq!(said(&mut raw).2, "7");
     assert_eq!(redis.ask("XLEN framemill:{kept}:s").as_deref(), Some(":3"));
+    for key in ["s", "m"] {
+        let answer = redis.ask(&format!("TTL framemill:{{kept}}:{key}")).unwrap();
+        let seconds: u32 = answer[1..].parse().unwrap();
+        let week = 7 * 86_400;
+        assert!((week..=week + 3600).contains(&seconds), "{seconds}");
+    }
 }
 
 /// Those who are there hear it as well.

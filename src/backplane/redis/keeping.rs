@@ -3,7 +3,7 @@
 //! | key | what |
 //! |---|---|
 //! | `PREFIX{TOPIC}:s` | the stream: entries `EPOCH-NUMBER` with `m`, an envelope, `t`, when it came, and `b` |
-//! | `PREFIX{TOPIC}:m` | a hash: `e`, the epoch, `n`, the number of the latest, and `b` |
+//! | `PREFIX{TOPIC}:m` | a hash: `e`, the epoch, `n`, the number of the latest, `b`, and `x`, when it was last seen to that all this expires |
 //! | `PREFIX{TOPIC}:NODE` | the latest that was added of this node, so that nothing is added twice |
 //!
 //! `b` is what has been added so far, in bytes: so the difference of two tells what is kept between them.
@@ -27,6 +27,9 @@ use crate::history::{BESIDE, History, Offset};
 /// A week.
 const FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
 
+/// That it expires is put off so often, and not with each message.
+const PUT_OFF: Duration = Duration::from_secs(3600);
+
 /// For how long it is known what a node has added: longer than it will try again.
 const REPEATS: Duration = Duration::from_secs(86_400);
 
@@ -37,8 +40,9 @@ const MOST: u64 = i64::MAX as u64 / 2;
 pub(super) const OUT_OF_ORDER: &str = "OUTOFORDER";
 
 /// KEYS: stream, hash, node. ARGV: sequence, envelope, channel, most, age, expiry, repeats,
-/// before, most bytes, bytes beside an envelope; all times in milliseconds, an age of -1 is none. `before` is
-/// the message that must have been added last of this node, as it was sent just before this one; 0 if none was.
+/// before, most bytes, bytes beside an envelope, put off; all times in milliseconds, an age of -1 is none.
+/// `before` is the message that must have been added last of this node, as it was sent just before this one;
+/// 0 if none was.
 ///
 /// What is too many bytes is looked for whenever a 64th of them has been added, and then a 64th more goes, so
 /// that there is room until the next time. Entries go one by one, unless they are many: then up to twice as
@@ -53,7 +57,7 @@ local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[7])
 local beside = tonumber(ARGV[10])
 local size = #ARGV[2] + beside
-local known = redis.call('HMGET', KEYS[2], 'e', 'n', 'b')
+local known = redis.call('HMGET', KEYS[2], 'e', 'n', 'b', 'x')
 local epoch = known[1]
 local number, bytes = tonumber(known[2] or '0') + 1, tonumber(known[3] or '0') + size
 if not epoch then
@@ -85,8 +89,11 @@ if age >= 0 then
     redis.call('XDEL', KEYS[1], oldest[1])
   end
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[6])
-redis.call('PEXPIRE', KEYS[2], ARGV[6])
+if math.abs(now - tonumber(known[4] or '0')) >= tonumber(ARGV[11]) then
+  redis.call('HSET', KEYS[2], 'x', now)
+  redis.call('PEXPIRE', KEYS[1], ARGV[6])
+  redis.call('PEXPIRE', KEYS[2], ARGV[6])
+end
 redis.call('PUBLISH', ARGV[3], id .. ' ' .. ARGV[2])
 return 1";
 
@@ -121,6 +128,7 @@ impl Inner {
     ) -> Cmd {
         let age = keep.age.map(|age| millis(age) as i64);
         let expiry = keep.age.unwrap_or_default().max(FORGOTTEN);
+        let expiry = expiry.saturating_add(PUT_OFF);
         let mut command = cmd("EVALSHA");
         command
             .arg(digest)
@@ -137,7 +145,8 @@ impl Inner {
             .arg(millis(REPEATS))
             .arg(before)
             .arg(MOST.min(keep.bytes as u64))
-            .arg(BESIDE);
+            .arg(BESIDE)
+            .arg(millis(PUT_OFF));
         command
     }
 
