@@ -86,6 +86,11 @@ pub enum CloseCause {
 }
 
 impl CloseCause {
+    /// What the peer sent breaks a rule or a limit of messages.
+    pub(crate) fn is_violation(self) -> bool {
+        matches!(self, Self::Protocol(_) | Self::InvalidUtf8 | Self::TooBig)
+    }
+
     /// Ends that this side decides on, without a word to the peer.
     pub(crate) fn is_local(self) -> bool {
         matches!(

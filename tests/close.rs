@@ -18,6 +18,7 @@ over_every_transport! {
     the_handler_closes,
     a_panic_closes_its_own_connection_only,
     what_comes_behind_a_panic_counts,
+    a_violation_behind_our_close_frame_ends_it_at_once,
     the_peer_vanishes,
     a_half_closed_peer_still_gets_its_answers,
     data_after_close_is_ignored,
@@ -60,6 +61,26 @@ impl Handler for Slow {
     fn message(&self, session: &mut (), peer: &Peer, message: Message) {
         let _ = self.0.recv_timeout(WAIT);
         self.1.message(session, peer, message);
+    }
+
+    fn close(&self, session: (), peer: &Peer, reason: &CloseReason) {
+        self.1.close(session, peer, reason);
+    }
+}
+
+/// Closes, and is not done before it may.
+struct Stays(Receiver<()>, Reports);
+
+impl Handler for Stays {
+    type Session = ();
+
+    fn open(&self, request: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
+        self.1.open(request, peer)
+    }
+
+    fn message(&self, (): &mut (), peer: &Peer, _: Message) {
+        peer.close(CloseCode::Normal, "");
+        let _ = self.0.recv_timeout(WAIT);
     }
 
     fn close(&self, session: (), peer: &Peer, reason: &CloseReason) {
@@ -204,6 +225,25 @@ fn what_comes_behind_a_panic_counts(transport: Transport) {
             assert_eq!(server.handle.metrics().total.messages_received, 1);
         }
     }
+}
+
+/// Whatever the handler is at.
+fn a_violation_behind_our_close_frame_ends_it_at_once(transport: Transport) {
+    let (busy, gate) = bounded(0);
+    let (ends, reasons) = unbounded();
+    let stays = Stays(gate, Reports(ends));
+    let server = transport.serve(|s| s.workers(2).close_timeout(2 * WAIT), stays);
+    let mut raw = Raw::open(server.addr);
+    raw.write(&frame(0x81, b"bye"));
+    assert_eq!(raw.close_code(), Some(1000));
+    raw.write(&frame(0x83, b"?"));
+    assert_eq!(raw.frame(), None);
+    drop(busy);
+    let reason = reasons.recv_timeout(WAIT).unwrap();
+    assert!(
+        matches!(reason.cause(), CloseCause::Protocol(_)),
+        "{reason:?}"
+    );
 }
 
 fn the_peer_vanishes(transport: Transport) {

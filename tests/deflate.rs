@@ -341,6 +341,32 @@ fn corrupt_data_at_the_end() {
     }
 }
 
+/// Whose own close frame is there by the time that is found out is told what was wrong all the same.
+#[test]
+fn corrupt_data_before_a_close_frame() {
+    for workers in WORKERS {
+        for (bad, code, cause) in [
+            (b"\xFF".to_vec(), 1002, None),
+            (zip(b"\xFF"), 1007, Some(CloseCause::InvalidUtf8)),
+            (zip(&[0; 2000]), 1009, Some(CloseCause::TooBig)),
+        ] {
+            let (server, seen, count) = counting_echo(|s| s.workers(workers).max_message(1000));
+            let mut raw = open(server.addr);
+            let hello = frame(TEXT, &zip(b"hello"));
+            let close = frame(0x88, b"\x03\xE8");
+            raw.write(&[hello, frame(TEXT, &bad), close].concat());
+            assert_eq!(raw.frame(), Some((0x81, b"hello".to_vec())));
+            assert_eq!(raw.close_code(), Some(code), "{workers} workers");
+            let told = seen.end();
+            match cause {
+                Some(cause) => assert_eq!(told.cause(), cause),
+                None => assert!(matches!(told.cause(), CloseCause::Protocol(_)), "{told:?}"),
+            }
+            assert_eq!(count.load(Ordering::SeqCst), 1);
+        }
+    }
+}
+
 /// With context a message is read with those before it in mind, and ends with them.
 #[test]
 fn corrupt_data_in_context() {

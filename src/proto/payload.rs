@@ -34,6 +34,8 @@ const SHARE_MAX: usize = 1024;
 const NEAR: usize = 8 << 10;
 /// Large buffers that wait to be used again, in bytes; released when the loop has been idle.
 const SPARE: usize = 16 << 20;
+/// So many of them at most: all are looked through.
+const SPARE_BUFFERS: usize = 1024;
 
 /// The source of payload memory of one loop.
 #[derive(Debug)]
@@ -57,6 +59,8 @@ struct Home(Mutex<Spare>);
 #[derive(Debug, Default)]
 struct Spare {
     /// The one used last is the last, and is still in a cache.
+    ///
+    /// `buffers.len() <= SPARE_BUFFERS`
     buffers: Vec<Vec<u8>>,
     /// Sum of their lengths, `<= SPARE`.
     bytes: usize,
@@ -181,7 +185,7 @@ impl Drop for Lent {
     fn drop(&mut self) {
         let mut spare = self.home.open();
         let bytes = std::mem::take(&mut self.buffer.bytes);
-        if spare.bytes + bytes.len() <= SPARE {
+        if spare.bytes + bytes.len() <= SPARE && spare.buffers.len() < SPARE_BUFFERS {
             spare.bytes += bytes.len();
             spare.buffers.push(bytes);
         }
@@ -324,8 +328,20 @@ impl Blocks {
         buffer
     }
 
+    /// Makes a message of the fragments that were gathered in `buffer`.
+    pub(crate) fn assembled(&mut self, mut buffer: Buffer) -> Bytes {
+        let len = buffer.len();
+        // A short message in a large buffer would hold all of it alive, and what held a short one, or
+        // nothing at all, is not worth keeping.
+        if len <= SHARE_MAX || buffer.spare() > len {
+            self.copy(buffer.from(0), [0; 4], len)
+        } else {
+            self.hand_out(buffer)
+        }
+    }
+
     /// Makes a message of what is in `buffer`.
-    pub(crate) fn hand_out(&mut self, buffer: Buffer) -> Bytes {
+    fn hand_out(&mut self, buffer: Buffer) -> Bytes {
         Bytes::from_owner(Lent {
             buffer,
             home: self.home.clone(),
@@ -376,6 +392,17 @@ mod tests {
         let kept = blocks.copy(&[3; 20_000], [0; 4], 0);
         assert_ne!(blocks.copy(&[4; 20_000], [0; 4], 0).as_ptr(), kept.as_ptr());
         assert_eq!(kept[..], [3; 20_000]);
+    }
+
+    /// Or a peer could fill the list of what waits with nothing.
+    #[test]
+    fn few_buffers_wait() {
+        let mut blocks = Blocks::new(false);
+        let messages: Vec<Bytes> = (0..3 * SPARE_BUFFERS)
+            .map(|_| blocks.copy_large(&[1; SHARE_MAX + 1], [0; 4]))
+            .collect();
+        drop(messages);
+        assert_eq!(blocks.home.open().buffers.len(), SPARE_BUFFERS);
     }
 
     #[test]

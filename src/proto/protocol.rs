@@ -485,14 +485,7 @@ impl Assembly {
     }
 
     fn finish(self, blocks: &mut Blocks) -> Result<Message, Violation> {
-        let mut buffer = self.bytes;
-        // A short message in a large buffer would hold all of it alive.
-        let bytes = if buffer.spare() > buffer.len() {
-            let coming = buffer.len();
-            blocks.copy(buffer.from(0), [0; 4], coming)
-        } else {
-            blocks.hand_out(buffer)
-        };
+        let bytes = blocks.assembled(self.bytes);
         match self.opcode {
             opcode if self.compressed => Ok(compressed_message(opcode, bytes)),
             Opcode::Text => Ok(Message::Text(text(bytes)?)),

@@ -501,7 +501,7 @@ fn inbound_limit(config: &Config) -> Load {
 fn most_inflated(message: &Message, config: &Config) -> usize {
     match message {
         Message::Frame(frame) => {
-            let most = frame.payload().len() * MOST_INFLATED;
+            let most = frame.payload().len().saturating_mul(MOST_INFLATED);
             most.min(config.max_message as usize)
         }
         _ => 0,

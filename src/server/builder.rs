@@ -380,9 +380,9 @@ impl Server {
 
     // ---- memory ----
 
-    /// The buffer that each loop reads into, in bytes, 1 KiB to 16 MiB. Default: 64 KiB. It is also the
-    /// most that one connection may bring before others have their turn, but for the rest of a message
-    /// of more than 32 KiB.
+    /// The buffer that each loop reads into, in bytes, 1 KiB (with `proxy_protocol` 4 KiB) to 16 MiB.
+    /// Default: 64 KiB. It is also the most that one connection may bring before others have their turn,
+    /// but for the rest of a message of more than 32 KiB.
     ///
     /// A smaller one saves its own size, once per loop; with less than what peers usually send at a
     /// time, more reads are needed.
@@ -534,6 +534,10 @@ fn check(config: &Config) -> Result<()> {
         (
             !(1 << 10..=16 << 20).contains(&config.read_buffer),
             "read_buffer of 1 KiB to 16 MiB",
+        ),
+        (
+            config.proxy_protocol.is_some() && config.read_buffer < 4 << 10,
+            "read_buffer of at least 4 KiB, as long as a PROXY header may be",
         ),
         (config.max_head < 64, "max_head of at least 64 bytes"),
         (config.max_head > widest, "max_head of at most 1 GiB"),

@@ -97,6 +97,25 @@ fn violation(frames: &[(u8, &[u8])]) -> (CloseCode, &'static str) {
     (violation.code, violation.why)
 }
 
+/// Nor empty ones, of which a peer can send any number.
+#[test]
+fn short_fragmented_messages_leave_nothing_behind() {
+    for parts in [["", ""], ["a", ""], ["", "b"], ["a", "b"]] {
+        let mut bytes = script(&[(0x02, parts[0].as_bytes()), (0x80, parts[1].as_bytes())]);
+        bytes = bytes.repeat(1000);
+        let mut protocol = Protocol::new(Role::Server, 1000);
+        let mut blocks = Blocks::new(false);
+        let mut input = &mut bytes[..];
+        let mut messages = 0;
+        while let Ok(Some(message)) = protocol.next(&mut input, &mut blocks) {
+            assert_eq!(message.into_data(), parts.concat());
+            messages += 1;
+        }
+        assert_eq!(messages, 1000);
+        assert!(!blocks.holds_memory(), "{parts:?}");
+    }
+}
+
 #[test]
 fn messages_fragments_and_control_frames_between() {
     let (messages, violation) = receive_split_everywhere(
