@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use crate::config::{Config, Overflow};
 use crate::error::{SendError, Sent};
 use crate::message::{CloseCause, CloseCode, LatestKey, Message};
-use crate::proto::{MAX_HEADER, Opcode, data_frame, encode, new_mask, truncate_reason};
+use crate::proto::{MAX_HEADER, Opcode, data_frame, encode, frame_len, new_mask, truncate_reason};
 
 use super::aside::{Aside, Goodbye};
 use super::queue::{BY_REFERENCE, Early, Lost, Queue, QueueKey, Segment};
@@ -556,12 +556,7 @@ impl Outbox {
 
     /// Bytes of a frame with `len` bytes of payload.
     fn frame_len(&self, len: usize) -> usize {
-        let header = match len {
-            0..=125 => 2,
-            126..=0xFFFF => 4,
-            _ => 10,
-        };
-        header + if self.masked { 4 } else { 0 } + len
+        frame_len(len, self.masked)
     }
 
     fn aside(&mut self) -> &mut Aside {
