@@ -9,6 +9,9 @@ mod limits;
 #[path = "../examples/ticker/market.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod market;
+#[path = "../examples/ticker/slow.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod slow;
 
 // The dashboard, around handlers of a test.
 #[path = "../examples/support/dashboard/mod.rs"]
@@ -133,6 +136,25 @@ fn a_snapshot_tells_everything_of_its_sector() {
         stock.quote(last),
         format!("[{last},{},{},51]", stock.cents, stock.updates)
     );
+}
+
+/// Updates may stand before the snapshot that they belong behind, and the other way round.
+#[test]
+fn skipped_is_what_never_came() {
+    let mut seen = slow::Seen::default();
+    let mut report = slow::Report::default();
+    let snapshot = json!({"sector": "foods", "stocks": [[1, "TEST", 100, 8, 100, []]]});
+    for message in [
+        json!([1, 100, 9, 40]),
+        snapshot,
+        json!([1, 100, 10, 0]),
+        json!([1, 100, 7, 50]),
+        json!([1, 100, 12, 50]),
+    ] {
+        seen.read(&message, Duration::from_millis(50), &mut report);
+    }
+    assert_eq!((report.read, report.skipped), (4, 1));
+    assert_eq!(report.oldest, Duration::from_millis(50));
 }
 
 // ---- chat ----
