@@ -25,7 +25,8 @@
 //!
 //! **Slow clients.** A snapshot is what has changed since the last one that this client was sent. One that has
 //! not left for the kernel yet is not followed by another: the client is passed over, and gets a fresh delta
-//! when it has caught up. After ten seconds of that it is put out (4005).
+//! when it has caught up. What the kernel takes is kept small, see `SEND_BUFFER`: it gets old there. After ten
+//! seconds of being passed over a client is put out (4005).
 //!
 //! **Lost connections.** The ship stays for 20 s, marked and safe. Whoever shows its token has it back.
 //!
