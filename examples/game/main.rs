@@ -61,6 +61,7 @@ mod things;
 mod wire;
 mod world;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,6 +133,8 @@ fn main() -> framemill::Result<()> {
         eprintln!("{wrong}\n\n{USAGE}");
         std::process::exit(2);
     });
+    // Before anybody is told that it runs.
+    let end = end()?;
     let stats = Arc::new(Stats::new(args.stats));
     let (handle, url) = match args.connect {
         Some(url) => (None, url),
@@ -144,8 +147,8 @@ fn main() -> framemill::Result<()> {
             };
             let addr = handle.local_addrs().join(" http://");
             println!("listening on http://{addr}");
-            let port = handle.local_addr().map_or(0, |addr| addr.port());
-            (Some(handle), format!("ws://127.0.0.1:{port}/"))
+            let addr = handle.local_addr().expect("it listens on TCP");
+            (Some(handle), url_from_here(addr))
         }
     };
     let clients = Clients::start(1, 0)?;
@@ -155,7 +158,6 @@ fn main() -> framemill::Result<()> {
         true => tick(Duration::from_secs(1)),
         false => crossbeam_channel::never(),
     };
-    let end = end()?;
     loop {
         select! {
             recv(every_second) -> _ => println!("{}", stats.line()),
@@ -167,6 +169,16 @@ fn main() -> framemill::Result<()> {
         handle.shutdown(Duration::from_secs(5));
     }
     Ok(())
+}
+
+/// How this machine reaches a server that listens there.
+fn url_from_here(addr: SocketAddr) -> String {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("ws://{}/", SocketAddr::new(ip, addr.port()))
 }
 
 /// Ctrl-C, or being told to end.

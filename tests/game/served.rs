@@ -12,6 +12,7 @@ use socket2::{Domain, Socket, Type};
 use crate::picture::{KIND, LOST, Own, Picture};
 use crate::ship::Input;
 use crate::stats::Stats;
+use crate::support::example::Example;
 use crate::wire::{ToServer, Token, VERSION, Welcome};
 use crate::{bots, server};
 
@@ -304,4 +305,33 @@ fn join_a_crowd(url: &str) -> (Slow, Picture, u32) {
         }
         assert!(Instant::now() < deadline, "there is no crowd");
     }
+}
+
+// ---- the program ----
+
+/// Plays at a running example until the board tells of so many players.
+fn see_players(game: &Example, players: u8) {
+    let (ada, _) = Player::join(&format!("ws://{}/", game.addr), "Ada", None);
+    let deadline = Instant::now() + WAIT;
+    let mut board = ada.next();
+    while board[..2] != [3, players] {
+        assert!(Instant::now() < deadline, "{board:?}");
+        board = ada.next();
+    }
+}
+
+#[test]
+fn bots_come_to_where_it_listens() {
+    for addr in ["127.0.0.2:0", "0.0.0.0:0"] {
+        let game = Example::start_on("game", addr, &["--bots", "3"]);
+        see_players(&game, 4);
+    }
+}
+
+/// From the moment on that it says where it is.
+#[test]
+fn it_ends_in_order_when_it_is_told_to() {
+    let game = Example::start("game", &["--bots", "2000"]);
+    let status = game.stop();
+    assert!(status.success(), "{status}");
 }
