@@ -28,7 +28,8 @@
 //! when it has caught up. What the kernel takes is kept small, see `SEND_BUFFER`: it gets old there. After ten
 //! seconds of being passed over a client is put out (4005).
 //!
-//! **Lost connections.** The ship stays for 20 s, marked and safe. Whoever shows its token has it back.
+//! **Lost connections.** The ship stays for 20 s, marked and safe. Whoever shows its token has it back. A page
+//! that hears nothing for five seconds takes its connection for lost, as a link that dies need not say so.
 //!
 //! # What it costs
 //! Release build, the server alone in its process and 500 bots in another (`--bots 500 --connect URL`), on two
