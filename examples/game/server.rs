@@ -38,8 +38,8 @@ const OUTBOUND: usize = 64 << 10;
 ///
 /// It must hold what is on its way and not acknowledged: of 30 snapshots a second over 300 ms that is ten,
 /// each with about 1 KiB of the kernel's own, and Linux counts twice what is asked for. Measured over such
-/// a way, 4 KiB lost a third of the snapshots and 8 KiB none; over one of 4 kB/s, what arrived was 1.1 s
-/// old (median) with 8 KiB, and with 16 KiB as far behind as without a limit.
+/// a way, 4 KiB lost a third of the snapshots and 8 KiB none (of 60 a second, a third); over one of 4 kB/s,
+/// what arrived was 1.1 s old (median) with 8 KiB, and with 16 KiB as far behind as without a limit.
 const SEND_BUFFER: usize = 8 << 10;
 
 /// The server, with its limits.
