@@ -1421,6 +1421,28 @@ fn dropping_the_engine_cuts_off() {
     until("the server is alone", || server.handle.connections() == 0);
 }
 
+/// After the end there is no way in, with a name or without.
+#[test]
+fn after_a_shutdown_clients_are_told_so() {
+    for workers in [0, 1] {
+        let clients = Clients::start(1, workers).unwrap();
+        assert!(clients.shutdown(WAIT));
+        for url in ["ws://127.0.0.1:1/", "ws://localhost:1/"] {
+            let (told, hears) = tell();
+            let client = Client::new(url).unwrap();
+            let handle = clients.open(client.clone(), told).unwrap();
+            match hears.recv_timeout(WAIT) {
+                Ok(Told::Error(why)) => assert_eq!(why, Error::Closed.to_string()),
+                other => panic!("{other:?} of {url}"),
+            }
+            assert!(hears.recv_timeout(WAIT).is_err(), "the handler is dropped");
+            assert!(handle.has_ended());
+            let error = clients.connect(client).unwrap_err();
+            assert!(matches!(error, Error::Closed), "{error}");
+        }
+    }
+}
+
 /// A request that the kernel does not take at once is sent once.
 #[test]
 fn a_request_longer_than_the_kernel_takes() {

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, SendError, Sender, bounded, unbounded};
 
 use super::thread::{self, THREAD, wake_deferred};
 use super::{Dial, Link, Outbox, Publication, Shared, SharedFrame};
@@ -219,6 +219,16 @@ impl LoopHandle {
         // Fails only when the loop has ended, and all its connections with it.
         let _ = self.commands.send(command);
         self.wake();
+    }
+
+    /// Hands over what is to be connected to, whatever is held back. It comes back if the loop has ended.
+    pub(crate) fn dial(self: &Arc<Self>, dial: Box<Dial>) -> Result<(), Box<Dial>> {
+        let sent = self.commands.send(Command::Dial(dial));
+        self.wake();
+        match sent {
+            Err(SendError(Command::Dial(dial))) => Err(dial),
+            _ => Ok(()),
+        }
     }
 
     /// Asks for all of it in one turn. However many broadcasts are among it, they have one permit.
