@@ -1229,6 +1229,45 @@ fn a_thousand_on_one_loop() {
     }
 }
 
+/// Whoever waits for a connection may be the only worker that there is.
+#[test]
+fn a_handler_connects_on_its_own_engine() {
+    struct Gateway(
+        std::sync::Arc<Clients>,
+        String,
+        Sender<Result<Message, Error>>,
+    );
+    impl ClientHandler for Gateway {
+        fn open(&mut self, _: &Peer, _: &HeaderMap) {
+            let connected = self.0.connect(Client::new(&self.1).unwrap());
+            let answer = connected.map(|(handle, _events)| {
+                assert!(handle.is_open());
+                handle.send("through").unwrap();
+                Message::text("open")
+            });
+            let _ = self.2.send(answer);
+        }
+
+        fn message(&mut self, _: &Peer, _: Message) {}
+    }
+    let server = echo();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nowhere = free.local_addr().unwrap();
+    drop(free);
+    let clients = std::sync::Arc::new(Clients::start(1, 1).unwrap());
+    for (target, good) in [(url(server.addr), true), (url(nowhere), false)] {
+        let (sender, answers) = bounded(1);
+        let gateway = Gateway(clients.clone(), target, sender);
+        clients.open(client(server.addr), gateway).unwrap();
+        match answers.recv_timeout(WAIT).expect("an answer") {
+            Ok(_) => assert!(good),
+            Err(Error::Connect { .. }) => assert!(!good),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    clients.shutdown(WAIT);
+}
+
 /// Nobody receives from some connections: their servers are slowed down, others don't notice.
 #[test]
 fn a_receiver_that_does_not_receive() {

@@ -20,8 +20,8 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::{
-    Command, Dial, Event, EventBatch, Inline, Load, LoopHandle, Shared, defer_wakes, give_batch,
-    keeps_spare, lock, release_own_spare, wake_deferred,
+    Command, Connected, Dial, Event, EventBatch, Inline, Load, LoopHandle, Shared, defer_wakes,
+    give_batch, keeps_spare, lock, release_own_spare, wake_deferred,
 };
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
@@ -154,7 +154,7 @@ impl Clients {
             Ok(peer) => Ok((peer?, handle, events)),
             Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),
             Err(RecvTimeoutError::Timeout) => {
-                // The resolver still ponders.
+                // A step of a TLS handshake may wait for the worker that we are.
                 handle.close(CloseCode::Away, "");
                 Err(Error::Timeout)
             }
@@ -292,12 +292,7 @@ impl Engine {
                 break;
             };
             match event {
-                Event::Connected(connected) => {
-                    session = connected.session.downcast().ok();
-                    if let Some(session) = &mut session {
-                        session.opened(peer, connected.headers);
-                    }
-                }
+                Event::Connected(connected) => session = begin(peer, *connected),
                 Event::Message(message) => {
                     let bytes = message.len();
                     let is_compressed = matches!(message, Message::Frame(_));
@@ -381,6 +376,13 @@ impl Engine {
     }
 }
 
+/// The connection is open.
+fn begin(peer: &Peer, connected: Connected) -> Option<Box<Session>> {
+    let mut session: Box<Session> = connected.session.downcast().ok()?;
+    session.opened(peer, connected.headers);
+    Some(session)
+}
+
 fn fail(dial: Box<Dial>, error: Error) {
     if let Ok(session) = dial.session.downcast::<Session>() {
         session.failed(error);
@@ -419,8 +421,21 @@ impl Work<Job> for Engine {
     }
 }
 
-/// Hands events to the workers.
+/// Hands events to the workers, but for what somebody waits for in `connect`: that may be the only one.
 struct ToWorkers(RunQueue<Job>);
+
+impl ToWorkers {
+    /// Whether it is the opening of a connection that somebody waits for.
+    fn is_awaited(event: &Event) -> bool {
+        match event {
+            Event::Connected(connected) => {
+                let session = connected.session.downcast_ref();
+                session.is_some_and(Session::is_awaited)
+            }
+            _ => false,
+        }
+    }
+}
 
 impl Upstream for ToWorkers {
     const DIALS: bool = true;
@@ -435,7 +450,14 @@ impl Upstream for ToWorkers {
     }
 
     fn deliver(&self, peer: &Peer, events: &mut EventBatch) -> bool {
-        peer.link.deliver(events)
+        if events.front().is_some_and(Self::is_awaited) {
+            // It is the first of all events, so no worker has the slot.
+            if let Some(Event::Connected(connected)) = events.pop_front() {
+                let session = begin(peer, *connected);
+                *lock(&peer.link.session) = session.map(|session| session as _);
+            }
+        }
+        !events.is_empty() && peer.link.deliver(events)
     }
 
     fn schedule(&self, peer: Peer, _: Option<Instant>) {
@@ -443,6 +465,9 @@ impl Upstream for ToWorkers {
     }
 
     fn failed(&self, dial: Box<Dial>, error: Error) {
+        if dial.session.downcast_ref().is_some_and(Session::is_awaited) {
+            return fail(dial, error);
+        }
         self.0.push(Job::Failed(Mutex::new(Some((dial, error)))));
     }
 }

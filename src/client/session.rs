@@ -87,6 +87,12 @@ impl Session {
         }
     }
 
+    /// Somebody waits for the connection, who may be the only worker. Neither [`opened`](Self::opened) nor
+    /// [`failed`](Self::failed) runs code of the user's then.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.ready.is_some()
+    }
+
     // ---- what happens ----
 
     pub(super) fn opened(&mut self, peer: &Peer, headers: HeaderMap) {
