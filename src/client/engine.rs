@@ -198,23 +198,8 @@ impl Clients {
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline.min(NEVER);
         self.tell_to_stop(deadline);
-        let Some(Threads { loops, pool }) = lock(&self.threads).take() else {
-            return true;
-        };
-        for thread in loops {
-            if thread.join().is_err() {
-                log::error!("a loop panicked: this is a bug in framemill");
-            }
-        }
-        let late = deadline.max(Instant::now()) + Duration::from_millis(100);
-        self.engine.feeder.abandon();
-        for peer in self.engine.feeder.join(late) {
-            // The loops have ended, so nobody else runs it.
-            while self.engine.run_mailbox(&peer) {}
-        }
-        self.engine.dialer.join(late);
-        let idle = pool.is_none_or(|pool| pool.join(late));
-        idle && !self.engine.shared.has_cut_off()
+        let threads = lock(&self.threads).take();
+        threads.is_none_or(|threads| threads.join(&self.engine, deadline))
     }
 
     fn is_own_thread(&self) -> bool {
@@ -240,17 +225,51 @@ impl Clients {
     }
 }
 
+impl Threads {
+    /// After all have been told to stop, by `deadline`: waits for that, and does what is left then. `true`
+    /// if nothing was cut off and nobody is still busy.
+    fn join(self, engine: &Engine, deadline: Instant) -> bool {
+        for thread in self.loops {
+            if thread.join().is_err() {
+                log::error!("a loop panicked: this is a bug in framemill");
+            }
+        }
+        let late = deadline.max(Instant::now()) + Duration::from_millis(100);
+        // The loops have ended, so nobody else runs these.
+        let run_left = || {
+            for peer in engine.feeder.join(late) {
+                while engine.run_mailbox(&peer) {}
+            }
+        };
+        engine.feeder.abandon();
+        run_left();
+        engine.dialer.join(late);
+        let idle = self.pool.is_none_or(|pool| pool.join(late));
+        // A worker may have found no room just before, and have set a connection aside since.
+        run_left();
+        idle && !engine.shared.has_cut_off()
+    }
+}
+
 /// As good as never, and no sum of it overflows.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl Drop for Clients {
     fn drop(&mut self) {
-        if self.is_own_thread() {
-            // It would wait for itself.
-            self.tell_to_stop(Instant::now());
-            self.engine.feeder.abandon();
-        } else {
+        if !self.is_own_thread() {
             self.shutdown(Duration::ZERO);
+            return;
+        }
+        // It would wait for itself; but somebody has to, and to do what nobody else does in the end.
+        self.tell_to_stop(Instant::now());
+        let Some(threads) = lock(&self.threads).take() else {
+            return;
+        };
+        let engine = self.engine.clone();
+        let join = move || threads.join(&engine, Instant::now());
+        let thread = std::thread::Builder::new().name("framemill-end".into());
+        if thread.spawn(join).is_err() {
+            self.engine.feeder.abandon();
         }
     }
 }
