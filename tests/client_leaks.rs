@@ -118,7 +118,7 @@ fn come_and_go(clients: &Clients, server: &Running, way: usize) {
 const WAYS: usize = 9;
 
 /// Engines that are let go.
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 50;
 
 #[test]
 fn nothing_is_left() {

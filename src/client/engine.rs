@@ -118,7 +118,8 @@ impl Clients {
     }
 
     /// Begins to connect and returns at once: what comes of it, the handler is told. Names are
-    /// resolved on threads of their own.
+    /// resolved on threads of their own. After a [`shutdown`](Self::shutdown) this very call tells it
+    /// [`Error::Closed`].
     ///
     /// # Errors
     /// [`Error::Config`] for a setting that makes no sense.

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, SendError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::thread::{self, THREAD, wake_deferred};
 use super::{Dial, Link, Outbox, Publication, Shared, SharedFrame};
@@ -221,16 +221,6 @@ impl LoopHandle {
         self.wake();
     }
 
-    /// Hands over what is to be connected to, whatever is held back. It comes back if the loop has ended.
-    pub(crate) fn dial(self: &Arc<Self>, dial: Box<Dial>) -> Result<(), Box<Dial>> {
-        let sent = self.commands.send(Command::Dial(dial));
-        self.wake();
-        match sent {
-            Err(SendError(Command::Dial(dial))) => Err(dial),
-            _ => Ok(()),
-        }
-    }
-
     /// Asks for all of it in one turn. However many broadcasts are among it, they have one permit.
     pub(super) fn put_in_all(self: &Arc<Self>, mut commands: Vec<Command>) {
         let is_broadcast = |command: &Command| {
@@ -270,6 +260,16 @@ impl LoopHandle {
             thread::hold_flush(self, id);
         } else {
             self.command(Command::Flush(id.key()));
+        }
+    }
+
+    /// Hands over what is to be connected to, whatever is held back. It comes back if the loop has ended.
+    pub(crate) fn dial(self: &Arc<Self>, dial: Box<Dial>) -> Result<(), Box<Dial>> {
+        let sent = self.commands.send(Command::Dial(dial));
+        self.wake();
+        match sent {
+            Err(crossbeam_channel::SendError(Command::Dial(dial))) => Err(dial),
+            _ => Ok(()),
         }
     }
 
