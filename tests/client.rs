@@ -1092,7 +1092,11 @@ fn what_a_handler_closes_is_not_tried_again() {
             }
         });
         let (told, hears) = tell();
-        let settings = client(addr).close_timeout(Duration::from_millis(50));
+        let patience = match cause {
+            CloseCause::CloseTimeout => Duration::from_millis(50),
+            _ => WAIT,
+        };
+        let settings = client(addr).close_timeout(patience);
         let handle = settings.reconnect(quickly()).start(Sated(told)).unwrap();
         assert!(matches!(hear(&hears), Told::Close(reason) if reason.cause() == cause));
         let more = hears.recv_timeout(WAIT);
