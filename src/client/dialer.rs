@@ -116,7 +116,9 @@ impl Dialer {
 
     /// The client is not wanted any more: if it waits, it need not.
     pub(super) fn hurry(&self, control: &Arc<Control>) {
-        let waited = lock(&self.queue).waiting.call_off(control);
+        let mut queue = lock(&self.queue);
+        let waited = queue.waiting.call_off(control);
+        self.relax(queue);
         if let Some(session) = waited {
             self.hand_over(Ready::failed(session, Error::Closed));
         }
@@ -200,8 +202,15 @@ impl Dialer {
         let mut queue = lock(&self.queue);
         queue.asking -= 1;
         let ready = queue.waiting.answered(host, answer);
-        drop(queue);
+        self.relax(queue);
         ready.into_iter().for_each(|ready| self.hand_over(ready));
+    }
+
+    /// Lets go of the queue. Whoever watches the time for what is not in it any more need not.
+    fn relax(&self, queue: MutexGuard<'_, Queue>) {
+        if queue.waiting.is_empty() {
+            self.changed.notify_all();
+        }
     }
 
     // ---- to the loops ----
@@ -517,6 +526,29 @@ mod tests {
         clients.open(client, teller).unwrap();
         assert_eq!(hear(&told), Error::Timeout.to_string());
         assert!(began.elapsed() >= limit);
+    }
+
+    #[test]
+    fn threads_go_when_nothing_waits() {
+        let clients = Clients::start(1, 1).unwrap();
+        let (teller, told) = tell();
+        let hour = Duration::from_secs(3600);
+        let paused = clients.open(at(refusing(), hour), teller).unwrap();
+        assert_eq!(hear(&told), "attempt 1");
+        let dialer = &clients.engine.dialer;
+        let deadline = Instant::now() + WAIT;
+        while lock(&dialer.queue).idle == 0 {
+            assert!(Instant::now() < deadline, "nobody watches the time");
+            std::thread::yield_now();
+        }
+        assert!(paused.close(CloseCode::Normal, ""));
+        assert_eq!(hear(&told), Error::Closed.to_string());
+        let mut queue = lock(&dialer.queue);
+        while queue.threads > 0 {
+            let (woken, waited) = dialer.changed.wait_timeout(queue, WAIT).unwrap();
+            assert!(!waited.timed_out(), "they stay");
+            queue = woken;
+        }
     }
 
     #[test]
