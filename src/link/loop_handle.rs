@@ -263,6 +263,16 @@ impl LoopHandle {
         }
     }
 
+    /// Hands over what is to be connected to, whatever is held back. It comes back if the loop has ended.
+    pub(crate) fn dial(self: &Arc<Self>, dial: Box<Dial>) -> Result<(), Box<Dial>> {
+        let sent = self.commands.send(Command::Dial(dial));
+        self.wake();
+        match sent {
+            Err(crossbeam_channel::SendError(Command::Dial(dial))) => Err(dial),
+            _ => Ok(()),
+        }
+    }
+
     fn wake(self: &Arc<Self>) {
         match self.state.load(Ordering::SeqCst) {
             AWAKE => {}

@@ -30,7 +30,8 @@ pub trait Listen {
     /// Opens the sockets.
     ///
     /// # Errors
-    /// [`Error::Bind`] if an address can't be had, [`Error::Config`] if it can't be read.
+    /// [`Error::Bind`] if an address can't be had, [`Error::Config`] if it can't be read, or if what is
+    /// open already does not listen (which is noticed on Linux).
     #[doc(hidden)]
     fn listen(self) -> Result<Vec<Bound>>;
 }
@@ -347,10 +348,21 @@ impl Listen for (&str, u16) {
     }
 }
 
+/// Makes ready what comes open. That it listens is more than its type says: it may have been made of
+/// any socket.
+fn check_open(socket: SockRef<'_>) -> Result<()> {
+    let open = "an open listener";
+    socket.set_nonblocking(true).map_err(bind_error(open))?;
+    #[cfg(target_os = "linux")]
+    if !socket.is_listener().map_err(bind_error(open))? {
+        return Err(Error::Config(format!("{open} does not listen")));
+    }
+    Ok(())
+}
+
 impl Listen for std::net::TcpListener {
     fn listen(self) -> Result<Vec<Bound>> {
-        self.set_nonblocking(true)
-            .map_err(bind_error("an open listener"))?;
+        check_open(SockRef::from(&self))?;
         Ok(vec![Bound(Listener::Tcp(TcpListener::from_std(self)))])
     }
 }
@@ -358,8 +370,7 @@ impl Listen for std::net::TcpListener {
 #[cfg(unix)]
 impl Listen for std::os::unix::net::UnixListener {
     fn listen(self) -> Result<Vec<Bound>> {
-        self.set_nonblocking(true)
-            .map_err(bind_error("an open listener"))?;
+        check_open(SockRef::from(&self))?;
         // The file belongs to whoever opened the socket.
         let listener = Listener::Unix(UnixPath(None), UnixListener::from_std(self));
         Ok(vec![Bound(listener)])
