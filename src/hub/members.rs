@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::seat::Seat;
 use crate::id::{Key, PeerId};
 use crate::link::{LoopHandle, SharedFrame};
-use crate::message::Message;
+use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
 
 /// A room as it is seen by its own code while it is called: who is in it, and the way to all of them.
@@ -16,6 +16,8 @@ pub struct Members {
     /// Where in `list` they are.
     places: HashMap<PeerId, usize>,
     groups: Vec<Group>,
+    /// Those that were put out in this call.
+    removed: Vec<Arc<Seat>>,
     closing: bool,
 }
 
@@ -33,6 +35,7 @@ impl Members {
             list: Vec::new(),
             places: HashMap::new(),
             groups: Vec::new(),
+            removed: Vec::new(),
             closing: false,
         }
     }
@@ -80,13 +83,22 @@ impl Members {
     }
 
     /// Puts a member out: what its handler still passes on is dropped, and [`leave`](super::Room::leave)
-    /// is not called for it. Its connection stays as it is. `false`: it was not in the room.
+    /// is not called for it. `false`: it was not in the room.
+    ///
+    /// Its connection stays as it is, so tell the peer why, or [close](Peer::close) it; with
+    /// [`Rooms::handler`](super::Rooms::handler), it is closed with 1000 once this call is over.
     pub fn remove(&mut self, id: PeerId) -> bool {
-        self.take(id).is_some()
+        let removed = self.take(id);
+        let was_in = removed.is_some();
+        self.removed.extend(removed);
+        was_in
     }
 
     /// Closes the room once this call is over: all members are out, as with [`remove`](Self::remove),
     /// and the room is dropped. The next to join that name finds a new room.
+    ///
+    /// Their connections stay as they are, as with `remove`; with
+    /// [`Rooms::handler`](super::Rooms::handler), they are closed with 1000.
     pub fn close(&mut self) {
         self.closing = true;
     }
@@ -136,8 +148,19 @@ impl Members {
         Some(seat)
     }
 
-    /// Everybody is out.
-    pub(super) fn clear(&mut self) {
+    /// The call is over in which some were put out: if they were there for the room alone, they go.
+    pub(super) fn dismiss_removed(&mut self) {
+        for seat in self.removed.drain(..) {
+            seat.dismiss(CloseCode::Normal, "put out");
+        }
+    }
+
+    /// Everybody is out: the room is no more.
+    pub(super) fn dismiss_all(&mut self) {
+        self.dismiss_removed();
+        for seat in &self.list {
+            seat.dismiss(CloseCode::Normal, "the room is closed");
+        }
         *self = Self::new(self.name.clone());
     }
 
