@@ -159,9 +159,11 @@ impl CloseReason {
         self.clean
     }
 
-    /// Bytes that [`Peer::send`](crate::Peer::send) accepted and the kernel never took: at least
-    /// these did not reach the peer. With TLS, what has been encrypted counts as taken, of which the
-    /// kernel may lack up to 64 KiB.
+    /// Bytes that [`Peer::send`](crate::Peer::send) accepted and the kernel never took, frame headers
+    /// included: at least these did not reach the peer. What
+    /// [`Overflow::DropOldest`](crate::Overflow::DropOldest) dropped is among them; what a later message of
+    /// the same key took the place of ([`Peer::send_latest`](crate::Peer::send_latest)) is not. With TLS, what has been encrypted counts
+    /// as taken, of which the kernel may lack up to 64 KiB.
     pub fn undelivered_bytes(&self) -> usize {
         self.undelivered
     }
