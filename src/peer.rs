@@ -122,7 +122,7 @@ impl Peer {
     ///
     /// This connection may be closed already: others can be told so. Waits while many messages to many
     /// are still on their way, unless it is called on a loop (a handler with `workers(0)`). `false`: it
-    /// is not a text or binary message, or the connection is not a server's.
+    /// is not a text or binary message, the server has ended, or the connection is not a server's.
     pub fn publish(&self, topic: &str, message: impl Into<Message>) -> bool {
         let link = &self.link;
         let shared = &link.handle.shared;

@@ -103,6 +103,12 @@ impl ServerHandle {
         let _ = self.inner.running.set(running);
     }
 
+    /// `None`: it has not been started, or has ended.
+    fn running(&self) -> Option<&Running> {
+        let running = self.inner.running.get();
+        running.filter(|running| !running.shared.has_ended())
+    }
+
     pub(super) fn started(&self, threads: Threads) {
         *lock(&self.inner.state) = State::Running(threads);
         // Somebody may have been faster.
@@ -167,9 +173,9 @@ impl ServerHandle {
     ///
     /// Waits while many broadcasts of before are still to be carried out, unless it is called on a
     /// loop (a handler with `workers(0)`). `false`: it is not a text or binary message, or the server
-    /// is not running.
+    /// is not running: not started yet, or ended.
     pub fn broadcast(&self, message: impl Into<Message>) -> bool {
-        let Some(running) = self.inner.running.get() else {
+        let Some(running) = self.running() else {
             return false;
         };
         let Some(frame) = SharedFrame::encode(&message.into(), &running.shared) else {
@@ -225,7 +231,7 @@ impl ServerHandle {
     }
 
     fn publish_to(&self, topic: &str, message: &Message, latest: Option<LatestKey>) -> bool {
-        let running = self.inner.running.get();
+        let running = self.running();
         running.is_some_and(|r| r.shared.publish(topic, message, None, latest))
     }
 
@@ -241,7 +247,7 @@ impl ServerHandle {
     ///
     /// Others see it a moment later. When a node dies, those on it are seen for 10 s more.
     pub fn enter(&self, topic: &str, name: &str) -> Option<Presence> {
-        let running = self.inner.running.get()?;
+        let running = self.running()?;
         Some(Presence::begin(running.shared.clone(), topic, name))
     }
 
@@ -273,11 +279,13 @@ impl ServerHandle {
     /// [`Tls`](crate::Tls) is made of them.
     #[cfg(feature = "tls")]
     pub fn reload_tls(&self, tls: Tls) -> Result<()> {
-        let running = self.inner.running.get();
-        if running.is_some_and(|running| running.shared.reload_tls(tls)) {
-            return Ok(());
+        let Some(running) = self.running() else {
+            return Err(Error::Config("this server is not running".into()));
+        };
+        match running.shared.reload_tls(tls) {
+            true => Ok(()),
+            false => Err(Error::Config("this server speaks no TLS".into())),
         }
-        Err(Error::Config("this server speaks no TLS".into()))
     }
 
     /// Ends the server in good order, and waits for it: stops listening, lets handlers deal with
@@ -400,9 +408,12 @@ impl ServerHandle {
         // The loops held the run queue open; the workers end once it is empty.
         let idle = pool.is_none_or(|pool| pool.join(deadline)) & home.join_ticker(deadline);
         home.end();
-        let running = self.inner.running.get();
-        if let Some(backplane) = running.and_then(|r| r.shared.backplane.as_ref()) {
-            backplane.stop(deadline);
+        if let Some(running) = self.inner.running.get() {
+            // After the rooms, whose last words are for other nodes.
+            running.shared.end();
+            if let Some(backplane) = &running.shared.backplane {
+                backplane.stop(deadline);
+            }
         }
         *state = State::Ended(idle && !cut_off);
         idle && !cut_off
