@@ -333,6 +333,8 @@ pub(crate) struct Config {
     pub(crate) read_buffer: usize,
     pub(crate) on_quiet: Option<fn()>,
     pub(crate) origin: Origin,
+    /// The best first.
+    pub(crate) subprotocols: Vec<String>,
     #[cfg(feature = "tls")]
     pub(crate) max_tls_handshakes: usize,
     #[cfg(feature = "deflate")]
@@ -371,6 +373,7 @@ impl Default for Config {
             read_buffer: 64 << 10,
             on_quiet: None,
             origin: Origin::SameHost,
+            subprotocols: Vec::new(),
             #[cfg(feature = "tls")]
             max_tls_handshakes: 256,
             #[cfg(feature = "deflate")]

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::events::{Event, ToChannel};
 use super::handle::{Running, ServerHandle, Threads};
-use super::handler::Handler;
+use super::handler::{Accept, Handler};
 use super::session::{Engine, OnTheLoop, ToWorkers};
 use crate::backplane::{Backplane, Node};
 #[cfg(feature = "deflate")]
@@ -17,11 +17,13 @@ use crate::config::{
 };
 use crate::error::{Error, Result};
 use crate::history::History;
+use crate::http::{Request, Response};
 use crate::id::PeerId;
 use crate::link::{Histories, Shared};
 #[cfg(feature = "tls")]
 use crate::net::Tls;
 use crate::net::{Bound, Listen, Listener};
+use crate::proto::http::is_token;
 use crate::reactor::{self, Prepared};
 use crate::worker::Pool;
 
@@ -231,6 +233,19 @@ impl Server {
     /// Which pages may connect. Default: [`Origin::SameHost`]. Others are answered with 403.
     pub fn origin(mut self, origin: Origin) -> Self {
         self.config.origin = origin;
+        self
+    }
+
+    /// Subprotocols that the server speaks, the best first. Default: none.
+    ///
+    /// The first that a client offers is agreed on, unless [`Handler::open`] has chosen another: so closures,
+    /// rooms and [`events`](Self::events) can have one. [`Peer::subprotocol`](crate::Peer::subprotocol) tells
+    /// which. A client that offers only others is let in without; browsers then fail the connection.
+    pub fn subprotocols<I>(mut self, names: I) -> Self
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        self.config.subprotocols = names.into_iter().map(Into::into).collect();
         self
     }
 
@@ -497,12 +512,38 @@ impl Server {
     /// A shutdown passes the end of every connection on, so it waits for room in the channel, too: let go
     /// of the receiver before, or receive on another thread.
     ///
+    /// All who pass the server's limits are let in; [`events_with`](Self::events_with) can refuse.
+    ///
     /// # Errors
     /// As for [`start`](Self::start).
-    pub fn events(mut self) -> Result<(ServerHandle, Receiver<Event>)> {
-        let (sender, receiver) = bounded(EVENTS);
+    pub fn events(self) -> Result<(ServerHandle, Receiver<Event>)> {
+        self.events_with(|_| Ok(Accept::new(())))
+    }
+
+    /// The same for those that `decide` lets in, perhaps with a subprotocol and headers; others get its
+    /// response and are no event. It is called as [`Handler::open`] is, on workers, and may block.
+    ///
+    /// ```no_run
+    /// use framemill::{Accept, Response, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:9001")?;
+    /// let (handle, events) = server.events_with(|request| match request.query_param("token") {
+    ///     Some(token) if token == "sesame" => Ok(Accept::new(())),
+    ///     _ => Err(Response::unauthorized()),
+    /// })?;
+    /// # drop((handle, events));
+    /// # framemill::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn events_with(
+        mut self,
+        decide: impl Fn(&Request) -> std::result::Result<Accept<()>, Response> + Send + Sync + 'static,
+    ) -> Result<(ServerHandle, Receiver<Event>)> {
+        let (events, receiver) = bounded(EVENTS);
         self.config.workers = self.config.workers.max(1);
-        let handle = self.start(ToChannel(sender))?;
+        let handle = self.start(ToChannel { events, decide })?;
         Ok((handle, receiver))
     }
 }
@@ -571,6 +612,13 @@ fn check(config: &Config) -> Result<()> {
         (
             !(1..=128).contains(&config.ipv6_prefix),
             "ipv6_prefix of 1 to 128 bits",
+        ),
+        (
+            !config
+                .subprotocols
+                .iter()
+                .all(|name| is_token(name.as_bytes())),
+            "subprotocols that are tokens",
         ),
     ];
     #[cfg(feature = "deflate")]
