@@ -145,7 +145,10 @@ impl Peer {
 
     /// Begins the closing handshake (RFC 6455 §7.1.2), behind everything that was sent. The
     /// connection ends when the peer answers, or after
-    /// [`close_timeout`](crate::Server::close_timeout).
+    /// [`close_timeout`](crate::Server::close_timeout); [`terminate`](Self::terminate) ends it at once.
+    ///
+    /// Messages that had arrived by then are still handled. What the peer sends before it has seen the close
+    /// frame is thrown away.
     ///
     /// [`CloseCode::Status`] sends a close frame without a code. A reason over 123 bytes is cut.
     /// `false`: the connection was closing already, or the code is one that must not be sent
@@ -153,6 +156,19 @@ impl Peer {
     pub fn close(&self, code: CloseCode, reason: &str) -> bool {
         let sendable = may_travel(code) || code == CloseCode::Status;
         sendable && self.link.close(code, reason, CloseCause::Handshake)
+    }
+
+    /// Drops the connection at once, without a close frame: for a peer that is not worth a word, or does not
+    /// take one. What is queued for it is thrown away, and counted as
+    /// [undelivered](crate::CloseReason::undelivered_bytes).
+    ///
+    /// [`Handler::close`](crate::Handler::close) is told [`CloseCause::Terminated`], as ever behind the
+    /// messages that had arrived before. In [`Handler::open`](crate::Handler::open) it hangs up on who asks,
+    /// whatever the answer. A client does not reconnect.
+    ///
+    /// May be called while the connection is closing. `false`: it had ended already.
+    pub fn terminate(&self) -> bool {
+        self.link.terminate()
     }
 
     /// Whether nothing can be sent any more: the connection is closed or closing.

@@ -449,13 +449,14 @@ impl Outbox {
         self.queued += bytes as u32;
     }
 
-    /// The connection is gone: nothing is accepted any more and nothing kept.
-    pub(crate) fn abandon(&mut self) {
-        self.dead = true;
+    /// The connection is gone: nothing is accepted any more and nothing kept. `false`: it was gone before.
+    pub(crate) fn abandon(&mut self) -> bool {
+        let first = !std::mem::replace(&mut self.dead, true);
         self.buf = None;
         if let Some(aside) = &mut self.aside {
             aside.queue = Queue::default();
         }
+        first
     }
 
     // ---- inside ----

@@ -203,7 +203,8 @@ impl<H: Handler> Engine<H> {
     fn respond(&self, link: &Arc<Link>, response: &Response, head_only: bool) {
         let mut out = Vec::new();
         write_response(response, head_only, &mut out);
-        link.handle.command(Command::Respond(link.id.key(), out));
+        let command = Command::Respond(link.id.key(), response.status(), out);
+        link.handle.command(command);
     }
 
     fn writable(&self, peer: &Peer, session: &mut Option<Box<dyn Any + Send>>) {
