@@ -21,8 +21,12 @@ use crate::proto::may_travel;
 /// in the order of its calls.
 /// Between threads there is no order but that of your own locks.
 ///
-/// **Never blocks.** Sending queues; the loop writes. What a slow peer leaves in the queue is limited,
-/// see [`Server::outbound_limit`](crate::Server::outbound_limit).
+/// **Sending never blocks.** It queues; the loop writes. What a slow peer leaves in the queue is limited,
+/// see [`Server::outbound_limit`](crate::Server::outbound_limit). Only what goes to many waits at times:
+/// [`publish`](Self::publish).
+///
+/// Two are equal if they are the same connection. For a map, [`id`](Self::id) is the key: it tells the
+/// connections of one server apart.
 #[derive(Clone)]
 pub struct Peer {
     pub(crate) link: Arc<Link>,
@@ -53,7 +57,7 @@ impl Peer {
     /// current state of each key instead of its history, and the queue holds one message per key.
     ///
     /// A message that takes an earlier one's place may arrive before others that were sent in
-    /// between.
+    /// between. It is compressed from the threshold of the settings on.
     ///
     /// # Errors
     /// As for [`send`](Self::send).
@@ -118,7 +122,8 @@ impl Peer {
     /// Sends a text or binary message to all who subscribe to `topic`, except this connection itself,
     /// whether or not it subscribes. The message is encoded once (and compressed once for each size of
     /// window that was agreed on); each subscriber's own queue limit and
-    /// [`Overflow`](crate::Overflow) apply, so a slow one delays nobody.
+    /// [`Overflow`](crate::Overflow) apply, so a slow one delays nobody. Whether it is compressed, the
+    /// topic says: [`Server::compress`](crate::Server::compress).
     ///
     /// This connection may be closed already: others can be told so. Waits while many messages to many
     /// are still on their way, unless it is called on a loop (a handler with `workers(0)`). `false`: it

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::seat::Seat;
+use crate::config::Compress;
 use crate::id::{Key, PeerId};
 use crate::link::{LoopHandle, SharedFrame};
 use crate::message::{CloseCode, Message};
@@ -74,12 +75,17 @@ impl Members {
     /// each size of window that was agreed on). Each member's own queue limit and
     /// [`Overflow`](crate::Overflow) apply. Other kinds of messages are not sent.
     pub fn broadcast(&mut self, message: impl Into<Message>) {
-        self.send_all(&message.into(), None);
+        self.send_all(&message.into(), None, Compress::Auto);
     }
 
-    /// The same, to all but one.
+    /// The same, with a word on compression, as [`Peer::send_with`].
+    pub fn broadcast_with(&mut self, message: impl Into<Message>, compress: Compress) {
+        self.send_all(&message.into(), None, compress);
+    }
+
+    /// The same as [`broadcast`](Self::broadcast), to all but one.
     pub fn broadcast_except(&mut self, id: PeerId, message: impl Into<Message>) {
-        self.send_all(&message.into(), Some(id));
+        self.send_all(&message.into(), Some(id), Compress::Auto);
     }
 
     /// Puts a member out: what its handler still passes on is dropped, and [`leave`](super::Room::leave)
@@ -164,7 +170,7 @@ impl Members {
         *self = Self::new(self.name.clone());
     }
 
-    fn send_all(&self, message: &Message, except: Option<PeerId>) {
+    fn send_all(&self, message: &Message, except: Option<PeerId>, compress: Compress) {
         let except = except.and_then(|id| self.get(id));
         // Encoded for one server; only members of several need more.
         let mut encoded: Option<(Arc<SharedFrame>, &Group)> = None;
@@ -172,7 +178,7 @@ impl Members {
             let shared = &group.handle.shared;
             let frame = match &encoded {
                 Some((frame, other)) if Arc::ptr_eq(&other.handle.shared, shared) => frame.clone(),
-                _ => match SharedFrame::encode(message, shared) {
+                _ => match SharedFrame::encode(message, shared, compress) {
                     Some(frame) => Arc::new(frame),
                     None => return,
                 },

@@ -445,6 +445,7 @@ impl LoopHandle {
 mod tests {
     use super::super::Cork;
     use super::*;
+    use crate::config::Compress;
 
     /// What a call of a room has asked for before stays before it.
     #[test]
@@ -453,7 +454,7 @@ mod tests {
         let shared = Arc::new(Shared::new(Config::default()));
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
         let (handle, inlet) = LoopHandle::new(0, shared.clone(), waker);
-        let frame = || SharedFrame::encode(&Message::text("x"), &shared).unwrap();
+        let frame = || SharedFrame::encode(&Message::text("x"), &shared, Compress::Auto).unwrap();
         let cork = Cork::put_in();
         handle.multicast(Arc::new(frame()), Arc::default(), None);
         let publication = Publication {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::{Arrivals, Histories, Topics};
 use crate::backplane::{Backplane, Presences};
-use crate::config::Config;
+use crate::config::{Compress, Config};
 #[cfg(feature = "tls")]
 use {
     super::lock,
@@ -169,6 +169,11 @@ impl Shared {
 
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Whether what is published to this topic is compressed.
+    pub(crate) fn compress(&self, topic: &str) -> Compress {
+        self.config.topic_compression.of(topic)
     }
 
     /// A connection is on its way to become a WebSocket, or to get its answer.

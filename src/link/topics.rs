@@ -271,7 +271,7 @@ impl Shared {
         let Some(Named(topic)) = topics.read().get(name).cloned() else {
             return true;
         };
-        let Some(frame) = SharedFrame::encode(message, self) else {
+        let Some(frame) = SharedFrame::encode(message, self, self.compress(name)) else {
             return false;
         };
         let publication = Arc::new(Publication {

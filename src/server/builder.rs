@@ -13,7 +13,7 @@ use crate::backplane::{Backplane, Node};
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
 use crate::config::{
-    ByteRate, Config, ForwardedHeader, MessageRate, Origin, Overflow, ProxyProtocol, Rate,
+    ByteRate, Compress, Config, ForwardedHeader, MessageRate, Origin, Overflow, ProxyProtocol, Rate,
 };
 use crate::error::{Error, Result};
 use crate::history::History;
@@ -33,7 +33,9 @@ const EVENTS: usize = 1024;
 /// A server that is listening and not yet running: choose the settings, then [`run`](Self::run) it
 /// or [`start`](Self::start) it.
 ///
-/// All limits and timeouts are on by default.
+/// What one connection can take, in time and memory, is limited by default. How many there may be, how fast
+/// they may come and how much they may send is not: these limits are `unlimited` or `off` below, and a
+/// server that faces the internet wants them.
 ///
 /// | setting | default | at the limit |
 /// |---|---|---|
@@ -324,6 +326,18 @@ impl Server {
     }
 
     // ---- topics ----
+
+    /// Whether what is published to some topics is compressed, whatever its length: [`Compress::Never`] where
+    /// it is compressed already, or holds secrets. `topics` is a name, or the beginning of some and a `*`;
+    /// where several match, the first that was set counts. Default: [`Compress::Auto`] for all. Without
+    /// permessage-deflate there is no difference.
+    ///
+    /// It goes for what comes from other nodes, and from a [history](Self::history), too: so set it on all
+    /// nodes.
+    pub fn compress(mut self, topics: &str, compress: Compress) -> Self {
+        self.config.topic_compression.add(topics, compress);
+        self
+    }
 
     /// Topics that keep their last messages, so that whoever comes back gets what it missed:
     /// [`Peer::subscribe_from`](crate::Peer::subscribe_from). `topics` is a name, or the beginning of

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::drain::{Drain, Hurry};
 use super::presence::Presence;
 use crate::backplane::BackplaneState;
+use crate::config::Compress;
 #[cfg(feature = "tls")]
 use crate::error::{Error, Result};
 use crate::http::Response;
@@ -175,10 +176,15 @@ impl ServerHandle {
     /// loop (a handler with `workers(0)`). `false`: it is not a text or binary message, or the server
     /// is not running: not started yet, or ended.
     pub fn broadcast(&self, message: impl Into<Message>) -> bool {
+        self.broadcast_with(message, Compress::Auto)
+    }
+
+    /// The same, with a word on compression, as [`Peer::send_with`](crate::Peer::send_with).
+    pub fn broadcast_with(&self, message: impl Into<Message>, compress: Compress) -> bool {
         let Some(running) = self.running() else {
             return false;
         };
-        let Some(frame) = SharedFrame::encode(&message.into(), &running.shared) else {
+        let Some(frame) = SharedFrame::encode(&message.into(), &running.shared, compress) else {
             return false;
         };
         // Before the loops run, nobody would take what is put in.
@@ -194,7 +200,8 @@ impl ServerHandle {
     /// Calls `f` once in every `period` (of at least 100 µs), from one period from now until the server
     /// ends or the timer is [cancelled](Timer::cancel). The times are fixed: a late call does not delay
     /// the next. `f` runs on a worker, so it may block; it never runs twice at once, and a call that is
-    /// due while an earlier one waits or runs is left out. If it panics, that was the last call.
+    /// due while an earlier one waits or runs is left out. If it panics, that was the last call. It can't end the
+    /// server: [`shutdown`](Self::shutdown) would wait for it.
     ///
     /// With `workers(0)` it runs on the timers' own thread, where others wait for it. Timers of a server
     /// that has not been started go off once it has.
@@ -210,7 +217,8 @@ impl ServerHandle {
 
     /// Sends a text or binary message to every connection that
     /// [subscribes](crate::Peer::subscribe) to `topic`: [`broadcast`](Self::broadcast) to some. A topic
-    /// that nobody subscribes to is as good as any.
+    /// that nobody subscribes to is as good as any. Whether it is compressed, the topic says:
+    /// [`Server::compress`](crate::Server::compress).
     ///
     /// Waits, and is `false`, as `broadcast`. [`Peer::publish`](crate::Peer::publish) leaves out the
     /// sender.
@@ -296,7 +304,8 @@ impl ServerHandle {
     /// `true` if everything ended by itself, handlers included, and no connection was cut off. A
     /// handler that still blocks is left behind on its thread.
     ///
-    /// Must not be called by a handler, which would wait for itself.
+    /// Must not be called by a handler, a room or a timer, which would wait for itself: let a thread of your
+    /// own call it.
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline.min(NEVER);
         self.begin_draining();
@@ -316,7 +325,7 @@ impl ServerHandle {
     /// 3. at its `deadline` what is left is cut off.
     ///
     /// Meanwhile `shutdown`, from another thread, hurries it up. The result is that of `shutdown`, and as
-    /// that it must not be called by a handler.
+    /// that it must not be called by a handler, a room or a timer.
     pub fn drain(&self, drain: Drain) -> bool {
         let deadline = Instant::now() + drain.deadline.min(NEVER);
         self.begin_draining();
