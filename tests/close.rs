@@ -2,7 +2,10 @@
 
 mod support;
 
+use std::collections::HashSet;
+use std::io::Write;
 use std::net::Shutdown;
+use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use framemill::{
@@ -26,6 +29,7 @@ over_every_transport! {
     a_peer_that_closes_is_terminated,
     a_peer_is_terminated_while_it_opens,
     a_peer_that_does_not_read_is_terminated,
+    many_end_at_the_same_time,
     violations_get_the_code_the_rfc_names,
 }
 
@@ -360,6 +364,51 @@ fn a_peer_that_does_not_read_is_terminated(transport: Transport) {
         assert!(undelivered > PLENTY / 4, "{undelivered}");
         exactly(transport, received + undelivered, sent as usize * 1004);
         support::until("it is gone", || server.handle.connections() == 0);
+    }
+}
+
+/// Whoever ends it, and whatever is sent meanwhile: it ends once.
+fn many_end_at_the_same_time(transport: Transport) {
+    const PEERS: usize = 60;
+    for workers in [0, 2] {
+        let (handler, seen) = spy(|peer, message| drop(peer.send(message)));
+        let server = transport.serve(|s| s.loops(2).workers(workers), handler);
+        let mut raws: Vec<_> = (0..PEERS).map(|_| Raw::open(server.addr)).collect();
+        let peers: Vec<_> = (0..PEERS).map(|_| seen.peer()).collect();
+        let ended: usize = thread::scope(|scope| {
+            scope.spawn(|| {
+                for peer in &peers {
+                    while peer.send(numbered(0, 2000)).is_ok() {
+                        thread::yield_now();
+                    }
+                }
+            });
+            scope.spawn(|| {
+                for peer in peers.iter().step_by(2) {
+                    peer.close(CloseCode::Away, "");
+                }
+            });
+            let terminate = || peers.iter().filter(|peer| peer.terminate()).count();
+            let both = [scope.spawn(terminate), scope.spawn(terminate)];
+            for (n, raw) in raws.iter_mut().enumerate() {
+                let (first, payload) = [(0x81, &b"hello"[..]), (0x88, b"\x03\xE8")][n / 2 % 2];
+                // It may be gone.
+                let _ = raw.stream.write_all(&frame(first, payload));
+            }
+            both.into_iter().map(|one| one.join().unwrap()).sum()
+        });
+        assert!(ended <= PEERS, "by one of them");
+        for raw in &mut raws {
+            raw.rest();
+        }
+        let mut told = HashSet::new();
+        for _ in 0..PEERS {
+            let (peer, reason) = seen.closed.recv_timeout(WAIT).unwrap();
+            assert!(told.insert(peer.id()), "twice: {reason}");
+        }
+        support::until("all are gone", || server.handle.connections() == 0);
+        drop(server);
+        assert!(seen.closed.try_recv().is_err());
     }
 }
 

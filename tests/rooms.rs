@@ -57,6 +57,10 @@ impl Room for Talk {
             "panic" => panic!("on purpose"),
             "close" => room.close(),
             "out" => assert!(room.remove(peer.id())),
+            "at once" => {
+                room.broadcast("not with us");
+                assert!(peer.terminate());
+            }
             "out with it" => {
                 assert!(room.remove(peer.id()));
                 let _ = peer.send("out");
@@ -288,6 +292,26 @@ fn a_handler_of_rooms_closes_who_is_put_out() {
         until("it is closed", || rooms.is_empty());
         let mut dan = enter(&server, "/a/dan");
         hears(&mut dan, "hello dan, 0 are here");
+    }
+}
+
+/// What a room says in a call is held back until it is over; that somebody is to go is not.
+#[test]
+fn who_is_terminated_is_gone() {
+    for threads in THREADS {
+        let (rooms, _) = talk();
+        let server = serve_talk(threads, &rooms);
+        let mut ann = enter(&server, "/a/ann");
+        hears(&mut ann, "hello ann, 0 are here");
+        let mut bob = enter(&server, "/a/bob");
+        hears(&mut bob, "hello bob, 1 are here");
+        say(&mut bob, "at once");
+        for text in ["bob comes", "not with us", "somebody goes"] {
+            hears(&mut ann, text);
+        }
+        assert_eq!(bob.frame(), None);
+        say(&mut ann, "one");
+        hears(&mut ann, "you said one");
     }
 }
 
