@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use framemill::{
-    Accept, ByteRate, CloseCause, CloseCode, Drain, ForwardedHeader, Handler, Message, OverRate,
-    Peer, ProxyProtocol, Request, Response, Server, ServerHandle,
+    Accept, ByteRate, CloseCause, CloseCode, Drain, Error, ForwardedHeader, Handler, Message,
+    OverRate, Peer, ProxyProtocol, Request, Response, Server, ServerHandle,
 };
 use support::spy::{Seen, number, numbered, spy};
 use support::{
@@ -848,6 +848,34 @@ fn a_drain_can_be_hurried(transport: Transport) {
             assert!(shut.join().unwrap() && ended.join().unwrap());
         });
     }
+}
+
+// ---- addresses ----
+
+/// What can't be read is the caller's mistake; what can be read and not be had is told as it was given.
+#[test]
+fn what_is_no_address_is_a_mistake() {
+    let mistaken = |result: framemill::Result<Server>, what: &str| match result {
+        Err(Error::Config(why)) => assert!(why.contains(what), "{why}"),
+        other => panic!("{what}: {other:?}"),
+    };
+    for addr in ["nonsense", "127.0.0.1", "1.2.3.4:99999", ""] {
+        mistaken(Server::bind(addr), &format!("{addr:?}"));
+        #[cfg(unix)]
+        mistaken(Server::bind(framemill::ReusePort(addr)), "address");
+    }
+    let taken = Server::bind("127.0.0.1:0").unwrap();
+    let addr = taken.handle().local_addrs().remove(0);
+    let told = |result| match result {
+        Err(Error::Bind { addr, .. }) => addr,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(told(Server::bind(&addr)), addr);
+    #[cfg(unix)]
+    assert_eq!(told(Server::bind(framemill::ReusePort(&*addr))), addr);
+    // A name that nobody has: the resolver's word, not a mistake.
+    let unknown = "name.invalid:80";
+    assert_eq!(told(Server::bind(unknown)), unknown);
 }
 
 // ---- ReusePort ----

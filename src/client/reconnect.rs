@@ -93,7 +93,7 @@ impl Reconnect {
             RetryReason::Closed(reason) => {
                 let ours = reason.initiator() == Initiator::Local;
                 match reason.cause() {
-                    CloseCause::Panic | CloseCause::Shutdown => false,
+                    CloseCause::Panic | CloseCause::Shutdown | CloseCause::Terminated => false,
                     CloseCause::Handshake if ours => false,
                     CloseCause::Handshake => {
                         self.after_normal || reason.code() != CloseCode::Normal
@@ -201,7 +201,7 @@ mod tests {
                 undelivered: 0,
             })
         };
-        use CloseCause::{Eof, Handshake, Panic};
+        use CloseCause::{Eof, Handshake, Panic, Terminated};
         use Initiator::{Local, Peer};
         let normal = closed(CloseCode::Normal, Peer, Handshake);
         assert!(!reconnect.covers(&normal));
@@ -210,5 +210,6 @@ mod tests {
         assert!(!reconnect.covers(&closed(CloseCode::Away, Local, Handshake)));
         assert!(reconnect.covers(&closed(CloseCode::Abnormal, Peer, Eof)));
         assert!(!reconnect.covers(&closed(CloseCode::Error, Local, Panic)));
+        assert!(!reconnect.covers(&closed(CloseCode::Abnormal, Local, Terminated)));
     }
 }

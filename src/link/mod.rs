@@ -438,6 +438,17 @@ impl Link {
         begun
     }
 
+    /// Ends the connection without another word. `false` if it had ended before.
+    pub(crate) fn terminate(&self) -> bool {
+        // Here already, so that nothing is accepted behind this.
+        let ends = self.outbox().abandon();
+        if ends {
+            let command = Command::Terminate(self.id.key());
+            self.handle.command_at_once(command);
+        }
+        ends
+    }
+
     // ---- receiving ----
 
     /// What the handler is to see of a message. `None`: it breaks a rule, and the loop fails the

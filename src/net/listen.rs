@@ -67,8 +67,9 @@ pub struct Bound(pub(crate) Listener);
 #[cfg(unix)]
 impl<A: ToSocketAddrs> Listen for ReusePort<A> {
     fn listen(self) -> Result<Vec<Bound>> {
-        let shown = "a port to be shared";
-        let addrs = self.0.to_socket_addrs().map_err(bind_error(shown))?;
+        // It can't be shown: it may be anything.
+        let shown = "what is to be shared";
+        let addrs = self.0.to_socket_addrs().map_err(unresolved(shown))?;
         let mut failed = Error::Config(format!("{shown} has no address"));
         for addr in addrs {
             match Listener::reusing(addr) {
@@ -292,11 +293,21 @@ fn bind_error(addr: impl fmt::Display) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
+/// Why there are no addresses to listen on: it is none that can be read, or the resolver said no.
+fn unresolved(addr: &str) -> impl FnOnce(io::Error) -> Error {
+    move |source| match source.kind() {
+        io::ErrorKind::InvalidInput => {
+            Error::Config(format!("{addr:?} is not an address: {source}"))
+        }
+        _ => bind_error(addr)(source),
+    }
+}
+
 /// Listens on every address of a name that can be had; on the first if the system chooses the port.
-fn resolve(addr: impl ToSocketAddrs, shown: impl fmt::Display + Copy) -> Result<Vec<Bound>> {
+fn resolve(addr: impl ToSocketAddrs, shown: &str) -> Result<Vec<Bound>> {
     let mut bound = Vec::new();
     let mut failed = None;
-    for addr in addr.to_socket_addrs().map_err(bind_error(shown))? {
+    for addr in addr.to_socket_addrs().map_err(unresolved(shown))? {
         match Listener::tcp(addr) {
             Ok(listener) => bound.push(Bound(listener)),
             Err(error) => failed = Some(bind_error(shown)(error)),

@@ -253,12 +253,22 @@ impl Conn {
 
     /// Ends the connection without another word.
     pub(crate) fn end_now<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
-        self.note_refusal(Refusal::of_cause(cause));
+        let why = Refusal::of_cause(cause);
+        match self.told {
+            Told::Nothing => self.note_refusal(why),
+            // There is a line for it below.
+            Told::Opening | Told::End => drop(self.count_refusal(why)),
+        }
         // First, so that nothing is accepted that the reason doesn't count.
         self.peer.link.outbox().abandon();
         self.tell(cause, cx);
         self.release(cx);
         self.gone = true;
+    }
+
+    /// The user has seen enough of it.
+    pub(crate) fn terminate<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        self.end_now(CloseCause::Terminated, cx);
     }
 
     /// The server's deadline has come. Whoever can still be told is told.
