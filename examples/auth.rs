@@ -28,7 +28,13 @@ const log = line => document.getElementById("log").textContent += line + "\n";
 document.getElementById("f").onsubmit = event => {
   event.preventDefault();
   const token = document.getElementById("token").value;
-  const ws = new WebSocket(`ws://${location.host}/`, ["hello.v1", "token." + token]);
+  let ws;
+  try {
+    ws = new WebSocket(`ws://${location.host}/`, ["hello.v1", "token." + token]);
+  } catch {
+    // Blanks and the like can't be in a header's list.
+    return log(JSON.stringify(token) + " can be no token");
+  }
   ws.onopen = () => { log("open, speaking " + ws.protocol); ws.send("who am I?"); };
   ws.onmessage = event => log("server: " + event.data);
   ws.onclose = event => log("closed: " + event.code + " " + event.reason);
@@ -91,7 +97,7 @@ fn same(known: &str, given: &str) -> bool {
 
 fn main() -> framemill::Result<()> {
     env_logger::init();
-    let addr = std::env::args().nth(1);
+    let addr = std::env::args().skip(1).last();
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let handle = Server::bind(addr.as_deref().unwrap_or("127.0.0.1:9001"))?.start(Hall)?;
     println!("open http://{}", handle.local_addrs().join(" http://"));

@@ -1,19 +1,20 @@
 //! Talk to any WebSocket: type lines, see what comes.
 //!
 //! Run `cargo run --example client -- ws://127.0.0.1:9001/`, with `--header "Name: value"`,
-//! `--subprotocol NAME`, `--origin ORIGIN` or `--reconnect` as you like. A line is a text message; `/ping`
-//! sends a ping, `/close 1000 reason` says goodbye, and the end of the input does so, too. The exit
-//! status is 0 after a clean close with 1000, 1 after any other, and 2 if there was no connection.
+//! `--subprotocol NAME`, `--origin ORIGIN` or `--reconnect` as you like. A line is a text message (what is not
+//! UTF-8 in it becomes U+FFFD); `/ping` sends a ping, `/close 1000 reason` says goodbye, and the end of the input
+//! does so, too. Lines are read as fast as the server reads them. The exit status is 0 after a clean close with
+//! 1000, 1 after any other, and 2 if there was no connection.
 #![allow(clippy::print_stdout)]
 
 use std::io::BufRead;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, after, select, unbounded};
+use crossbeam_channel::{Receiver, after, bounded, never, select};
 use framemill::{
     Client, ClientEvent, ClientHandle, CloseCode, CloseReason, Error, Message, Reconnect,
-    RetryReason,
+    RetryReason, Sent,
 };
 
 /// After the end of the input, answers may still come for so long.
@@ -78,20 +79,28 @@ fn talk(
     events: &Receiver<ClientEvent>,
     lines: &Receiver<String>,
 ) -> Option<CloseReason> {
-    let mut lines = lines.clone();
-    let mut enough = crossbeam_channel::never();
+    let (mut ended, mut congested) = (false, false);
+    let mut enough = never();
     let mut last = None;
     loop {
+        let input = match ended || congested {
+            true => &never(),
+            false => lines,
+        };
         select! {
             recv(events) -> event => match event {
-                Ok(event) => show(event, handle, &mut last),
+                Ok(event) => {
+                    // Another connection has a queue of its own.
+                    congested &= !matches!(event, ClientEvent::Writable | ClientEvent::Open(..));
+                    show(event, handle, &mut last);
+                }
                 // The channel ends with the client.
                 Err(_) => return last,
             },
-            recv(lines) -> line => match line {
-                Ok(line) => say(handle, &line),
+            recv(input) -> line => match line {
+                Ok(line) => congested = say(handle, &line),
                 Err(_) => {
-                    lines = crossbeam_channel::never();
+                    ended = true;
                     enough = after(LAST_ANSWERS);
                 }
             },
@@ -130,7 +139,8 @@ fn show(event: ClientEvent, handle: &ClientHandle, last: &mut Option<CloseReason
     }
 }
 
-fn say(handle: &ClientHandle, line: &str) {
+/// Whether to wait before more is said.
+fn say(handle: &ClientHandle, line: &str) -> bool {
     let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
     match command {
         "/close" => {
@@ -141,12 +151,12 @@ fn say(handle: &ClientHandle, line: &str) {
             }
         }
         "/ping" => drop(handle.send(Message::Ping(rest.to_owned().into()))),
-        _ => {
-            if let Err(error) = handle.send(line) {
-                eprintln!("* not sent: {error}");
-            }
-        }
+        _ => match handle.send(line) {
+            Ok(sent) => return sent == Sent::Congested,
+            Err(error) => eprintln!("* not sent: {error}"),
+        },
     }
+    false
 }
 
 fn explain(error: &Error) {
@@ -160,10 +170,14 @@ fn explain(error: &Error) {
 
 /// What is typed, read on a thread of its own: reading blocks.
 fn lines() -> Receiver<String> {
-    let (sender, lines): (Sender<String>, _) = unbounded();
+    let (sender, lines) = bounded(1);
     std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
+        for line in std::io::stdin().lock().split(b'\n').map_while(Result::ok) {
+            let line = line.strip_suffix(b"\r").unwrap_or(&line);
+            if sender
+                .send(String::from_utf8_lossy(line).into_owned())
+                .is_err()
+            {
                 return;
             }
         }

@@ -27,7 +27,7 @@ fn main() -> framemill::Result<()> {
     loop {
         select! {
             recv(events) -> event => match event {
-                Ok(Event::Open(peer)) => {
+                Ok(Event::Open(peer, _)) => {
                     peers.insert(peer.id(), peer);
                 }
                 Ok(Event::Message(from, message)) => {

@@ -60,8 +60,8 @@ impl Args {
                 "--connections" => args.connections = number(&name, &value)?,
                 "--size" => args.size = number::<usize>(&name, &value)?.max(8),
                 "--inflight" => args.inflight = number::<usize>(&name, &value)?.max(1),
-                "--seconds" => args.seconds = number::<f64>(&name, &value)?.clamp(0.1, 1e6),
-                "--rate" => args.rate = number::<f64>(&name, &value)?.max(0.0),
+                "--seconds" => args.seconds = finite(&name, &value)?.clamp(0.1, LONGEST),
+                "--rate" => args.rate = finite(&name, &value)?.clamp(0.0, 1e6),
                 "--loops" => args.loops = number(&name, &value)?,
                 "--workers" => args.workers = number(&name, &value)?,
                 _ => return Err(format!("{name} is not an option")),
@@ -82,6 +82,13 @@ fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(wrong)
 }
 
+/// Neither infinite nor "not a number", both of which Rust reads.
+fn finite(name: &str, value: &str) -> Result<f64, String> {
+    let number: f64 = number(name, value)?;
+    let wrong = || format!("{name}: {value} is not a number that fits");
+    number.is_finite().then_some(number).ok_or_else(wrong)
+}
+
 /// Buckets of a histogram: 8 for each doubling of the microseconds, so within 9 % of the truth.
 const BUCKETS: usize = 8 * 40;
 
@@ -95,6 +102,9 @@ fn bucket(us: u64) -> usize {
 fn least(bucket: usize) -> u64 {
     (8 + bucket as u64 % 8) << (bucket / 8)
 }
+
+/// Seconds of anything.
+const LONGEST: f64 = 1e6;
 
 /// What all connections share.
 struct Run {
@@ -179,7 +189,7 @@ fn main() -> framemill::Result<()> {
         start: Instant::now(),
         size: args.size,
         inflight: args.inflight,
-        pause: (args.rate > 0.0).then(|| Duration::from_secs_f64(1.0 / args.rate)),
+        pause: (args.rate > 0.0).then(|| Duration::from_secs_f64((1.0 / args.rate).min(LONGEST))),
         open: AtomicUsize::new(0),
         failed: AtomicUsize::new(0),
         lost: AtomicUsize::new(0),
@@ -196,7 +206,10 @@ fn main() -> framemill::Result<()> {
         };
         handles.push(clients.open(args.client.clone(), bot)?);
     }
-    connect(&run, args.connections);
+    if connect(&run, args.connections) == 0 {
+        eprintln!("there is nothing to measure");
+        std::process::exit(1);
+    }
     measure(&run, Duration::from_secs_f64(args.seconds), || {
         if run.pause.is_some() {
             for handle in &handles {
@@ -211,21 +224,22 @@ fn main() -> framemill::Result<()> {
     Ok(())
 }
 
-/// Waits until every connection is open or has failed.
-fn connect(run: &Run, connections: usize) {
-    let done = || run.open.load(Ordering::Relaxed) + run.failed.load(Ordering::Relaxed);
+/// Waits until every connection is open, was lost again or has failed: how many are open.
+fn connect(run: &Run, connections: usize) -> usize {
+    let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+    let done = || count(&run.open) + count(&run.lost) + count(&run.failed);
     while done() < connections {
         bar("connecting", done(), connections, "");
         std::thread::sleep(Duration::from_millis(50));
     }
-    let (open, failed) = (
-        run.open.load(Ordering::Relaxed),
-        run.failed.load(Ordering::Relaxed),
-    );
+    let open = count(&run.open);
     eprintln!(
-        "\r\x1b[K{open} connected in {:.2?}, {failed} failed",
-        run.start.elapsed()
+        "\r\x1b[K{open} connected in {:.2?}, {} failed, {} were lost",
+        run.start.elapsed(),
+        count(&run.failed),
+        count(&run.lost),
     );
+    open
 }
 
 /// With a rate, calls `tick` once for each round of messages.

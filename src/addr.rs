@@ -49,7 +49,8 @@ impl fmt::Display for RemoteAddr {
     }
 }
 
-/// The same in 20 bytes instead of 32: what a connection keeps. Flow labels are not kept.
+/// The same in 20 bytes instead of 32: what a connection keeps. Flow labels are not kept, nor are the
+/// indices of interfaces past 65,533.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PackedAddr {
     ip: [u8; 16],
@@ -72,7 +73,8 @@ impl From<RemoteAddr> for PackedAddr {
             }
             RemoteAddr::Ip(SocketAddr::V6(addr)) => {
                 ip = addr.ip().octets();
-                ((addr.scope_id() as u16).min(UNIX - 1), addr.port())
+                let scope = addr.scope_id().try_into().unwrap_or(0);
+                (if scope < UNIX { scope } else { 0 }, addr.port())
             }
         };
         Self { ip, scope, port }
@@ -114,6 +116,10 @@ mod tests {
         for addr in addrs.map(|addr| RemoteAddr::Ip(addr.parse().unwrap())) {
             assert_eq!(RemoteAddr::from(PackedAddr::from(addr)), addr);
         }
+        // An interface whose number does not fit is none, rather than another.
+        let far = RemoteAddr::Ip("[fe80::1%65539]:80".parse().unwrap());
+        let scopeless = RemoteAddr::Ip("[fe80::1]:80".parse().unwrap());
+        assert_eq!(RemoteAddr::from(PackedAddr::from(far)), scopeless);
         let unix = PackedAddr::from(RemoteAddr::Unix);
         assert_eq!(RemoteAddr::from(unix), RemoteAddr::Unix);
         assert_eq!(size_of::<PackedAddr>(), 20);

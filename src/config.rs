@@ -51,6 +51,26 @@ impl Compress {
     }
 }
 
+/// Whether the messages of some topics are compressed: each a name, or the beginning of some and a `*`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TopicCompression(Vec<(String, Compress)>);
+
+impl TopicCompression {
+    pub(crate) fn add(&mut self, topics: &str, compress: Compress) {
+        self.0.push((topics.into(), compress));
+    }
+
+    /// The first that matches.
+    pub(crate) fn of(&self, topic: &str) -> Compress {
+        let matches = |pattern: &str| match pattern.strip_suffix('*') {
+            Some(start) => topic.starts_with(start),
+            None => topic == pattern,
+        };
+        let found = self.0.iter().find(|(pattern, _)| matches(pattern));
+        found.map_or(Compress::Auto, |(_, compress)| *compress)
+    }
+}
+
 /// Which origins a browser page may come from to open a WebSocket here.
 ///
 /// Browsers send cookies along with any page's handshake, so a server that trusts cookies and does
@@ -203,8 +223,10 @@ impl ByteRate {
 ///
 /// A message is inflated up to the limit for messages and no further, so a small frame can't become
 /// a large allocation. What it holds, a stranger may be able to guess from its length, if secrets and
-/// the stranger's own words are compressed together (BREACH): send such messages uncompressed, or
-/// don't compress.
+/// the stranger's own words are compressed together (BREACH): send such messages uncompressed
+/// ([`Peer::send_with`](crate::Peer::send_with),
+/// [`ServerHandle::broadcast_with`](crate::ServerHandle::broadcast_with),
+/// [`Server::compress`](crate::Server::compress) for topics), or don't compress.
 #[cfg(feature = "deflate")]
 #[derive(Clone, Debug)]
 pub struct Deflate {
@@ -268,8 +290,10 @@ impl Deflate {
     /// The largest window, as the power of two of its bytes, in what we send and in what we receive:
     /// 9 (512 bytes) to 15 (32 KiB). Defaults to 15 for both. Anything else is an error at the start.
     ///
-    /// The peer may ask for a smaller window in what we send, and gets it. It may be unable to keep to
-    /// a smaller one in what we receive; a client that says so is let in all the same.
+    /// The peer may ask for a smaller window in what we send, and gets it, down to 9. For 8, which the
+    /// compressor doesn't have, a server goes on without compression, and a client fails. The peer may
+    /// be unable to keep to a smaller one in what we receive; a client that says so is let in all the
+    /// same.
     #[must_use]
     pub fn window_bits(mut self, send: u8, receive: u8) -> Self {
         self.send_bits = send;
@@ -337,10 +361,13 @@ pub(crate) struct Config {
     pub(crate) read_buffer: usize,
     pub(crate) on_quiet: Option<fn()>,
     pub(crate) origin: Origin,
+    /// The best first.
+    pub(crate) subprotocols: Vec<String>,
     #[cfg(feature = "tls")]
     pub(crate) max_tls_handshakes: usize,
     #[cfg(feature = "deflate")]
     pub(crate) deflate: Option<Deflate>,
+    pub(crate) topic_compression: TopicCompression,
 }
 
 impl Default for Config {
@@ -377,10 +404,12 @@ impl Default for Config {
             read_buffer: 64 << 10,
             on_quiet: None,
             origin: Origin::SameHost,
+            subprotocols: Vec::new(),
             #[cfg(feature = "tls")]
             max_tls_handshakes: 256,
             #[cfg(feature = "deflate")]
             deflate: None,
+            topic_compression: TopicCompression::default(),
         }
     }
 }
@@ -420,6 +449,18 @@ mod tests {
             let sound = (1..=9).contains(&level);
             assert_eq!(Deflate::default().level(level).check().is_ok(), sound);
         }
+    }
+
+    #[test]
+    fn the_first_of_the_topics_that_match_counts() {
+        let mut topics = TopicCompression::default();
+        assert_eq!(topics.of("a"), Compress::Auto);
+        topics.add("images/small", Compress::Always);
+        topics.add("images/*", Compress::Never);
+        topics.add("*", Compress::Always);
+        assert_eq!(topics.of("images/small"), Compress::Always);
+        assert_eq!(topics.of("images/smaller"), Compress::Never);
+        assert_eq!(topics.of("images"), Compress::Always);
     }
 
     #[test]

@@ -51,14 +51,21 @@
 //!
 //! # Threads
 //!
+//! Beside handlers with `workers(0)`, a loop calls little that is yours, and all of it should be quick:
+//! [`Server::on_quiet`], [`Backplane::subscribe`] and [`unsubscribe`](Backplane::unsubscribe) of a backplane
+//! of your own, and the `Drop` of what a message was made of with `Bytes::from_owner`. Rooms and timers of a
+//! server with `workers(0)` run on the loop, the ticker, or whatever thread brings them work. Every
+//! `Redis` has two threads of its own.
+//!
 //! | thread | number | does |
 //! |---|---|---|
-//! | `framemill-loop-N` | [`Server::loops`] | reads, parses, queues, writes; never runs your code unless `workers(0)` |
+//! | `framemill-loop-N` | [`Server::loops`] | reads, parses, queues, writes; runs your handlers only with `workers(0)` |
 //! | `framemill-worker-N` | [`Server::workers`] | calls your [`Handler`]; for one connection one call at a time, in order; runs your [`Room`]s and timers likewise |
 //! | `framemill-ticker` | 1, once a room has a clock or a timer is set | wakes rooms and timers |
 //! | `framemill-redis-out`, `-in` | 1 each, with `Redis` | pass on what is published here, and take what others publish |
-//! | `framemill-dialer-N` | up to 4, while a [`Client`] needs them | resolve names, wait out the pauses before another attempt |
+//! | `framemill-dialer-N` | up to 9, while a [`Client`] needs them | resolve names, wait out the pauses before another attempt |
 //! | `framemill-feeder` | 1, while a receiver of [`ClientEvent`]s does not receive | waits for it |
+//! | `framemill-end` | 1, when a [`Clients`] is dropped by one of its own threads | waits for them |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

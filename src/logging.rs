@@ -2,7 +2,7 @@
 //! others are only counted.
 //!
 //! What is logged where: errors and warnings are what an operator should know of; debug tells the end
-//! and every refusal of each connection, with its id in front; nothing is logged per message. The target
+//! of each connection, or its refusal or answer, with its id in front; nothing is logged per message. The target
 //! is the module: `framemill::reactor::ending` for how connections end, `framemill::server` for handlers
 //! that panic.
 

@@ -43,9 +43,12 @@ impl From<String> for LatestKey {
 /// Who brought a connection to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Initiator {
-    /// The other side: it sent the first close frame, broke a rule, or went away.
+    /// The other side: it sent the first close frame, broke a rule (a message that is too big is one), hung
+    /// up, or the transport failed.
     Peer,
-    /// This side: a call of [`Peer::close`](crate::Peer::close), a limit, a shutdown.
+    /// This side: a call of [`Peer::close`](crate::Peer::close) or
+    /// [`terminate`](crate::Peer::terminate), a rate, a queue that was full, a time that was up, a panic, a
+    /// shutdown. So a peer that vanishes without a word, and is dropped for its silence, is dropped by us.
     Local,
 }
 
@@ -81,11 +84,19 @@ pub enum CloseCause {
     HandshakeTimeout,
     /// The handler panicked; closed with 1011.
     Panic,
-    /// The server, or the engine of the client, was shut down; closed with 1001.
+    /// The server, or the engine of the client, was shut down; closed with 1001, or with the code of the
+    /// [`Drain`](crate::Drain). Who was cut off at the deadline may have been told nothing.
     Shutdown,
+    /// [`Peer::terminate`](crate::Peer::terminate) was called; nothing more was said.
+    Terminated,
 }
 
 impl CloseCause {
+    /// What the peer sent breaks a rule or a limit of messages.
+    pub(crate) fn is_violation(self) -> bool {
+        matches!(self, Self::Protocol(_) | Self::InvalidUtf8 | Self::TooBig)
+    }
+
     /// Ends that this side decides on, without a word to the peer.
     pub(crate) fn is_local(self) -> bool {
         matches!(
@@ -95,6 +106,7 @@ impl CloseCause {
                 | Self::CloseTimeout
                 | Self::HandshakeTimeout
                 | Self::Shutdown
+                | Self::Terminated
         )
     }
 }
@@ -116,6 +128,7 @@ impl fmt::Display for CloseCause {
             Self::HandshakeTimeout => "opening handshake not completed in time",
             Self::Panic => "handler panicked",
             Self::Shutdown => "shutdown",
+            Self::Terminated => "terminated",
         })
     }
 }
@@ -159,9 +172,11 @@ impl CloseReason {
         self.clean
     }
 
-    /// Bytes that [`Peer::send`](crate::Peer::send) accepted and the kernel never took: at least
-    /// these did not reach the peer. With TLS, what has been encrypted counts as taken, of which the
-    /// kernel may lack up to 64 KiB.
+    /// Bytes that [`Peer::send`](crate::Peer::send) accepted and the kernel never took, frame headers
+    /// included: at least these did not reach the peer. What
+    /// [`Overflow::DropOldest`](crate::Overflow::DropOldest) dropped is among them; what a later message of
+    /// the same key took the place of ([`Peer::send_latest`](crate::Peer::send_latest)) is not. With TLS, what has been encrypted counts
+    /// as taken, of which the kernel may lack up to 64 KiB.
     pub fn undelivered_bytes(&self) -> usize {
         self.undelivered
     }

@@ -21,8 +21,12 @@ use crate::proto::may_travel;
 /// in the order of its calls.
 /// Between threads there is no order but that of your own locks.
 ///
-/// **Never blocks.** Sending queues; the loop writes. What a slow peer leaves in the queue is limited,
-/// see [`Server::outbound_limit`](crate::Server::outbound_limit).
+/// **Sending never blocks.** It queues; the loop writes. What a slow peer leaves in the queue is limited,
+/// see [`Server::outbound_limit`](crate::Server::outbound_limit). Only what goes to many waits at times:
+/// [`publish`](Self::publish).
+///
+/// Two are equal if they are the same connection. For a map, [`id`](Self::id) is the key: it tells the
+/// connections of one server apart.
 #[derive(Clone)]
 pub struct Peer {
     pub(crate) link: Arc<Link>,
@@ -53,7 +57,7 @@ impl Peer {
     /// current state of each key instead of its history, and the queue holds one message per key.
     ///
     /// A message that takes an earlier one's place may arrive before others that were sent in
-    /// between.
+    /// between. It is compressed from the threshold of the settings on.
     ///
     /// # Errors
     /// As for [`send`](Self::send).
@@ -120,11 +124,12 @@ impl Peer {
     /// Sends a text or binary message to all who subscribe to `topic`, except this connection itself,
     /// whether or not it subscribes. The message is encoded once (and compressed once for each size of
     /// window that was agreed on); each subscriber's own queue limit and
-    /// [`Overflow`](crate::Overflow) apply, so a slow one delays nobody.
+    /// [`Overflow`](crate::Overflow) apply, so a slow one delays nobody. Whether it is compressed, the
+    /// topic says: [`Server::compress`](crate::Server::compress).
     ///
     /// This connection may be closed already: others can be told so. Waits while many messages to many
     /// are still on their way, unless it is called on a loop (a handler with `workers(0)`). `false`: it
-    /// is not a text or binary message, or the connection is not a server's.
+    /// is not a text or binary message, the server has ended, or the connection is not a server's.
     pub fn publish(&self, topic: &str, message: impl Into<Message>) -> bool {
         let link = &self.link;
         let shared = &link.handle.shared;
@@ -147,7 +152,10 @@ impl Peer {
 
     /// Begins the closing handshake (RFC 6455 §7.1.2), behind everything that was sent. The
     /// connection ends when the peer answers, or after
-    /// [`close_timeout`](crate::Server::close_timeout).
+    /// [`close_timeout`](crate::Server::close_timeout); [`terminate`](Self::terminate) ends it at once.
+    ///
+    /// Messages that had arrived by then are still handled. What the peer sends before it has seen the close
+    /// frame is thrown away.
     ///
     /// [`CloseCode::Status`] sends a close frame without a code. A reason over 123 bytes is cut.
     /// `false`: the connection was closing already, or the code is one that must not be sent
@@ -155,6 +163,19 @@ impl Peer {
     pub fn close(&self, code: CloseCode, reason: &str) -> bool {
         let sendable = may_travel(code) || code == CloseCode::Status;
         sendable && self.link.close(code, reason, CloseCause::Handshake)
+    }
+
+    /// Drops the connection at once, without a close frame: for a peer that is not worth a word, or does not
+    /// take one. What is queued for it is thrown away, and counted as
+    /// [undelivered](crate::CloseReason::undelivered_bytes).
+    ///
+    /// [`Handler::close`](crate::Handler::close) is told [`CloseCause::Terminated`], as ever behind the
+    /// messages that had arrived before. In [`Handler::open`](crate::Handler::open) it hangs up on who asks,
+    /// whatever the answer. A client does not reconnect.
+    ///
+    /// May be called while the connection is closing. `false`: it had ended already.
+    pub fn terminate(&self) -> bool {
+        self.link.terminate()
     }
 
     /// Whether nothing can be sent any more: the connection is closed or closing.

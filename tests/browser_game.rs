@@ -84,6 +84,94 @@ fn a_lost_connection_finds_its_ship_again() {
     assert_eq!(ada.eval("game.me.id"), before);
 }
 
+/// The link does not end, but nothing comes any more: no page is told of that.
+#[test]
+fn a_silent_link_is_noticed() {
+    let Some(browser) = browser::find("game: a silent link is noticed") else {
+        return;
+    };
+    let game = Example::start("game", &["--bots", "0"]);
+    let mut page = browser.page();
+    play(&mut page, &game, "Ada");
+    let before = page.eval("game.me.id");
+    let pause = |signal: &str| {
+        let id = game.id().to_string();
+        let kill = std::process::Command::new("kill")
+            .args([signal, &id])
+            .status();
+        assert!(kill.unwrap().success());
+    };
+    // Not long enough to be lost.
+    page.eval("window.first = socket");
+    pause("-STOP");
+    page.until(
+        "it says so",
+        "document.getElementById('state').innerText.includes('no answer')",
+    );
+    pause("-CONT");
+    page.until("it says no more", "document.getElementById('state').hidden");
+    assert_eq!(page.eval("socket === first"), true);
+
+    pause("-STOP");
+    page.eval("window.began = performance.now()");
+    page.until("it is noticed", "document.body.dataset.state !== 'open'");
+    let took = page.eval("performance.now() - began").as_f64().unwrap();
+    assert!((3000.0..10_000.0).contains(&took), "after {took} ms");
+    // An attempt that leads nowhere ends, too.
+    page.until("it has tried twice", "tries >= 2");
+    pause("-CONT");
+    page.until(
+        "she is back",
+        "document.body.dataset.state === 'open' && game.me !== null",
+    );
+    assert_eq!(page.eval("game.me.id"), before);
+    assert!(page.errors().is_empty(), "{:?}", page.errors());
+}
+
+/// Nothing comes while the page is not seen: it waits, as what is in the background may be held up.
+#[test]
+fn a_page_that_is_not_seen_is_patient() {
+    let Some(browser) = browser::find("game: a page that is not seen is patient") else {
+        return;
+    };
+    let game = Example::start("game", &["--bots", "0"]);
+    let mut page = browser.page();
+    play(&mut page, &game, "Ada");
+    // Seconds pass faster, and no message is heard.
+    page.eval("Object.defineProperty(document, 'hidden', { value: true, configurable: true })");
+    page.eval("for (let n = 0; n < 30; n++) second()");
+    assert_eq!(page.eval("document.body.dataset.state"), "open");
+    page.eval("delete document.hidden, document.dispatchEvent(new Event('visibilitychange'))");
+    page.eval("for (let n = 0; n < 30; n++) second()");
+    assert_ne!(page.eval("document.body.dataset.state"), "open");
+}
+
+/// Where the browser keeps nothing for pages, it throws at a word of it.
+#[test]
+fn storage_may_be_forbidden() {
+    let Some(browser) = browser::find("game: storage may be forbidden") else {
+        return;
+    };
+    let game = Example::start("game", &["--bots", "0"]);
+    let mut page = browser.page();
+    let forbid = "for (const name of ['sessionStorage', 'localStorage'])
+        Object.defineProperty(window, name, { get() { throw new DOMException('no', 'SecurityError'); } });";
+    page.call(
+        "Page.addScriptToEvaluateOnNewDocument",
+        serde_json::json!({ "source": forbid }),
+    );
+    play(&mut page, &game, "Ada");
+    let before = page.eval("game.me.id");
+    page.eval("game.drop()");
+    page.until("she is lost", "document.body.dataset.state !== 'open'");
+    page.until(
+        "she is back",
+        "document.body.dataset.state === 'open' && game.me !== null",
+    );
+    assert_eq!(page.eval("game.me.id"), before);
+    assert!(page.errors().is_empty(), "{:?}", page.errors());
+}
+
 /// Far from the server, one's own ship still obeys at once, and what is predicted comes true.
 #[test]
 fn what_is_predicted_comes_true() {
@@ -148,6 +236,14 @@ fn a_thumb_steers() {
     page.until("the ship flies down", "game.me.y > from + 100");
     page.screenshot("game-phone");
     page.touch("touchEnd", &[]);
+    // Also where a hand that holds the phone has its thumb: down in the corner.
+    page.eval("window.from = game.me.y");
+    page.touch("touchStart", &[(110.0, 815.0)]);
+    page.touch("touchMove", &[(110.0, 755.0)]);
+    page.until("the ship flies up", "game.me.y < from - 100");
+    page.touch("touchEnd", &[]);
+    page.tap("#lag");
+    page.until("it can be slowed down there, too", "lag > 0");
     assert!(page.errors().is_empty(), "{:?}", page.errors());
 }
 

@@ -1039,6 +1039,125 @@ fn a_pause_between_attempts_can_be_called_off() {
     assert!(handle.has_ended());
 }
 
+/// Closes whatever it gets a message from.
+struct Sated(Tell);
+
+impl ClientHandler for Sated {
+    fn message(&mut self, peer: &Peer, _: Message) {
+        assert!(peer.close(CloseCode::Library(4000), "enough"));
+    }
+
+    fn close(&mut self, peer: &Peer, reason: &CloseReason) {
+        self.0.close(peer, reason);
+    }
+
+    fn retry(&mut self, retry: &Retry) {
+        self.0.retry(retry);
+    }
+}
+
+/// What a handler closes stays closed, even if the server does not answer as it should.
+#[test]
+fn what_a_handler_closes_is_not_tried_again() {
+    type Server = fn(TcpStream) -> Option<TcpStream>;
+    let hangs_up: Server = |_| None;
+    let resets: Server = |stream| {
+        support::reset(stream);
+        None
+    };
+    let says_nothing: Server = |stream| Some(stream);
+    let breaks_a_rule: Server = |mut stream| {
+        stream.write_all(b"\x83\x00").unwrap();
+        Some(stream)
+    };
+    let answers: Server = |mut stream| {
+        stream.write_all(b"\x88\x02\x0F\xA0").unwrap();
+        None
+    };
+    for (server, cause) in [
+        (hangs_up, CloseCause::Eof),
+        (resets, CloseCause::Transport),
+        (says_nothing, CloseCause::CloseTimeout),
+        (breaks_a_rule, CloseCause::Protocol("reserved opcode")),
+        (answers, CloseCause::Handshake),
+    ] {
+        let (addr, _) = raw_server(move |_, mut stream| {
+            let request = head(&mut stream);
+            let mut answer = switching(&request, "");
+            answer.extend(b"\x81\x04more");
+            stream.write_all(&answer).unwrap();
+            assert_eq!(read_close(&mut stream), Some(4000));
+            if let Some(mut stream) = server(stream) {
+                let _ = stream.read(&mut [0]);
+            }
+        });
+        let (told, hears) = tell();
+        let patience = match cause {
+            CloseCause::CloseTimeout => Duration::from_millis(50),
+            _ => WAIT,
+        };
+        let settings = client(addr).close_timeout(patience);
+        let handle = settings.reconnect(quickly()).start(Sated(told)).unwrap();
+        assert!(matches!(hear(&hears), Told::Close(reason) if reason.cause() == cause));
+        let more = hears.recv_timeout(WAIT);
+        assert!(more.is_err(), "{more:?} after {cause:?}");
+        assert_eq!(handle.wait().unwrap().cause(), cause);
+    }
+}
+
+/// A server that closes is tried again, however long the handler takes to notice; but not if the
+/// handler has closed too, meanwhile.
+#[test]
+fn a_server_that_closes_while_the_handler_is_busy() {
+    struct Busy(Tell, Receiver<()>, bool);
+    impl ClientHandler for Busy {
+        fn message(&mut self, peer: &Peer, _: Message) {
+            let _ = self.1.recv_timeout(WAIT);
+            if self.2 {
+                assert!(peer.close(CloseCode::Normal, ""));
+            }
+        }
+
+        fn close(&mut self, peer: &Peer, reason: &CloseReason) {
+            self.0.close(peer, reason);
+        }
+
+        fn retry(&mut self, retry: &Retry) {
+            self.0.retry(retry);
+        }
+    }
+    for closes in [false, true] {
+        let (go, goes) = bounded(1);
+        let (addr, _) = raw_server(move |_, mut stream| {
+            let request = head(&mut stream);
+            let mut answer = switching(&request, "");
+            answer.extend(b"\x81\x04more\x88\x02\x03\xF4");
+            stream.write_all(&answer).unwrap();
+            if closes {
+                // Most often it has come to the client by now.
+                go.send(()).unwrap();
+            }
+            let _ = stream.read_to_end(&mut Vec::new());
+            let _ = go.try_send(());
+        });
+        let (told, hears) = tell();
+        let patience = if closes {
+            WAIT
+        } else {
+            Duration::from_millis(50)
+        };
+        let settings = client(addr).close_timeout(patience);
+        let busy = Busy(told, goes, closes);
+        let _handle = settings.reconnect(quickly()).start(busy).unwrap();
+        assert!(matches!(hear(&hears), Told::Close(_)));
+        match hears.recv_timeout(WAIT) {
+            Ok(Told::Retry(1, ..)) => assert!(!closes),
+            Err(_) => assert!(closes),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 // ---- many, and those that hold others up ----
 
 /// A gateway: ids begin anew in every engine, so the first connections of two have the same.
@@ -1112,6 +1231,45 @@ fn a_thousand_on_one_loop() {
         assert!(handles.iter().all(gone));
         until("the server is alone", || server.handle.connections() == 0);
     }
+}
+
+/// Whoever waits for a connection may be the only worker that there is.
+#[test]
+fn a_handler_connects_on_its_own_engine() {
+    struct Gateway(
+        std::sync::Arc<Clients>,
+        String,
+        Sender<Result<Message, Error>>,
+    );
+    impl ClientHandler for Gateway {
+        fn open(&mut self, _: &Peer, _: &HeaderMap) {
+            let connected = self.0.connect(Client::new(&self.1).unwrap());
+            let answer = connected.map(|(handle, _events)| {
+                assert!(handle.is_open());
+                handle.send("through").unwrap();
+                Message::text("open")
+            });
+            let _ = self.2.send(answer);
+        }
+
+        fn message(&mut self, _: &Peer, _: Message) {}
+    }
+    let server = echo();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nowhere = free.local_addr().unwrap();
+    drop(free);
+    let clients = std::sync::Arc::new(Clients::start(1, 1).unwrap());
+    for (target, good) in [(url(server.addr), true), (url(nowhere), false)] {
+        let (sender, answers) = bounded(1);
+        let gateway = Gateway(clients.clone(), target, sender);
+        clients.open(client(server.addr), gateway).unwrap();
+        match answers.recv_timeout(WAIT).expect("an answer") {
+            Ok(_) => assert!(good),
+            Err(Error::Connect { .. }) => assert!(!good),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    clients.shutdown(WAIT);
 }
 
 /// Nobody receives from some connections: their servers are slowed down, others don't notice.
@@ -1304,6 +1462,28 @@ fn dropping_the_engine_cuts_off() {
     assert!(handle.has_ended());
     assert!(waiting.wait().is_err());
     until("the server is alone", || server.handle.connections() == 0);
+}
+
+/// After the end there is no way in, with a name or without.
+#[test]
+fn after_a_shutdown_clients_are_told_so() {
+    for workers in [0, 1] {
+        let clients = Clients::start(1, workers).unwrap();
+        assert!(clients.shutdown(WAIT));
+        for url in ["ws://127.0.0.1:1/", "ws://localhost:1/"] {
+            let (told, hears) = tell();
+            let client = Client::new(url).unwrap();
+            let handle = clients.open(client.clone(), told).unwrap();
+            match hears.recv_timeout(WAIT) {
+                Ok(Told::Error(why)) => assert_eq!(why, Error::Closed.to_string()),
+                other => panic!("{other:?} of {url}"),
+            }
+            assert!(hears.recv_timeout(WAIT).is_err(), "the handler is dropped");
+            assert!(handle.has_ended());
+            let error = clients.connect(client).unwrap_err();
+            assert!(matches!(error, Error::Closed), "{error}");
+        }
+    }
 }
 
 /// A request that the kernel does not take at once is sent once.

@@ -117,6 +117,9 @@ fn come_and_go(clients: &Clients, server: &Running, way: usize) {
 
 const WAYS: usize = 9;
 
+/// Engines that are let go.
+const ROUNDS: usize = 50;
+
 #[test]
 fn nothing_is_left() {
     let _alone = alone();
@@ -221,4 +224,32 @@ fn an_engine_that_a_handler_lets_go_leaves_nothing() {
     }
     assert_eq!(threads(), 0);
     until("no descriptor is left", || descriptors() == before);
+}
+
+/// The same with a channel that nobody receives from: that client ends as well.
+#[test]
+fn an_engine_that_is_let_go_ends_those_that_wait() {
+    let _alone = alone();
+    let far = server();
+    let url = format!("ws://{}/", far.addr);
+    for _ in 0..ROUNDS {
+        let clients = Clients::start(4, 2).unwrap();
+        let (full, events) = clients.connect(Client::new(&url).unwrap()).unwrap();
+        full.send("flood").unwrap();
+        until("the channel is full", || events.is_full());
+        let own = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let client = Client::new(&url).unwrap();
+        let handler = {
+            let own = own.clone();
+            move |_: &Peer, _: Message| drop::<Option<Clients>>(own.lock().unwrap().take())
+        };
+        let handle = clients.open(client, handler).unwrap();
+        until("it is open", || handle.is_open());
+        *own.lock().unwrap() = Some(clients);
+        handle.send("hello").unwrap();
+        until("both have ended", || handle.has_ended() && full.has_ended());
+        assert!(events.iter().count() >= 64);
+    }
+    drop(far);
+    until("nothing is left", || threads() == 0);
 }

@@ -2,14 +2,18 @@
 
 mod support;
 
+use std::collections::HashSet;
+use std::io::Write;
 use std::net::Shutdown;
+use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use framemill::{
-    Accept, CloseCause, CloseCode, CloseReason, Handler, Initiator, Message, Peer, Request,
-    Response,
+    Accept, Client, ClientEvent, CloseCause, CloseCode, CloseReason, Handler, Initiator, Message,
+    Peer, Reconnect, Request, Response, SendError, Server,
 };
-use support::{Raw, Transport, WAIT, client, frame, over_every_transport};
+use support::spy::{PLENTY, exactly, narrow, numbered, spy, upgraded};
+use support::{Raw, Transport, WAIT, client, frame, over_every_transport, request};
 
 over_every_transport! {
     the_peer_closes,
@@ -18,9 +22,15 @@ over_every_transport! {
     the_handler_closes,
     a_panic_closes_its_own_connection_only,
     what_comes_behind_a_panic_counts,
+    a_violation_behind_our_close_frame_ends_it_at_once,
     the_peer_vanishes,
     a_half_closed_peer_still_gets_its_answers,
     data_after_close_is_ignored,
+    a_peer_is_terminated,
+    a_peer_that_closes_is_terminated,
+    a_peer_is_terminated_while_it_opens,
+    a_peer_that_does_not_read_is_terminated,
+    many_end_at_the_same_time,
     violations_get_the_code_the_rfc_names,
 }
 
@@ -38,6 +48,11 @@ impl Handler for Reports {
         match message.to_text() {
             Ok("close me") => assert!(peer.close(CloseCode::Library(4001), "as you wish")),
             Ok("panic") => panic!("as you wish"),
+            Ok("out") => {
+                assert!(peer.terminate() && !peer.terminate());
+                assert!(peer.is_closed() && !peer.close(CloseCode::Normal, ""));
+                assert!(matches!(peer.send("more"), Err(SendError::Closed(_))));
+            }
             _ => drop(peer.send(message)),
         }
     }
@@ -60,6 +75,26 @@ impl Handler for Slow {
     fn message(&self, session: &mut (), peer: &Peer, message: Message) {
         let _ = self.0.recv_timeout(WAIT);
         self.1.message(session, peer, message);
+    }
+
+    fn close(&self, session: (), peer: &Peer, reason: &CloseReason) {
+        self.1.close(session, peer, reason);
+    }
+}
+
+/// Closes, and is not done before it may.
+struct Stays(Receiver<()>, Reports);
+
+impl Handler for Stays {
+    type Session = ();
+
+    fn open(&self, request: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
+        self.1.open(request, peer)
+    }
+
+    fn message(&self, (): &mut (), peer: &Peer, _: Message) {
+        peer.close(CloseCode::Normal, "");
+        let _ = self.0.recv_timeout(WAIT);
     }
 
     fn close(&self, session: (), peer: &Peer, reason: &CloseReason) {
@@ -206,6 +241,25 @@ fn what_comes_behind_a_panic_counts(transport: Transport) {
     }
 }
 
+/// Whatever the handler is at.
+fn a_violation_behind_our_close_frame_ends_it_at_once(transport: Transport) {
+    let (busy, gate) = bounded(0);
+    let (ends, reasons) = unbounded();
+    let stays = Stays(gate, Reports(ends));
+    let server = transport.serve(|s| s.workers(2).close_timeout(2 * WAIT), stays);
+    let mut raw = Raw::open(server.addr);
+    raw.write(&frame(0x81, b"bye"));
+    assert_eq!(raw.close_code(), Some(1000));
+    raw.write(&frame(0x83, b"?"));
+    assert_eq!(raw.frame(), None);
+    drop(busy);
+    let reason = reasons.recv_timeout(WAIT).unwrap();
+    assert!(
+        matches!(reason.cause(), CloseCause::Protocol(_)),
+        "{reason:?}"
+    );
+}
+
 fn the_peer_vanishes(transport: Transport) {
     let (ends, reasons) = unbounded();
     let server = transport.serve(|s| s.workers(2), Reports(ends));
@@ -244,6 +298,177 @@ fn data_after_close_is_ignored(transport: Transport) {
     );
     assert_eq!(raw.frame(), Some((0x88, b"\x03\xE8".to_vec())));
     assert_eq!(raw.frame(), None);
+}
+
+/// At once and without a word, and told as such, once.
+fn a_peer_is_terminated(transport: Transport) {
+    for workers in [0, 2] {
+        let (ends, reasons) = unbounded();
+        let server = transport.serve(|s| s.workers(workers), Reports(ends));
+        let mut raw = Raw::open(server.addr);
+        let words = [frame(0x81, b"hello"), frame(0x81, b"out")].concat();
+        raw.write(&words);
+        while let Some((first, payload)) = raw.frame() {
+            // The reply before may still have gone out.
+            assert_eq!((first, &*payload), (0x81, &b"hello"[..]));
+        }
+        let reason = reasons.recv_timeout(WAIT).unwrap();
+        assert_eq!(reason.cause(), CloseCause::Terminated);
+        assert_eq!(reason.code(), CloseCode::Abnormal);
+        assert_eq!(reason.initiator(), Initiator::Local);
+        assert!(!reason.is_clean());
+        let metrics = server.handle.metrics();
+        assert_eq!(metrics.total.closed_by_cause["terminated"], 1);
+        assert_eq!(metrics.total.closed_by_code["1006"], 1);
+        drop(server);
+        assert!(reasons.try_recv().is_err(), "once");
+    }
+}
+
+/// Whoever has begun to close need not be waited for.
+fn a_peer_that_closes_is_terminated(transport: Transport) {
+    for workers in [0, 2] {
+        let (ends, reasons) = unbounded();
+        let (opened, peers) = unbounded();
+        let (_go, gate) = bounded(0);
+        let handler = Tells(opened, Slow(gate, Reports(ends)));
+        let server = transport.serve(|s| s.workers(workers), handler);
+        let mut raw = Raw::open(server.addr);
+        let peer = peers.recv_timeout(WAIT).unwrap();
+        assert!(peer.close(CloseCode::Away, "bye"));
+        assert_eq!(raw.close_code(), Some(1001));
+        assert!(peer.terminate());
+        assert_eq!(raw.frame(), None);
+        let reason = reasons.recv_timeout(WAIT).unwrap();
+        assert_eq!(reason.cause(), CloseCause::Terminated);
+        assert_eq!((reason.code(), reason.text()), (CloseCode::Away, "bye"));
+        assert!(!reason.is_clean() && !peer.terminate());
+    }
+}
+
+/// Hangs up on who asks.
+struct Doorman(Reports);
+
+impl Handler for Doorman {
+    type Session = ();
+
+    fn open(&self, request: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
+        assert!(peer.terminate());
+        self.0.open(request, peer)
+    }
+
+    fn message(&self, (): &mut (), _: &Peer, _: Message) {
+        unreachable!("nobody is let in");
+    }
+
+    fn close(&self, session: (), peer: &Peer, reason: &CloseReason) {
+        self.0.close(session, peer, reason);
+    }
+}
+
+fn a_peer_is_terminated_while_it_opens(transport: Transport) {
+    for workers in [0, 2] {
+        let (ends, reasons) = unbounded();
+        let server = transport.serve(|s| s.workers(workers), Doorman(Reports(ends)));
+        let mut raw = Raw::connect(server.addr);
+        raw.write(request(server.addr).as_bytes());
+        assert_eq!(raw.rest(), b"");
+        let reason = reasons.recv_timeout(WAIT).unwrap();
+        assert_eq!(reason.cause(), CloseCause::Terminated);
+        let metrics = server.handle.metrics();
+        assert_eq!(metrics.total.refused["handler"], 1);
+        assert_eq!(metrics.total.opened, 0);
+        drop(server);
+        assert!(reasons.try_recv().is_err(), "once");
+    }
+}
+
+/// What waits for it is thrown away, and counted.
+fn a_peer_that_does_not_read_is_terminated(transport: Transport) {
+    for workers in [0, 2] {
+        let (handler, seen) = spy(|_, _| ());
+        let settings = |s: Server| s.workers(workers).close_timeout(WAIT * 10);
+        let server = transport.serve_narrow(settings, handler);
+        let mut raw = upgraded(narrow(server.addr));
+        let peer = seen.peer();
+        let mut sent = 0;
+        while peer.queued_bytes() < PLENTY / 2 {
+            peer.send(numbered(sent, 1000)).unwrap();
+            sent += 1;
+        }
+        assert!(peer.terminate());
+        let reason = seen.end();
+        assert_eq!(reason.cause(), CloseCause::Terminated);
+        let received = raw.rest().len();
+        let undelivered = reason.undelivered_bytes();
+        assert!(undelivered > PLENTY / 4, "{undelivered}");
+        exactly(transport, received + undelivered, sent as usize * 1004);
+        support::until("it is gone", || server.handle.connections() == 0);
+    }
+}
+
+/// Whoever ends it, and whatever is sent meanwhile: it ends once.
+fn many_end_at_the_same_time(transport: Transport) {
+    const PEERS: usize = 60;
+    for workers in [0, 2] {
+        let (handler, seen) = spy(|peer, message| drop(peer.send(message)));
+        let server = transport.serve(|s| s.loops(2).workers(workers), handler);
+        let mut raws: Vec<_> = (0..PEERS).map(|_| Raw::open(server.addr)).collect();
+        let peers: Vec<_> = (0..PEERS).map(|_| seen.peer()).collect();
+        let ended: usize = thread::scope(|scope| {
+            scope.spawn(|| {
+                for peer in &peers {
+                    while peer.send(numbered(0, 2000)).is_ok() {
+                        thread::yield_now();
+                    }
+                }
+            });
+            scope.spawn(|| {
+                for peer in peers.iter().step_by(2) {
+                    peer.close(CloseCode::Away, "");
+                }
+            });
+            let terminate = || peers.iter().filter(|peer| peer.terminate()).count();
+            let both = [scope.spawn(terminate), scope.spawn(terminate)];
+            for (n, raw) in raws.iter_mut().enumerate() {
+                let (first, payload) = [(0x81, &b"hello"[..]), (0x88, b"\x03\xE8")][n / 2 % 2];
+                // It may be gone.
+                let _ = raw.stream.write_all(&frame(first, payload));
+            }
+            both.into_iter().map(|one| one.join().unwrap()).sum()
+        });
+        assert!(ended <= PEERS, "by one of them");
+        for raw in &mut raws {
+            raw.rest();
+        }
+        let mut told = HashSet::new();
+        for _ in 0..PEERS {
+            let (peer, reason) = seen.closed.recv_timeout(WAIT).unwrap();
+            assert!(told.insert(peer.id()), "twice: {reason}");
+        }
+        support::until("all are gone", || server.handle.connections() == 0);
+        drop(server);
+        assert!(seen.closed.try_recv().is_err());
+    }
+}
+
+/// And a client's own connection, which is not made again.
+#[test]
+fn a_client_terminates() {
+    let (ends, reasons) = unbounded();
+    let server = Transport::Plain.serve(|s| s.workers(2), Reports(ends));
+    let client = Client::new(format!("ws://{}", server.addr)).unwrap();
+    let (handle, events) = client.reconnect(Reconnect::new()).connect().unwrap();
+    assert!(handle.peer().unwrap().terminate());
+    match events.recv_timeout(WAIT).unwrap() {
+        ClientEvent::Close(reason) => assert_eq!(reason.cause(), CloseCause::Terminated),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(handle.wait().unwrap().cause(), CloseCause::Terminated);
+    assert!(events.recv_timeout(WAIT).is_err(), "that was all");
+    let reason = reasons.recv_timeout(WAIT).unwrap();
+    assert_eq!(reason.initiator(), Initiator::Peer);
+    assert_eq!(reason.code(), CloseCode::Abnormal);
 }
 
 fn violations_get_the_code_the_rfc_names(transport: Transport) {

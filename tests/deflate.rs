@@ -7,10 +7,13 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use framemill::{CloseCause, Compress, Deflate, Message, Peer, Server};
+use framemill::{
+    CloseCause, Compress, Deflate, History, Members, Message, Peer, Refused, Room, Rooms, Server,
+    Since,
+};
 use support::deflate::{ALONE, BINARY, TEXT, Zip, noise, offering, open, prose, unzip, zip};
 use support::spy::{Seen, spy};
-use support::{Raw, Running, frame, serve};
+use support::{Raw, Running, frame, serve, until};
 
 const WORKERS: [usize; 2] = [0, 2];
 
@@ -221,6 +224,114 @@ fn a_word_on_compression() {
     }
 }
 
+/// Says everything to all who are there; never compressed.
+struct Aloud;
+
+impl Room for Aloud {
+    type Join = ();
+
+    fn join(&mut self, _: &mut Members, _: &Peer, (): ()) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn message(&mut self, room: &mut Members, _: &Peer, message: Message) {
+        room.broadcast_with(message.clone(), Compress::Never);
+        room.broadcast_with(message.clone(), Compress::Always);
+        room.broadcast(message);
+    }
+}
+
+/// The same for what goes to many.
+#[test]
+fn a_word_on_the_compression_of_broadcasts() {
+    let firsts = |len| [0x81, TEXT, if len < 1_000 { 0x81 } else { TEXT }];
+    let settings = |s: Server| s.deflate(Deflate::new().threshold(1_000));
+    let server = serve(settings, |_: &Peer, _: Message| ());
+    let rooms = Rooms::new(|_| Aloud);
+    let handler = rooms.handler(|_| Ok(("a".into(), ())));
+    let with_room = serve(settings, handler);
+    let (mut raw, mut without) = (open(server.addr), Raw::open(server.addr));
+    let mut member = open(with_room.addr);
+    for len in [200, 2_000] {
+        let text = prose(len);
+        for compress in [Compress::Never, Compress::Always, Compress::Auto] {
+            assert!(server.handle.broadcast_with(text.clone(), compress));
+        }
+        member.write(&frame(0x81, text.as_bytes()));
+        for first in firsts(len) {
+            for raw in [&mut raw, &mut member] {
+                assert_eq!(plain(raw), (first, text.clone().into_bytes()), "{len}");
+            }
+            assert_eq!(without.frame(), Some((0x81, text.clone().into_bytes())));
+        }
+    }
+    // What would not become shorter is not compressed at all.
+    assert!(server.handle.broadcast_with(noise(2_000), Compress::Always));
+    assert!(raw.frame() == Some((0x82, noise(2_000))));
+}
+
+/// The next frame, with its payload inflated.
+fn plain(raw: &mut Raw) -> (u8, Vec<u8>) {
+    match raw.frame().unwrap() {
+        (first, payload) if first & 0x40 != 0 => (first, unzip(&payload)),
+        as_it_is => as_it_is,
+    }
+}
+
+/// Topics say it for what is published to them, also when it is kept and comes later.
+#[test]
+fn a_word_on_the_compression_of_topics() {
+    for workers in WORKERS {
+        let settings = |s: Server| {
+            s.workers(workers)
+                .deflate(Deflate::new().threshold(1_000))
+                .history("kept/*", History::last(10))
+                .compress("kept/plain", Compress::Never)
+                .compress("plain", Compress::Never)
+                .compress("short*", Compress::Always)
+        };
+        let server = serve(settings, |peer: &Peer, message: Message| {
+            let topic = message.to_text().unwrap();
+            match topic.starts_with("kept/") {
+                true => peer.subscribe_from(topic, Since::Start),
+                false => peer.subscribe(topic),
+            }
+        });
+        let (long, short) = (prose(2_000), prose(200));
+        for (topic, text, first) in [
+            ("plain", &long, 0x81),
+            ("any", &long, TEXT),
+            ("any", &short, 0x81),
+            ("short/one", &short, TEXT),
+        ] {
+            let mut raw = open(server.addr);
+            raw.write(&frame(0x81, topic.as_bytes()));
+            until("it subscribes", || server.handle.subscribers(topic) == 1);
+            assert!(server.handle.publish(topic, text.clone()));
+            assert!(server.handle.publish_latest(topic, 1_u8, text.clone()));
+            for _ in 0..2 {
+                assert_eq!(plain(&mut raw), (first, text.clone().into_bytes()));
+            }
+            drop(raw);
+            until("it is gone", || server.handle.subscribers(topic) == 0);
+        }
+        for (topic, first) in [("kept/plain", 0x81), ("kept/any", TEXT)] {
+            assert!(server.handle.publish(topic, long.clone()));
+            let mut raw = open(server.addr);
+            raw.write(&frame(0x81, topic.as_bytes()));
+            let ends_well = |raw: &mut Raw| {
+                let (got, text) = plain(raw);
+                assert_eq!(got, first, "{topic}");
+                assert!(text.ends_with(long.as_bytes()));
+            };
+            ends_well(&mut raw);
+            assert!(plain(&mut raw).1.starts_with(b"live "));
+            assert!(server.handle.publish(topic, long.clone()));
+            ends_well(&mut raw);
+        }
+    }
+}
+
 // ---- what comes compressed ----
 
 /// Wherever a message is cut into fragments, with control frames between them; and wherever the bytes
@@ -336,6 +447,32 @@ fn corrupt_data_at_the_end() {
             assert_eq!(raw.frame(), Some((0x81, b"hello".to_vec())));
             raw.rest();
             seen.end();
+            assert_eq!(count.load(Ordering::SeqCst), 1);
+        }
+    }
+}
+
+/// Whose own close frame is there by the time that is found out is told what was wrong all the same.
+#[test]
+fn corrupt_data_before_a_close_frame() {
+    for workers in WORKERS {
+        for (bad, code, cause) in [
+            (b"\xFF".to_vec(), 1002, None),
+            (zip(b"\xFF"), 1007, Some(CloseCause::InvalidUtf8)),
+            (zip(&[0; 2000]), 1009, Some(CloseCause::TooBig)),
+        ] {
+            let (server, seen, count) = counting_echo(|s| s.workers(workers).max_message(1000));
+            let mut raw = open(server.addr);
+            let hello = frame(TEXT, &zip(b"hello"));
+            let close = frame(0x88, b"\x03\xE8");
+            raw.write(&[hello, frame(TEXT, &bad), close].concat());
+            assert_eq!(raw.frame(), Some((0x81, b"hello".to_vec())));
+            assert_eq!(raw.close_code(), Some(code), "{workers} workers");
+            let told = seen.end();
+            match cause {
+                Some(cause) => assert_eq!(told.cause(), cause),
+                None => assert!(matches!(told.cause(), CloseCause::Protocol(_)), "{told:?}"),
+            }
             assert_eq!(count.load(Ordering::SeqCst), 1);
         }
     }

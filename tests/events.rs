@@ -9,13 +9,17 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded, never, select};
-use framemill::{CloseCode, Event, Message, Origin, Peer, PeerId, Sent, Server};
+use framemill::{
+    Accept, CloseCode, Event, Message, Origin, Peer, PeerId, Request, Response, Sent, Server,
+};
 use support::spy::{frames, narrow, number, numbered, upgraded};
-use support::{Raw, Running, Transport, WAIT, frame, over_every_transport};
+use support::{Raw, Running, Transport, WAIT, frame, over_every_transport, request, until};
 
 over_every_transport! {
     a_loop_of_ones_own,
     a_new_peer_is_reached,
+    who_opens_shows_its_request,
+    who_is_not_let_in_is_no_event,
     a_slow_receiver_slows_the_senders_down,
     several_threads_may_receive,
     writable_is_an_event,
@@ -49,7 +53,7 @@ fn a_loop_of_ones_own(transport: Transport) {
             loop {
                 select! {
                     recv(events) -> event => match event.unwrap() {
-                        Event::Open(peer) => {
+                        Event::Open(peer, _) => {
                             log.push("open".to_owned());
                             peer.send("welcome").unwrap();
                             peers.push(peer);
@@ -98,7 +102,7 @@ fn a_new_peer_is_reached(transport: Transport) {
             let mut closed = 0;
             while closed < CLIENTS {
                 match next(&events) {
-                    Event::Open(peer) => {
+                    Event::Open(peer, _) => {
                         assert!(server.handle.broadcast("somebody came"));
                         peer.send("welcome").unwrap();
                     }
@@ -114,6 +118,55 @@ fn a_new_peer_is_reached(transport: Transport) {
             assert_eq!(raw.frame(), Some((0x81, b"welcome".to_vec())));
         }
     });
+}
+
+/// A raw client with this path and these headers, and what it is answered.
+fn asks(server: &Running, path: &str, headers: &str) -> (Raw, String) {
+    let mut raw = Raw::connect(server.addr);
+    let asked = request(server.addr)
+        .replacen("GET /", &format!("GET {path}"), 1)
+        .replacen("Host", &format!("{headers}Host"), 1);
+    raw.write(asked.as_bytes());
+    let head = raw.head();
+    (raw, head)
+}
+
+fn who_opens_shows_its_request(transport: Transport) {
+    let subprotocols = ["b", "a"];
+    let (server, events) = start(transport, |s| s.workers(2).subprotocols(subprotocols));
+    let offer = "Cookie: who=ann\r\nSec-WebSocket-Protocol: a, b, c\r\n";
+    let (_raw, head) = asks(&server, "/game?seat=3", offer);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let head = head.to_lowercase();
+    assert!(head.contains("\r\nsec-websocket-protocol: b\r\n"), "{head}");
+    let Event::Open(peer, request) = next(&events) else {
+        panic!("not an open");
+    };
+    assert_eq!(request.path(), "/game");
+    assert_eq!(request.query_param("seat").as_deref(), Some("3"));
+    assert_eq!(request.cookie("who"), Some("ann"));
+    until("it is agreed on", || peer.subprotocol() == Some("b"));
+}
+
+fn who_is_not_let_in_is_no_event(transport: Transport) {
+    let (server, bound) = transport.bind();
+    let decide = |request: &Request| match request.path() {
+        "/in" => Ok(Accept::new(()).subprotocol("a")),
+        _ => Err(Response::unauthorized()),
+    };
+    let server = server.origin(Origin::Any).subprotocols(["b"]);
+    let (handle, events) = server.events_with(decide).unwrap();
+    let server = bound.running(handle);
+    let (_, head) = asks(&server, "/out", "");
+    assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
+    let (_raw, head) = asks(&server, "/in", "Sec-WebSocket-Protocol: a, b\r\n");
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let Event::Open(peer, request) = next(&events) else {
+        panic!("not an open");
+    };
+    assert_eq!(request.path(), "/in");
+    until("it is agreed on", || peer.subprotocol() == Some("a"));
+    assert!(events.is_empty());
 }
 
 /// With this for a write timeout, a write that fails shows that nobody reads.
@@ -155,7 +208,7 @@ fn a_slow_receiver_slows_the_senders_down(transport: Transport) {
         let mut closed = 0;
         while closed < CLIENTS {
             match next(&events) {
-                Event::Open(peer) => assert_eq!(seen.insert(peer.id(), 0), None),
+                Event::Open(peer, _) => assert_eq!(seen.insert(peer.id(), 0), None),
                 Event::Message(peer, message) => {
                     let expected = seen.get_mut(&peer.id()).unwrap();
                     assert_eq!(number(&message.into_data()), *expected);
@@ -182,7 +235,7 @@ fn several_threads_may_receive(transport: Transport) {
             let mut numbers = Vec::new();
             loop {
                 match next(&events) {
-                    Event::Open(_) => {}
+                    Event::Open(..) => {}
                     Event::Message(peer, Message::Binary(payload)) => {
                         numbers.push(number(&payload));
                         peer.send(payload).unwrap();
@@ -211,7 +264,7 @@ fn several_threads_may_receive(transport: Transport) {
 fn writable_is_an_event(transport: Transport) {
     let (server, events) = start(transport, |s| s.workers(2).outbound_limit(16 << 20));
     let mut raw = upgraded(narrow(server.addr));
-    let Event::Open(peer) = next(&events) else {
+    let Event::Open(peer, _) = next(&events) else {
         panic!("not an open");
     };
     let mut sent = 1;

@@ -9,6 +9,9 @@ mod limits;
 #[path = "../examples/ticker/market.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod market;
+#[path = "../examples/ticker/slow.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod slow;
 
 // The dashboard, around handlers of a test.
 #[path = "../examples/support/dashboard/mod.rs"]
@@ -47,6 +50,16 @@ fn names_are_one_line_that_can_be_seen() {
         ("Ada\u{202E}", None),
         ("A\u{0}da", None),
         ("\u{FEFF}Ada", None),
+        // Blank, or nothing at all.
+        ("\u{3164}", None),
+        ("\u{2800}Ada", None),
+        ("A\u{34F}da", None),
+        ("Ada\u{E0061}", None),
+        ("Ada\u{FFA0}", None),
+        // Only another way to draw the same.
+        ("Ada\u{FE0F}", Some("Ada")),
+        ("\u{2764}\u{FE0F}", Some("\u{2764}")),
+        ("\u{E0100}", None),
     ] {
         assert_eq!(limits::line(given, 20).as_deref(), name, "{given:?}");
     }
@@ -123,6 +136,25 @@ fn a_snapshot_tells_everything_of_its_sector() {
         stock.quote(last),
         format!("[{last},{},{},51]", stock.cents, stock.updates)
     );
+}
+
+/// Updates may stand before the snapshot that they belong behind, and the other way round.
+#[test]
+fn skipped_is_what_never_came() {
+    let mut seen = slow::Seen::default();
+    let mut report = slow::Report::default();
+    let snapshot = json!({"sector": "foods", "stocks": [[1, "TEST", 100, 8, 100, []]]});
+    for message in [
+        json!([1, 100, 9, 40]),
+        snapshot,
+        json!([1, 100, 10, 0]),
+        json!([1, 100, 7, 50]),
+        json!([1, 100, 12, 50]),
+    ] {
+        seen.read(&message, Duration::from_millis(50), &mut report);
+    }
+    assert_eq!((report.read, report.skipped), (4, 1));
+    assert_eq!(report.oldest, Duration::from_millis(50));
 }
 
 // ---- chat ----
@@ -238,14 +270,18 @@ fn the_chat_keeps_its_rules() {
     assert_eq!(joined["here"], json!(["Ada", "Ben"]));
     assert_eq!(joined["history"].as_array().unwrap().len(), said(&heard));
     assert_eq!(closed(&mut ben), 4001);
-    tell(&mut again, json!({"type": "say", "text": "back"}));
+    tell(&mut ada, json!({"type": "say", "text": "back?", "n": 7}));
     loop {
         let message = hear(&mut ada);
         assert_eq!(message["type"], "said", "nobody came or left");
-        if message["text"] == "back" {
+        if message["text"] == "back?" {
+            assert_eq!(message["n"], 7);
             break;
         }
     }
+    tell(&mut again, json!({"type": "ping"}));
+    assert_eq!(hear(&mut again)["text"], "back?");
+    assert_eq!(hear(&mut again), json!({"type": "pong"}));
     drop(again);
     assert_eq!(hear(&mut ada), json!({"type": "left", "name": "Ben"}));
 
@@ -257,8 +293,10 @@ fn the_chat_keeps_its_rules() {
 
     // A room that nobody is in is forgotten.
     drop(ada);
-    until("the room is gone", || get(&chat, "/rooms") == json!([]));
+    // Whoever asks too often is told to wait, so this one comes before.
     let mut late = connect(&chat);
+    let gone = (200, "[]".to_owned());
+    until("the room is gone", || answer(&chat, "/rooms") == gone);
     let joined = join(&mut late, "the mill", "Ada", "x");
     assert_eq!(joined["history"], json!([]));
     drop(late);

@@ -23,6 +23,7 @@ over_every_transport! {
     overflow_closes,
     overflow_gives_the_newest_back,
     overflow_drops_the_oldest,
+    what_is_dropped_is_undelivered,
     overflow_drops_the_oldest_of_few,
     overflow_drops_the_oldest_of_many,
     control_frames_are_exempt,
@@ -263,6 +264,27 @@ fn overflow_drops_the_oldest(transport: Transport) {
         let last = PLENTY / 2 / FRAME;
         let end = &received[received.len() - last..];
         assert_eq!(end[0], MESSAGES - last as u32, "the last without a gap");
+    }
+}
+
+/// What was accepted and then dropped to make room was not delivered.
+fn what_is_dropped_is_undelivered(transport: Transport) {
+    const MESSAGES: u32 = 4000;
+    for workers in [0, 2] {
+        let (server, seen, mut raw, peer) = stalling(transport, |s| {
+            s.workers(workers)
+                .outbound_limit(PLENTY)
+                .overflow(Overflow::DropOldest)
+        });
+        for n in 0..MESSAGES {
+            peer.send(numbered(n, SIZE)).unwrap();
+        }
+        let sent = MESSAGES as usize * FRAME;
+        assert!(!server.handle.shutdown(Duration::ZERO));
+        let received = raw.rest().len();
+        let undelivered = seen.end().undelivered_bytes();
+        exactly(transport, received + undelivered, sent);
+        assert!(undelivered > peer.queued_bytes());
     }
 }
 

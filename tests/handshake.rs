@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use framemill::{
-    Accept, CloseCause, CloseCode, CloseReason, Handler, HeaderName, HeaderValue, Message, Origin,
-    Peer, Request, Response, Server, header,
+    Accept, CloseCause, CloseCode, CloseReason, Error, Handler, HeaderName, HeaderValue, Message,
+    Origin, Peer, Request, Response, Server, header,
 };
 use support::{
     Addr, Raw, Running, Transport, WAIT, client, echoes, frame, over_every_transport, request,
@@ -25,6 +25,7 @@ over_every_transport! {
     the_handler_adds_headers_but_not_those_of_the_handshake,
     a_subprotocol_is_agreed_on,
     tungstenites_client_agrees_on_a_subprotocol,
+    the_server_chooses_a_subprotocol_where_the_handler_does_not,
     what_is_sent_while_opening_arrives_right_after_the_answer,
     bad_requests_have_their_status,
     what_cannot_become_http_is_refused_at_once,
@@ -352,6 +353,53 @@ fn tungstenites_client_agrees_on_a_subprotocol(transport: Transport) {
     let (mut client, response) = tungstenite::client::client(request, stream).unwrap();
     assert_eq!(response.headers()[header::SEC_WEBSOCKET_PROTOCOL], "b");
     echoes(&mut client, "hello");
+}
+
+fn the_server_chooses_a_subprotocol_where_the_handler_does_not(transport: Transport) {
+    for workers in [0, 2] {
+        let settings = |s: Server| s.workers(workers).subprotocols(["two", "one"]);
+        let closure = |peer: &Peer, _: Message| peer.send(peer.subprotocol().unwrap_or("none"));
+        let server = transport.serve(settings, closure);
+        for (offer, chosen) in [
+            ("one, two", Some("two")),
+            ("zero,one", Some("one")),
+            ("zero, Two", None),
+        ] {
+            let host = format!("Sec-WebSocket-Protocol: {offer}\r\nHost");
+            let (mut raw, head) = opened(server.addr, &request_with(server.addr, "Host", &host));
+            let line = chosen.map(|name| format!("\r\nsec-websocket-protocol: {name}\r\n"));
+            match &line {
+                Some(line) => assert!(head.contains(line), "{offer}: {head}"),
+                None => assert!(!head.contains("sec-websocket-protocol"), "{head}"),
+            }
+            raw.write(&frame(0x81, b"which?"));
+            let said = chosen.unwrap_or("none").as_bytes().to_vec();
+            assert_eq!(raw.frame(), Some((0x81, said)));
+        }
+        let (_, head) = opened(server.addr, &request(server.addr));
+        assert!(!head.contains("sec-websocket-protocol"), "{head}");
+        // What the handler chooses counts, if it does.
+        let Served { server, .. } = serve_by_path(transport, settings);
+        let request = request_for(server.addr, "/subprotocol?one");
+        let offer = "Sec-WebSocket-Protocol: one, two\r\nHost";
+        let (_, head) = opened(server.addr, &request.replacen("Host", offer, 1));
+        assert!(
+            head.contains("\r\nsec-websocket-protocol: one\r\n"),
+            "{head}"
+        );
+    }
+}
+
+#[test]
+fn a_subprotocol_is_a_token() {
+    for (name, sound) in [("v1.chat", true), ("one, two", false), ("", false)] {
+        let server = Server::bind("127.0.0.1:0").unwrap().subprotocols([name]);
+        match server.start(|_: &Peer, _: Message| ()) {
+            Ok(handle) => assert!(sound && handle.shutdown(WAIT), "{name:?}"),
+            Err(Error::Config(why)) => assert!(!sound && why.contains("subprotocols"), "{why}"),
+            Err(other) => panic!("{name:?}: {other}"),
+        }
+    }
 }
 
 fn what_is_sent_while_opening_arrives_right_after_the_answer(transport: Transport) {

@@ -79,7 +79,8 @@ fn script(connection: usize, random: &mut Xorshift) -> Script {
     random.shuffle(&mut rows);
     let (mut out, mut expected) = (Vec::new(), Vec::new());
     for (size, count) in rows {
-        for n in connection * count..(connection + 1) * count {
+        // Each size twice: what comes is expected to be like what came before.
+        for n in (connection * count..(connection + 1) * count).flat_map(|n| [n, n]) {
             // All connections together go through every distance, for each size.
             let len = size - AROUND + n % (2 * AROUND + 1);
             let message = if random.below(2) == 0 {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded, unbounded};
 use framemill::{
     Accept, CloseCause, CloseCode, CloseReason, Error, Handler, Initiator, Message, MessageRate,
-    OverRate, Overflow, Peer, Request, Response, SendError, Server,
+    OverRate, Overflow, Peer, ProxyProtocol, Request, Response, SendError, Server,
 };
 use support::spy::{PLENTY, Seen, Spy, narrow, number, numbered, spy, upgraded};
 use support::{
@@ -377,12 +377,16 @@ fn max_message_has_a_limit_itself() {
 #[test]
 fn other_limits_have_limits_too() {
     type Settings = fn(Server) -> Server;
-    let refused: [(&str, Settings); 4] = [
+    let refused: [(&str, Settings); 5] = [
         ("max_head", |s| s.max_head(usize::MAX, 64)),
         ("max_head", |s| s.max_head((1 << 30) + 1, 64)),
         ("outbound_limit", |s| s.outbound_limit(usize::MAX)),
         ("outbound_limit", |s| {
             s.outbound_limit(u32::MAX as usize - 100)
+        }),
+        // Before TLS the header is looked at where it was received.
+        ("read_buffer", |s| {
+            s.proxy_protocol(ProxyProtocol::Optional).read_buffer(4095)
         }),
     ];
     for (name, settings) in refused {

@@ -5,9 +5,9 @@ mod support;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use framemill::{Message, Peer, Timer};
+use framemill::{Accept, Handler, Message, Peer, Request, Response, Timer};
 use log::{Level, LevelFilter, Metadata, Record};
-use support::{Raw, client, echoes, frame, serve, until};
+use support::{Raw, client, echoes, frame, request, serve, until};
 
 /// Level, target, text.
 type Line = (Level, String, String);
@@ -49,17 +49,37 @@ fn names_a_connection(text: &str) -> bool {
     numbers.len() == 3 && numbers.iter().all(Result::is_ok)
 }
 
+/// Echoes, and panics if it is told to; the path `/no` is refused.
+struct Choosy;
+
+impl Handler for Choosy {
+    type Session = ();
+
+    fn open(&self, request: &Request, _: &Peer) -> Result<Accept<()>, Response> {
+        match request.path() {
+            "/no" => Err(Response::unauthorized()),
+            _ => Ok(Accept::new(())),
+        }
+    }
+
+    fn message(&self, (): &mut (), peer: &Peer, message: Message) {
+        assert_ne!(message.to_text().unwrap(), "panic", "on purpose");
+        let _ = peer.send(message);
+    }
+}
+
 /// One test, as there is one log.
 #[test]
 fn lines_are_few_and_tell_whose_they_are() {
     log::set_logger(&LOG).unwrap();
     log::set_max_level(LevelFilter::Trace);
     let server = serve(
-        |s| s.workers(2),
-        |peer: &Peer, message: Message| match message.to_text() {
-            Ok("panic") => panic!("on purpose"),
-            _ => peer.send(message),
+        |s| {
+            s.workers(2)
+                .max_connections(2)
+                .handshake_timeout(Duration::from_millis(200))
         },
+        Choosy,
     );
 
     // Nothing per message, at any level.
@@ -73,7 +93,9 @@ fn lines_are_few_and_tell_whose_they_are() {
     assert_eq!(lines().len(), before);
 
     // What a peer can cause again and again: a few lines, and the end of each for who wants to know.
+    let alone = || until("the others are gone", || server.handle.connections() == 1);
     for _ in 0..40 {
+        alone();
         let mut raw = Raw::open(server.addr);
         raw.write(&frame(0x81, b"panic"));
         assert_eq!(raw.close_code(), Some(1011));
@@ -86,6 +108,44 @@ fn lines_are_few_and_tell_whose_they_are() {
     refused.write(b"nonsense\r\n\r\n");
     assert_eq!(refused.response().0, 400);
     until("that is told too", || count("refused with 400") == 1);
+    drop(refused);
+
+    // Every other way not to become a WebSocket has its line, one for each.
+    alone();
+    let mut no = Raw::connect(server.addr);
+    no.write(request("x").replacen("/", "/no", 1).as_bytes());
+    assert_eq!(no.response().0, 401);
+    until("the handler's no is told", || {
+        count("refused by the handler with 401") == 1
+    });
+    drop(no);
+    alone();
+    let mut plain = Raw::connect(server.addr);
+    plain.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(plain.response().0, 426);
+    until("a plain answer is told", || count("answered with 426") == 1);
+    drop(plain);
+    alone();
+    let mut half = Raw::connect(server.addr);
+    half.write(b"GET / HT");
+    drop(half);
+    until("who leaves is told", || count("refused: hung_up") == 1);
+    alone();
+    let mut silent = Raw::connect(server.addr);
+    assert_eq!(silent.rest(), b"");
+    until("who is silent is told", || count("refused: silent") == 1);
+    alone();
+    let second = client(server.addr);
+    let mut third = Raw::connect(server.addr);
+    third.write(request("x").as_bytes());
+    assert_eq!(third.response().0, 503);
+    until("who is one too many is told", || {
+        count("refused with 503") == 1
+    });
+    drop((second, third));
+    alone();
+    assert_eq!(count("refused"), 5);
+
     for (level, target, text) in lines().iter() {
         assert!(names_a_connection(text), "{text}");
         assert!(target.starts_with("framemill::"), "{target}");

@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use framemill::{
-    Accept, ByteRate, CloseCause, CloseCode, Drain, ForwardedHeader, Handler, Message, OverRate,
-    Peer, ProxyProtocol, Request, Response, Server, ServerHandle,
+    Accept, ByteRate, CloseCause, CloseCode, Drain, Error, ForwardedHeader, Handler, Message,
+    OverRate, Peer, ProxyProtocol, Request, Response, Server, ServerHandle,
 };
 use support::spy::{Seen, number, numbered, spy};
 use support::{
@@ -198,6 +198,52 @@ fn listeners_take_turns() {
     // The crowd takes ten seconds.
     let accepted = server.handle.metrics().total.accepted;
     assert!(accepted < 100, "{accepted} came first");
+}
+
+/// One that can't accept does not keep out who comes to the others.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_broken_listener_is_alone_with_that() {
+    use std::net::TcpListener;
+    for broken_first in [true, false] {
+        let broken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let good = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = good.local_addr().unwrap().into();
+        let same = broken.try_clone().unwrap();
+        let (first, second) = match broken_first {
+            true => (broken, good),
+            false => (good, broken),
+        };
+        let server = Server::bind(first).unwrap().and_bind(second).unwrap();
+        // From here on all that comes of it is EINVAL.
+        let same = socket2::SockRef::from(&same);
+        same.shutdown(std::net::Shutdown::Both).unwrap();
+        let (spy, _) = spy(|_, _| {});
+        let handle = server.start(spy).unwrap();
+        let server = Running { handle, addr };
+        let _open: Vec<_> = (0..3).map(|_| Raw::open(addr)).collect();
+        assert_eq!(server.handle.connections(), 3);
+    }
+}
+
+/// What is connected already, or does not listen yet, is no listener.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_does_not_listen_is_refused() {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let tcp: OwnedFd = TcpStream::connect(listener.local_addr().unwrap())
+        .unwrap()
+        .into();
+    let unix: OwnedFd = UnixStream::pair().unwrap().0.into();
+    let outcomes = [
+        Server::bind(std::net::TcpListener::from(tcp)),
+        Server::bind(UnixListener::from(unix)),
+    ];
+    for outcome in outcomes {
+        assert!(matches!(outcome, Err(framemill::Error::Config(_))));
+    }
 }
 
 /// No Unix socket makes a TLS handshake, so none waits for one.
@@ -802,6 +848,34 @@ fn a_drain_can_be_hurried(transport: Transport) {
             assert!(shut.join().unwrap() && ended.join().unwrap());
         });
     }
+}
+
+// ---- addresses ----
+
+/// What can't be read is the caller's mistake; what can be read and not be had is told as it was given.
+#[test]
+fn what_is_no_address_is_a_mistake() {
+    let mistaken = |result: framemill::Result<Server>, what: &str| match result {
+        Err(Error::Config(why)) => assert!(why.contains(what), "{why}"),
+        other => panic!("{what}: {other:?}"),
+    };
+    for addr in ["nonsense", "127.0.0.1", "1.2.3.4:99999", ""] {
+        mistaken(Server::bind(addr), &format!("{addr:?}"));
+        #[cfg(unix)]
+        mistaken(Server::bind(framemill::ReusePort(addr)), "address");
+    }
+    let taken = Server::bind("127.0.0.1:0").unwrap();
+    let addr = taken.handle().local_addrs().remove(0);
+    let told = |result| match result {
+        Err(Error::Bind { addr, .. }) => addr,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(told(Server::bind(&addr)), addr);
+    #[cfg(unix)]
+    assert_eq!(told(Server::bind(framemill::ReusePort(&*addr))), addr);
+    // A name that nobody has: the resolver's word, not a mistake.
+    let unknown = "name.invalid:80";
+    assert_eq!(told(Server::bind(unknown)), unknown);
 }
 
 // ---- ReusePort ----

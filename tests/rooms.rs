@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use framemill::{
-    Accept, Client, Clients, Handler, Members, Membership, Message, Peer, Refused, Request,
-    Response, Room, Rooms, Server, Tick,
+    Accept, Client, Clients, CloseCode, Handler, Members, Membership, Message, Peer, Refused,
+    Request, Response, Room, Rooms, Server, Tick,
 };
 use support::spy::{narrow, spy, upgraded};
 use support::{Raw, Running, Transport, WAIT, frame, request, reset, serve, until};
@@ -41,6 +41,10 @@ impl Room for Talk {
             let _ = peer.send("no");
             return Err(Refused);
         }
+        if name == "elsewhere" {
+            peer.close(CloseCode::Policy, "not here");
+            return Err(Refused);
+        }
         let _ = peer.send(format!("hello {name}, {} are here", room.len()));
         room.broadcast(format!("{name} comes"));
         Ok(())
@@ -53,6 +57,15 @@ impl Room for Talk {
             "panic" => panic!("on purpose"),
             "close" => room.close(),
             "out" => assert!(room.remove(peer.id())),
+            "at once" => {
+                room.broadcast("not with us");
+                assert!(peer.terminate());
+            }
+            "out with it" => {
+                assert!(room.remove(peer.id()));
+                let _ = peer.send("out");
+                peer.close(CloseCode::Policy, "no more of that");
+            }
             _ => {
                 let _ = peer.send(format!("you said {text}"));
                 room.broadcast_except(peer.id(), format!("{} {text}", self.said));
@@ -82,13 +95,37 @@ fn talk() -> (Rooms<Talk>, Arc<AtomicUsize>) {
     (rooms, made)
 }
 
-/// Into the room and by the name that are in the path: `/room/name`.
+/// The room and the name that are in the path: `/room/name`.
+fn room_and_name(request: &Request) -> (String, String) {
+    let mut parts = request.path().split('/').skip(1);
+    let mut part = || parts.next().unwrap().to_owned();
+    (part(), part())
+}
+
+/// Connections that are there for their room alone.
 fn serve_talk((loops, workers): (usize, usize), rooms: &Rooms<Talk>) -> Running {
-    let handler = rooms.clone().handler(|request| {
-        let mut parts = request.path().split('/').skip(1);
-        let mut part = || parts.next().unwrap().to_owned();
-        Ok((part(), part()))
-    });
+    let handler = rooms.clone().handler(|request| Ok(room_and_name(request)));
+    serve(move |s: Server| s.loops(loops).workers(workers), handler)
+}
+
+/// Connections that a room is only a part of.
+struct Joining(Rooms<Talk>);
+
+impl Handler for Joining {
+    type Session = Membership<Talk>;
+
+    fn open(&self, request: &Request, peer: &Peer) -> Result<Accept<Self::Session>, Response> {
+        let (room, name) = room_and_name(request);
+        Ok(Accept::new(self.0.join(&room, peer, name)))
+    }
+
+    fn message(&self, session: &mut Self::Session, _: &Peer, message: Message) {
+        session.message(message);
+    }
+}
+
+fn serve_joining((loops, workers): (usize, usize), rooms: &Rooms<Talk>) -> Running {
+    let handler = Joining(rooms.clone());
     serve(move |s: Server| s.loops(loops).workers(workers), handler)
 }
 
@@ -157,7 +194,7 @@ fn joins_talks_and_leaves() {
 fn who_is_refused_is_left_alone() {
     for threads in THREADS {
         let (rooms, made) = talk();
-        let server = serve_talk(threads, &rooms);
+        let server = serve_joining(threads, &rooms);
         let mut refused = enter(&server, "/a/nobody");
         hears(&mut refused, "no");
         until("the room has closed", || rooms.is_empty());
@@ -179,7 +216,7 @@ fn who_is_refused_is_left_alone() {
 fn who_is_put_out_stays_connected() {
     for threads in THREADS {
         let (rooms, _) = talk();
-        let server = serve_talk(threads, &rooms);
+        let server = serve_joining(threads, &rooms);
         let (mut ann, mut bob) = (enter(&server, "/a/ann"), enter(&server, "/a/bob"));
         // Whoever was first.
         for raw in [&mut ann, &mut bob] {
@@ -202,6 +239,79 @@ fn who_is_put_out_stays_connected() {
             while raw.frame().unwrap().0 != 0x8A {}
         }
         assert_eq!(server.handle.connections(), 3);
+    }
+}
+
+/// Who is there for a room alone, and is not let in, is told so.
+#[test]
+fn a_handler_of_rooms_closes_who_is_refused() {
+    for threads in THREADS {
+        let (rooms, _) = talk();
+        let server = serve_talk(threads, &rooms);
+        let mut ann = enter(&server, "/a/ann");
+        hears(&mut ann, "hello ann, 0 are here");
+        let mut refused = enter(&server, "/a/nobody");
+        hears(&mut refused, "no");
+        assert_eq!(refused.close_code(), Some(1013));
+        // The room may have words of its own.
+        let mut elsewhere = enter(&server, "/a/elsewhere");
+        assert_eq!(
+            elsewhere.frame(),
+            Some((0x88, b"\x03\xF0not here".to_vec()))
+        );
+        drop((refused, elsewhere));
+        until("only one is left", || server.handle.connections() == 1);
+        say(&mut ann, "still");
+        hears(&mut ann, "you said still");
+    }
+}
+
+#[test]
+fn a_handler_of_rooms_closes_who_is_put_out() {
+    for threads in THREADS {
+        let (rooms, _) = talk();
+        let server = serve_talk(threads, &rooms);
+        let mut ann = enter(&server, "/a/ann");
+        hears(&mut ann, "hello ann, 0 are here");
+        for (word, code) in [("out", 1000), ("out with it", 1008)] {
+            let mut bob = enter(&server, "/a/bob");
+            hears(&mut bob, "hello bob, 1 are here");
+            say(&mut bob, word);
+            if code == 1008 {
+                hears(&mut bob, "out");
+            }
+            assert_eq!(bob.close_code(), Some(code));
+        }
+        // When the room is closed, all are out; others may be let into the next of that name.
+        let mut cat = enter(&server, "/a/cat");
+        hears(&mut cat, "hello cat, 1 are here");
+        say(&mut ann, "close");
+        for raw in [&mut ann, &mut cat] {
+            assert_eq!(raw.close_code(), Some(1000));
+        }
+        until("it is closed", || rooms.is_empty());
+        let mut dan = enter(&server, "/a/dan");
+        hears(&mut dan, "hello dan, 0 are here");
+    }
+}
+
+/// What a room says in a call is held back until it is over; that somebody is to go is not.
+#[test]
+fn who_is_terminated_is_gone() {
+    for threads in THREADS {
+        let (rooms, _) = talk();
+        let server = serve_talk(threads, &rooms);
+        let mut ann = enter(&server, "/a/ann");
+        hears(&mut ann, "hello ann, 0 are here");
+        let mut bob = enter(&server, "/a/bob");
+        hears(&mut bob, "hello bob, 1 are here");
+        say(&mut bob, "at once");
+        for text in ["bob comes", "not with us", "somebody goes"] {
+            hears(&mut ann, text);
+        }
+        assert_eq!(bob.frame(), None);
+        say(&mut ann, "one");
+        hears(&mut ann, "you said one");
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use framemill::{
-    CloseCause, CloseCode, Handler, Initiator, Message, Origin, Peer, SendError, Server,
+    CloseCause, CloseCode, Handler, History, Initiator, Message, Origin, Peer, SendError, Server,
 };
 use support::spy::{Seen, exactly, frames, narrow, number, numbered, spy, upgraded};
 use support::{Raw, Running, Transport, WAIT, client, frame, over_every_transport, request, until};
@@ -611,6 +611,38 @@ fn a_shutdown_before_the_start_is_not_forgotten() {
         run.is_finished()
     });
     assert!(returned);
+}
+
+/// Whoever produces for a server learns that it has ended.
+#[test]
+fn a_server_that_has_ended_takes_nothing_more() {
+    for workers in [0, 2] {
+        let (handler, seen) = spy(|_, _| ());
+        let settings = |s: Server| s.workers(workers).history("kept", History::last(10));
+        let server = Transport::Plain.serve(settings, handler);
+        let _raw = Raw::open(server.addr);
+        let peer = seen.peer();
+        let handle = &server.handle;
+        assert!(handle.broadcast("x") && handle.publish("kept", "x") && peer.publish("t", "x"));
+        assert!(handle.enter("t", "ann").is_some());
+        handle.shutdown(Duration::ZERO);
+        assert!(!handle.broadcast("x"));
+        assert!(!handle.publish("t", "x") && !handle.publish("kept", "x"));
+        assert!(!handle.publish_latest("t", 1_u8, "x"));
+        assert!(!peer.publish("t", "x") && !peer.publish_latest("t", 1_u8, "x"));
+        assert!(handle.enter("t", "ann").is_none());
+        assert!(handle.who("t").is_empty());
+    }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_server_that_has_ended_has_no_certificate() {
+    let (server, _) = quiet(Transport::Tls, 2);
+    assert!(server.handle.reload_tls(support::tls::identity()).is_ok());
+    server.handle.shutdown(Duration::ZERO);
+    let refused = server.handle.reload_tls(support::tls::identity());
+    assert!(matches!(refused, Err(framemill::Error::Config(_))));
 }
 
 #[cfg(unix)]

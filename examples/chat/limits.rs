@@ -15,9 +15,11 @@ pub const GUESTS: usize = 200;
 /// What a room remembers.
 pub const HISTORY: usize = 50;
 
-/// A name in one line: trimmed, spaces put together. `None`: there is nothing left, it is longer than
-/// `max` characters, or something in it can't be seen and could make it look like another name.
+/// A name in one line: trimmed, spaces put together, without what only chooses a variant of the character
+/// before it (emoji come with that). `None`: there is nothing left, it is longer than `max` characters, or
+/// something in it can't be seen and could make it look like another name.
 pub fn line(text: &str, max: usize) -> Option<String> {
+    let text = text.replace(selects_variant, "");
     let words: Vec<_> = text.split_whitespace().collect();
     let line = words.join(" ");
     let fits = (1..=max).contains(&line.chars().count());
@@ -31,13 +33,33 @@ pub fn text(text: &str) -> Option<String> {
     (1..=TEXT).contains(&text.chars().count()).then_some(text)
 }
 
-/// Control characters, and those that are nowhere or turn the direction of writing.
+fn selects_variant(c: char) -> bool {
+    matches!(c, '\u{180B}'..='\u{180D}' | '\u{180F}' | '\u{FE00}'..='\u{FE0F}' | '\u{E0100}'..='\u{E01EF}')
+}
+
+/// Control characters, those that are nowhere or turn the direction of writing, and letters that are blank.
 fn unseen(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{AD}' | '\u{61C}' | '\u{180E}' | '\u{FEFF}')
-        || ('\u{200B}'..='\u{200F}').contains(&c)
-        || ('\u{2028}'..='\u{202E}').contains(&c)
-        || ('\u{2060}'..='\u{206F}').contains(&c)
+        || matches!(
+            c,
+            '\u{AD}'
+                | '\u{34F}'
+                | '\u{61C}'
+                | '\u{115F}'..='\u{1160}'
+                | '\u{17B4}'..='\u{17B5}'
+                | '\u{180E}'
+                | '\u{200B}'..='\u{200F}'
+                | '\u{2028}'..='\u{202E}'
+                | '\u{2060}'..='\u{206F}'
+                | '\u{2800}'
+                | '\u{3164}'
+                | '\u{FEFF}'
+                | '\u{FFA0}'
+                | '\u{FFF0}'..='\u{FFFB}'
+                | '\u{1BCA0}'..='\u{1BCA3}'
+                | '\u{1D173}'..='\u{1D17A}'
+                | '\u{E0000}'..='\u{E0FFF}'
+        )
 }
 
 /// So many at once, and one more each time a while has passed.

@@ -108,7 +108,10 @@ fn main() -> framemill::Result<()> {
             per_second: 20,
             burst: 40,
             over: OverRate::Close,
-        });
+        })
+        // Everybody may say something under a new name. A page that is opened takes three or four.
+        .accept_rate_per_ip(10, 100)
+        .max_connections_per_ip(50);
     let chat = Chat {
         rooms: Rooms::new(|_| ChatRoom::default()),
     };

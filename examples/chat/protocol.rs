@@ -3,16 +3,18 @@
 //! | from the page | |
 //! |---|---|
 //! | `join` | `room`, `name`, and `key`, which tells somebody who comes back from somebody else |
-//! | `say` | `text` |
+//! | `say` | `text`, and perhaps `n`, a number that comes back with it |
 //! | `typing` | |
+//! | `ping` | is answered with `pong`: pages can't see the server's pings |
 //!
 //! | to the page | |
 //! |---|---|
 //! | `joined` | `room`, `name`, `born` (of the room), `here` (names), `history` (of `said`) |
 //! | `refused` | `why`; the connection is closed with 4000 |
 //! | `came`, `left`, `typing` | `name` |
-//! | `said` | `id` (1, 2, … in this room), `name`, `text`, `time` (milliseconds, as in JavaScript) |
-//! | `notice` | `text`, and perhaps `unsent`, which was not said |
+//! | `said` | `id` (1, 2, … in this room), `n`, `name`, `text`, `time` (milliseconds, as in JavaScript) |
+//! | `notice` | `text`, and perhaps `unsent`, which was not said, and its `n` |
+//! | `pong` | |
 //!
 //! Who comes back on another connection with the same name and key takes the place of the old one, which
 //! is closed with 4001.
@@ -32,13 +34,19 @@ pub struct Join {
 }
 
 pub enum Ask {
-    Say(String),
+    Say {
+        text: String,
+        /// What its page calls it. The text that is said may differ from the one that was sent.
+        n: Option<u64>,
+    },
     Typing,
+    Ping,
 }
 
 /// What a room remembers.
 pub struct Said {
     pub id: u64,
+    pub n: Option<u64>,
     pub name: String,
     pub text: String,
     pub time: u64,
@@ -48,11 +56,12 @@ impl Said {
     pub fn to_json(&self) -> Value {
         let Self {
             id,
+            n,
             name,
             text,
             time,
         } = self;
-        json!({"type": "said", "id": id, "name": name, "text": text, "time": time})
+        json!({"type": "said", "id": id, "n": n, "name": name, "text": text, "time": time})
     }
 }
 
@@ -72,8 +81,12 @@ pub fn join(message: &Message) -> Option<Join> {
 pub fn ask(message: &Message) -> Option<Ask> {
     let value = parse(message)?;
     match value["type"].as_str()? {
-        "say" => Some(Ask::Say(value["text"].as_str()?.to_owned())),
+        "say" => Some(Ask::Say {
+            text: value["text"].as_str()?.to_owned(),
+            n: value["n"].as_u64(),
+        }),
         "typing" => Some(Ask::Typing),
+        "ping" => Some(Ask::Ping),
         _ => None,
     }
 }
@@ -90,8 +103,17 @@ pub fn about(what: &str, name: &str) -> String {
     json!({"type": what, "name": name}).to_string()
 }
 
-pub fn notice(text: &str, unsent: Option<&str>) -> String {
-    json!({"type": "notice", "text": text, "unsent": unsent}).to_string()
+pub fn notice(text: &str) -> String {
+    json!({"type": "notice", "text": text}).to_string()
+}
+
+/// The notice that something was not said.
+pub fn unsent(why: &str, text: &str, n: Option<u64>) -> String {
+    json!({"type": "notice", "text": why, "unsent": text, "n": n}).to_string()
+}
+
+pub fn pong() -> String {
+    json!({"type": "pong"}).to_string()
 }
 
 /// Tells somebody why not, and ends the connection.

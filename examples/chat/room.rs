@@ -15,6 +15,9 @@ const SAY: (u32, Duration) = (6, Duration::from_millis(1200));
 /// Pages tell every two seconds that somebody is still typing.
 const TYPING: (u32, Duration) = (2, Duration::from_secs(1));
 
+/// Guests who have left of whom a room knows how much they had said.
+const GONE: usize = 100;
+
 /// Somebody who comes in.
 pub struct Guest {
     name: String,
@@ -46,6 +49,8 @@ pub struct ChatRoom {
     born: u64,
     /// In the order of their coming.
     guests: Vec<(PeerId, Guest)>,
+    /// Who has left, the latest at the end.
+    gone: VecDeque<Guest>,
     history: VecDeque<Said>,
     last_id: u64,
 }
@@ -55,6 +60,7 @@ impl Default for ChatRoom {
         Self {
             born: now(),
             guests: Vec::new(),
+            gone: VecDeque::new(),
             history: VecDeque::new(),
             last_id: 0,
         }
@@ -65,12 +71,13 @@ impl Room for ChatRoom {
     type Join = Guest;
 
     fn join(&mut self, room: &mut Members, peer: &Peer, guest: Guest) -> Result<(), Refused> {
-        let guest = self.admit(room, guest).map_err(|why| {
+        let mut guest = self.admit(room, guest).map_err(|why| {
             protocol::refuse(peer, &why);
             Refused
         })?;
         let name = guest.name.clone();
         let before = self.put_out(room, &name);
+        self.go_on(&mut guest);
         self.guests.push((peer.id(), guest));
         let here: Vec<_> = self.guests.iter().map(|(_, guest)| &*guest.name).collect();
         let history: Vec<_> = self.history.iter().map(Said::to_json).collect();
@@ -96,27 +103,28 @@ impl Room for ChatRoom {
         };
         let now = Instant::now();
         match protocol::ask(&message) {
+            Some(Ask::Ping) => drop(peer.send(protocol::pong())),
             Some(Ask::Typing) => {
                 if guest.typing.take(now) {
                     room.broadcast_except(peer.id(), protocol::about("typing", &guest.name));
                 }
             }
-            Some(Ask::Say(text)) => match limits::text(&text) {
+            Some(Ask::Say { text, n }) => match limits::text(&text) {
                 Some(_) if !guest.say.take(now) => {
-                    let slower = protocol::notice("Not so fast: that was not sent.", Some(&text));
+                    let slower = protocol::unsent("Not so fast: that was not sent.", &text, n);
                     let _ = peer.send(slower);
                 }
                 Some(text) => {
                     let name = guest.name.clone();
-                    self.say(room, name, text);
+                    self.say(room, name, text, n);
                 }
                 None => {
                     let long = format!("That was not sent: 1 to {} characters.", limits::TEXT);
-                    let _ = peer.send(protocol::notice(&long, Some(&text)));
+                    let _ = peer.send(protocol::unsent(&long, &text, n));
                 }
             },
             None => {
-                let _ = peer.send(protocol::notice("That was not understood.", None));
+                let _ = peer.send(protocol::notice("That was not understood."));
             }
         }
     }
@@ -125,6 +133,7 @@ impl Room for ChatRoom {
         if let Some(at) = self.guests.iter().position(|(id, _)| *id == peer.id()) {
             let (_, guest) = self.guests.remove(at);
             room.broadcast(protocol::about("left", &guest.name));
+            self.remember(guest);
         }
     }
 }
@@ -156,13 +165,32 @@ impl ChatRoom {
             old.close(REPLACED, "here on another connection");
         }
         room.remove(id);
-        Some(guest.name)
+        let name = guest.name.clone();
+        self.remember(guest);
+        Some(name)
     }
 
-    fn say(&mut self, room: &mut Members, name: String, text: String) {
+    fn remember(&mut self, guest: Guest) {
+        if self.gone.len() == GONE {
+            self.gone.pop_front();
+        }
+        self.gone.push_back(guest);
+    }
+
+    /// Who comes again may say what was left to say: another connection is not more.
+    fn go_on(&mut self, guest: &mut Guest) {
+        let at = self.gone.iter().position(|old| old.is_called(&guest.name));
+        if let Some(old) = at.and_then(|at| self.gone.remove(at)) {
+            guest.say = old.say;
+            guest.typing = old.typing;
+        }
+    }
+
+    fn say(&mut self, room: &mut Members, name: String, text: String, n: Option<u64>) {
         self.last_id += 1;
         let said = Said {
             id: self.last_id,
+            n,
             name,
             text,
             time: now(),

@@ -1,14 +1,24 @@
 //! One of several nodes that share their topics through Redis.
 //!
 //! `cargo run --release --features redis --example cluster -- --redis redis://127.0.0.1/ --addr
-//! 127.0.0.1:9001`, the same with other addresses, and open any of them. Without `--redis` it is alone. Topics
-//! that begin with `kept/` keep their last messages.
+//! 127.0.0.1:9001`, the same with other addresses, and open any of them. Without `--redis` it is alone. Behind a
+//! load balancer, `--origin https://example.com` lets the page in that came by way of it.
+//!
+//! Anybody may publish here, so what all of them together can fill is bounded: a few topics, whose names are
+//! in [`TOPICS`], short messages, and so many of each topic that begins with `kept/`: about 35 MB as it stands.
 //!
 //! | to the server | |
 //! |---|---|
 //! | `follow SINCE TOPIC` | subscribe to a topic with history, see `docs/scaling.md` |
 //! | `subscribe TOPIC` | to one without |
 //! | `publish TOPIC`, a line feed, the text | to all who follow it, the sender included |
+//! | `ping` | is answered with `pong`, for pages that can't see whether the connection lives |
+//!
+//! | to the client, beside what belongs to a topic | |
+//! |---|---|
+//! | `no such topic` | |
+//! | `busy`, a line feed, all of the `publish` | that was not published |
+//! | `pong` | |
 //!
 //! `/state` is how the backplane is doing, `/health` is 200.
 #![allow(clippy::print_stdout)]
@@ -17,8 +27,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use framemill::{
-    Accept, Follow, Handler, HeaderValue, History, Message, Origin, Peer, Request, Response,
-    Server, ServerHandle, StatusCode, header,
+    Accept, Follow, Handler, HeaderValue, History, Message, MessageRate, Origin, OverRate, Peer,
+    Request, Response, Server, ServerHandle, StatusCode, header,
 };
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -27,12 +37,24 @@ use signal_hook::iterator::Signals;
 const PAGE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("../support/framemill.js");
 
-const USAGE: &str = "usage: cluster [--addr HOST:PORT] [--redis URL] [--history MESSAGES]";
+const USAGE: &str = "\
+usage: cluster [--addr HOST:PORT] [--redis URL] [--history MESSAGES] [--origin ORIGIN]";
+
+/// The topics there are, each also with `kept/` before it. Each name that anybody can think of would be a history
+/// to keep on every node, and in Redis.
+const TOPICS: [&str; 3] = ["news", "numbers", "page"];
+
+/// Bytes of a message to the server.
+const MESSAGE: usize = 1 << 10;
+
+/// Nothing is kept that is older.
+const AGE: Duration = Duration::from_secs(60 * 60);
 
 struct Args {
     addr: String,
     redis: Option<String>,
     history: usize,
+    origin: Origin,
 }
 
 struct Node(OnceLock<ServerHandle>);
@@ -51,19 +73,23 @@ impl Handler for Node {
     fn message(&self, (): &mut (), peer: &Peer, message: Message) {
         // Whoever may not read a topic is turned away here.
         if let Some(Follow { topic, since }) = Follow::parse(&message) {
-            peer.subscribe_from(&topic, since);
+            on_topic(peer, &topic, || peer.subscribe_from(&topic, since));
             return;
         }
         let text = message.to_text().unwrap_or_default();
-        if let Some(topic) = text.strip_prefix("subscribe ") {
-            peer.subscribe(topic);
-        } else if let Some((topic, text)) = text
+        if text == "ping" {
+            let _ = peer.send("pong");
+        } else if let Some(topic) = text.strip_prefix("subscribe ") {
+            on_topic(peer, topic, || peer.subscribe(topic));
+        } else if let Some((topic, said)) = text
             .strip_prefix("publish ")
             .and_then(|rest| rest.split_once('\n'))
         {
-            if !self.0.get().is_some_and(|s| s.publish(topic, text)) {
-                let _ = peer.send("busy");
-            }
+            on_topic(peer, topic, || {
+                if !self.0.get().is_some_and(|s| s.publish(topic, said)) {
+                    let _ = peer.send(format!("busy\n{text}"));
+                }
+            });
         }
     }
 
@@ -79,6 +105,15 @@ impl Handler for Node {
             "/health" => Response::ok(),
             _ => Response::not_found(),
         }
+    }
+}
+
+/// Does what is asked of a topic, if there is such a one.
+fn on_topic<R>(peer: &Peer, topic: &str, act: impl FnOnce() -> R) {
+    if TOPICS.contains(&topic.strip_prefix("kept/").unwrap_or(topic)) {
+        let _ = act();
+    } else {
+        let _ = peer.send("no such topic");
     }
 }
 
@@ -110,6 +145,7 @@ fn parse() -> Result<Args, String> {
         addr: "127.0.0.1:9001".into(),
         redis: None,
         history: 10_000,
+        origin: Origin::SameHost,
     };
     let mut words = std::env::args().skip(1);
     while let Some(name) = words.next() {
@@ -117,6 +153,7 @@ fn parse() -> Result<Args, String> {
         match name.as_str() {
             "--addr" => args.addr = value,
             "--redis" => args.redis = Some(value),
+            "--origin" => args.origin = Origin::List(vec![value]),
             "--history" => {
                 args.history = value.parse().map_err(|_| "--history is a number")?;
             }
@@ -146,11 +183,14 @@ fn main() -> framemill::Result<()> {
     });
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let mut server = Server::bind(&*args.addr)?
-        // Behind a load balancer, the page's host is not this one. A real server lists its own.
-        .origin(Origin::Any)
-        // A client that comes back may have a whole history to read.
-        .outbound_limit(16 << 20)
-        .history("kept/*", History::last(args.history));
+        .origin(args.origin)
+        .max_message(MESSAGE)
+        .message_rate(MessageRate {
+            per_second: 2000,
+            burst: 4000,
+            over: OverRate::Wait,
+        })
+        .history("kept/*", History::last(args.history).no_older_than(AGE));
     if let Some(url) = &args.redis {
         server = span(server, url)?;
     }

@@ -1,7 +1,7 @@
 //! Load that the server gives itself: what real clients do, good ones and bad.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,13 +23,16 @@ impl Dice {
     }
 }
 
+/// No thought is longer, whoever asks for it: there are few workers, and all wait for them.
+const LONGEST: Duration = Duration::from_millis(20);
+
 /// How long the handler is to think of this message.
 pub fn thought(message: &Message) -> Option<Duration> {
     let Message::Binary(payload) = message else {
         return None;
     };
     let us = u32::from_be_bytes(payload.get(..4)?.try_into().ok()?);
-    (us > 0).then(|| Duration::from_micros(us.into()))
+    (us > 0).then(|| Duration::from_micros(us.into()).min(LONGEST))
 }
 
 /// A message that is to be thought of for so long.
@@ -41,17 +44,28 @@ fn question(us: u32, len: usize) -> Message {
 
 type Asker = (ClientHandle, Receiver<ClientEvent>);
 
-/// Starts the clients, on threads of their own that end with the process.
-pub fn start(port: u16, most: usize) -> framemill::Result<()> {
+/// Starts the clients of a server at `addr`, on threads of their own that end with the process.
+pub fn start(addr: SocketAddr, most: usize) -> framemill::Result<()> {
     let clients = Clients::start(1, 1)?;
     thread::Builder::new()
         .name("load".into())
-        .spawn(move || run(&clients, port, most))?;
+        .spawn(move || run(&clients, reachable(addr), most))?;
     Ok(())
 }
 
-fn run(clients: &Clients, port: u16, most: usize) {
-    let url = format!("ws://127.0.0.1:{port}/");
+/// Where a server can be reached from the same machine that listens at `addr`.
+fn reachable(mut addr: SocketAddr) -> SocketAddr {
+    if addr.ip().is_unspecified() {
+        addr.set_ip(match addr {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    addr
+}
+
+fn run(clients: &Clients, addr: SocketAddr, most: usize) {
+    let url = format!("ws://{addr}/");
     let mut dice = Dice(0x5EED_0F0C_0FFE_E000 | 1);
     let mut askers: Vec<Asker> = Vec::new();
     let begun = Instant::now();
@@ -72,7 +86,7 @@ fn run(clients: &Clients, port: u16, most: usize) {
             ask(asker, busy, &mut dice);
         }
         if dice.below(150) == 0 {
-            misbehave(port, &mut dice);
+            misbehave(addr, &mut dice);
         }
         thread::sleep(STEP);
     }
@@ -108,8 +122,8 @@ fn leave(askers: &mut Vec<Asker>, dice: &mut Dice) {
 }
 
 /// What a server on the internet meets.
-fn misbehave(port: u16, dice: &mut Dice) {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
+fn misbehave(addr: SocketAddr, dice: &mut Dice) {
+    let Ok(mut stream) = TcpStream::connect(addr) else {
         return;
     };
     let _ = stream.set_read_timeout(Some(STEP));

@@ -108,7 +108,7 @@ fn main() -> framemill::Result<()> {
         handle.local_addrs().join(" http://")
     );
     if let Some(addr) = handle.local_addr() {
-        load::start(addr.port(), args.clients)?;
+        load::start(addr, args.clients)?;
     }
     signals.forever().next();
     handle.shutdown(Duration::from_secs(2));

@@ -11,12 +11,14 @@ const TICK = 1000 / 60;
 const BEHIND = 6; // ticks; 100 ms
 const INPUTS = 3; // that travel together
 const REACH = 30; // units within which a ship takes a spark
+const PATIENCE = 5; // seconds without a word after which a connection is lost
 const $ = id => document.getElementById(id);
 const playing = () => wanted && me;
 
 // ---- the connection ----------------------------------------------------------------------------------
 
 let socket, retry, tries = 0, wanted = false;
+let silent = 0; // seconds since anything came, as far as they were seen to pass
 let bytesIn = 0, bytesOut = 0, ping = null, lag = 0;
 
 // Runs things in order, each a while after it was given: the artificial latency, one way of it.
@@ -35,6 +37,7 @@ function connect() {
   state("connecting", tries ? "connecting again …" : "connecting …");
   const mine = new WebSocket(location.href.replace(/^http/, "ws").replace(/[?#].*/, ""));
   socket = mine;
+  silent = 0;
   mine.binaryType = "arraybuffer";
   mine.onopen = () => {
     begin();
@@ -42,15 +45,35 @@ function connect() {
   };
   mine.onmessage = ({ data }) => {
     bytesIn += data.byteLength + (data.byteLength < 126 ? 2 : 4);
+    if (mine === socket) word();
     inbound(() => mine === socket && heard(data));
   };
-  mine.onclose = ({ code, reason }) => mine === socket && inbound(() => closed(code, reason));
+  mine.onclose = ({ code, reason }) => inbound(() => mine === socket && closed(code, reason));
 }
 
 function send(bytes) {
   bytesOut += bytes.byteLength + 6;
   const to = socket;
   outbound(() => to.readyState === WebSocket.OPEN && to.send(bytes));
+}
+
+// A link that dies need not say so, and TCP waits for minutes; but the server says something each second.
+// Seconds are counted here, as the clock also runs while the page stands still and could not hear; and not
+// while nobody sees it, when the browser may hold everything up.
+function listen() {
+  if (!socket || document.hidden) return;
+  silent++;
+  if (silent > 2 && isOpen()) state("open", "no answer …");
+  if (silent <= PATIENCE) return;
+  // Its own end may take a minute. Nobody waits for that.
+  socket.close();
+  closed(1006, "");
+}
+
+// Something has come.
+function word() {
+  silent = 0;
+  if (isOpen() && !$("state").hidden) state("open", "");
 }
 
 function closed(code, reason) {
@@ -73,6 +96,7 @@ function leave(why = "") {
   $("why").textContent = why;
 }
 
+const isOpen = () => document.body.dataset.state === "open";
 function state(name, text) {
   document.body.dataset.state = name;
   $("state").hidden = !text;
@@ -81,12 +105,27 @@ function state(name, text) {
 
 // The ship belongs to whoever has its token: this tab, also after it was loaded again.
 function token() {
-  const hex = sessionStorage.getItem("token");
+  const hex = recall("sessionStorage", "token");
   return hex && Uint8Array.from(hex.match(/../g), byte => parseInt(byte, 16));
 }
 
+// What the browser keeps for the page. Where it keeps nothing, even a word of it throws: then it is known for
+// as long as the page is.
+const kept = {};
+function keep(storage, key, value) {
+  kept[key] = value;
+  try { window[storage].setItem(key, value); } catch { /* as said */ }
+}
+function recall(storage, key) {
+  try { return window[storage].getItem(key) ?? kept[key]; } catch { return kept[key]; }
+}
+
 addEventListener("online", () => wanted && !socket && connect());
-document.addEventListener("visibilitychange", () => !document.hidden && wanted && !socket && connect());
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return;
+  silent = 0;
+  if (wanted && !socket) connect();
+});
 
 // ---- the game ----------------------------------------------------------------------------------------
 
@@ -117,7 +156,7 @@ function heard(data) {
     case "welcome":
       tries = 0;
       id = message.ship;
-      sessionStorage.setItem("token", Array.from(message.token, b => b.toString(16).padStart(2, "0")).join(""));
+      keep("sessionStorage", "token", Array.from(message.token, b => b.toString(16).padStart(2, "0")).join(""));
       state("open", "");
       $("door").hidden = true;
       $("hud").hidden = false;
@@ -232,13 +271,13 @@ $("lag").onchange = () => $("lag").blur();
 
 document.querySelector("#door form").onsubmit = event => {
   event.preventDefault();
-  localStorage.setItem("name", $("name").value.trim());
+  keep("localStorage", "name", $("name").value.trim());
   wanted = true;
   tries = 0;
   $("why").hidden = true;
   connect();
 };
-$("name").value = localStorage.getItem("name") ?? "";
+$("name").value = recall("localStorage", "name") ?? "";
 
 // ---- what is shown -----------------------------------------------------------------------------------
 
@@ -268,7 +307,7 @@ function frame(now) {
     camera.x += passed * 0.03;
     return draw({ camera, playing: false }, now);
   }
-  if (document.body.dataset.state === "open") debt += passed * pace;
+  if (isOpen()) debt += passed * pace;
   for (; debt >= TICK; debt -= TICK) play();
   draw(scene(now, passed), now);
 }
@@ -329,13 +368,15 @@ function board() {
   $("rank").textContent = `${rank ? `${rank}. of ` : ""}${players} ${players === 1 ? "player" : "players"}`;
 }
 
-setInterval(() => {
-  if (document.body.dataset.state === "open") send(pingMessage(performance.now()));
+function second() {
+  listen();
+  if (isOpen()) send(pingMessage(performance.now()));
   $("ping").textContent = ping === null ? "–" : Math.round(ping);
   $("down").textContent = (bytesIn / 1000).toFixed(1);
   $("up").textContent = (bytesOut / 1000).toFixed(1);
   bytesIn = bytesOut = 0;
-}, 1000);
+}
+setInterval(second, 1000);
 
 // For the console, and for tests: what this page knows, in units.
 window.game = {

@@ -25,9 +25,11 @@
 //!
 //! **Slow clients.** A snapshot is what has changed since the last one that this client was sent. One that has
 //! not left for the kernel yet is not followed by another: the client is passed over, and gets a fresh delta
-//! when it has caught up. After ten seconds of that it is put out (4005).
+//! when it has caught up. What the kernel takes is kept small, see `SEND_BUFFER`: it gets old there. After ten
+//! seconds of being passed over a client is put out (4005).
 //!
-//! **Lost connections.** The ship stays for 20 s, marked and safe. Whoever shows its token has it back.
+//! **Lost connections.** The ship stays for 20 s, marked and safe. Whoever shows its token has it back. A page
+//! that hears nothing for five seconds takes its connection for lost, as a link that dies need not say so.
 //!
 //! # What it costs
 //! Release build, the server alone in its process and 500 bots in another (`--bots 500 --connect URL`), on two
@@ -60,6 +62,7 @@ mod things;
 mod wire;
 mod world;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,6 +134,8 @@ fn main() -> framemill::Result<()> {
         eprintln!("{wrong}\n\n{USAGE}");
         std::process::exit(2);
     });
+    // Before anybody is told that it runs.
+    let end = end()?;
     let stats = Arc::new(Stats::new(args.stats));
     let (handle, url) = match args.connect {
         Some(url) => (None, url),
@@ -143,8 +148,8 @@ fn main() -> framemill::Result<()> {
             };
             let addr = handle.local_addrs().join(" http://");
             println!("listening on http://{addr}");
-            let port = handle.local_addr().map_or(0, |addr| addr.port());
-            (Some(handle), format!("ws://127.0.0.1:{port}/"))
+            let addr = handle.local_addr().expect("it listens on TCP");
+            (Some(handle), url_from_here(addr))
         }
     };
     let clients = Clients::start(1, 0)?;
@@ -154,7 +159,6 @@ fn main() -> framemill::Result<()> {
         true => tick(Duration::from_secs(1)),
         false => crossbeam_channel::never(),
     };
-    let end = end()?;
     loop {
         select! {
             recv(every_second) -> _ => println!("{}", stats.line()),
@@ -166,6 +170,16 @@ fn main() -> framemill::Result<()> {
         handle.shutdown(Duration::from_secs(5));
     }
     Ok(())
+}
+
+/// How this machine reaches a server that listens there.
+fn url_from_here(addr: SocketAddr) -> String {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("ws://{}/", SocketAddr::new(ip, addr.port()))
 }
 
 /// Ctrl-C, or being told to end.

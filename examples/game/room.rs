@@ -160,9 +160,10 @@ impl Arena {
 
     /// Sends a snapshot to all whose turn it is, spread over the ticks by the numbers of their ships.
     ///
-    /// A client that has not taken the last one is passed over, and asked again in the next tick: what
-    /// it gets then is what has changed since the one that it has. So its queue never holds more than one
-    /// snapshot, and what it sees is never older than it must be.
+    /// A client whose last one has not left for the kernel is passed over, and asked again in the next
+    /// tick: what it gets then is what has changed since the one that it has. So its queue never holds more
+    /// than one snapshot, and what it sees is older than its way is long by no more than what the kernel
+    /// holds, which is kept small where connections are accepted.
     fn snapshots(&mut self, room: &Members) {
         let tick = self.world.tick;
         for (id, player) in &mut self.players {

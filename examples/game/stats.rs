@@ -90,11 +90,6 @@ impl Stats {
         now.bytes += bytes + if bytes < 126 { 2 } else { 4 };
     }
 
-    #[cfg(test)]
-    pub(crate) fn skipped(&self) -> usize {
-        self.now().skipped
-    }
-
     /// Whether the next snapshot is to be compared: one a second, as it takes its time.
     pub(crate) fn wants_json(&self) -> bool {
         self.on && self.wants_json.swap(false, Ordering::Relaxed)

@@ -118,15 +118,15 @@ impl ToServer {
     }
 }
 
-/// A name as others may see it: no control characters, nothing that turns the line around, not too
-/// long. The page draws names as text only, so nothing in them needs escaping there.
+/// A name as others may see it: no control characters, nothing that turns the line around or that can't be
+/// seen and makes two names look alike, not too long. The page draws names as text only, so nothing in them
+/// needs escaping there.
 pub(crate) fn tidy(name: &str) -> String {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    let words = name.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut tidy: String = words.chars().filter(|c| !hidden(*c)).collect();
+    let seen: String = name
+        .chars()
+        .filter(|c| c.is_whitespace() || !is_hidden(*c))
+        .collect();
+    let mut tidy = seen.split_whitespace().collect::<Vec<_>>().join(" ");
     let end = tidy.char_indices().enumerate();
     let over =
         |(n, (at, c)): &(usize, (usize, char))| *n >= MAX_NAME.0 || at + c.len_utf8() > MAX_NAME.1;
@@ -137,6 +137,19 @@ pub(crate) fn tidy(name: &str) -> String {
         "" => "nameless".into(),
         name => name.into(),
     }
+}
+
+/// Control characters, and what Unicode has drawn as nothing (`Default_Ignorable_Code_Point`: joiners,
+/// directions, fillers, variation selectors, tags), marks of annotations, and U+2800, a blank that is not
+/// counted as one.
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

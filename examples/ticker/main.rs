@@ -57,6 +57,9 @@ usage: ticker [OPTIONS]
 /// Between two rounds of updates.
 const ROUND: Duration = Duration::from_millis(20);
 
+/// For no more time than this are updates made up for, after the process was held up.
+const LATE: Duration = Duration::from_secs(1);
+
 /// What may wait in the kernel for a client that doesn't read. Left alone, the kernel takes
 /// megabytes, and what it has taken gets old there.
 const SEND_BUFFER: usize = 16 << 10;
@@ -77,13 +80,33 @@ struct Ticker(Arc<State>);
 
 struct State {
     started: Instant,
-    /// Updates in a round.
-    updates: usize,
+    /// Updates a second.
+    rate: usize,
     market: Mutex<Market>,
-    /// Price updates so far.
-    published: Mutex<u64>,
+    pace: Mutex<Pace>,
     peers: Mutex<HashMap<PeerId, Peer>>,
     slow: OnceLock<Arc<Mutex<Report>>>,
+}
+
+/// How many updates there were, and are to be.
+#[derive(Default)]
+struct Pace {
+    /// Up to when they were counted, since the start.
+    until: Duration,
+    /// Part of an update.
+    rest: f64,
+    published: u64,
+}
+
+impl Pace {
+    /// Those that are due `now`, at so many a second.
+    fn due(&mut self, now: Duration, rate: usize) -> usize {
+        let passed = now.saturating_sub(self.until).min(LATE);
+        let due = self.rest + passed.as_secs_f64() * rate as f64;
+        self.until = now;
+        self.rest = due.fract();
+        due as usize
+    }
 }
 
 impl Handler for Ticker {
@@ -125,7 +148,8 @@ impl Handler for Ticker {
             peer.unsubscribe(SECTORS[*gone]);
         }
         for new in wanted.difference(watched) {
-            // In this order nothing is missed. An update may come twice; the client can tell by its number.
+            // In this order nothing is missed. An update may come twice, and one that is newer than the
+            // snapshot before it, in the place of an older one that waited: the higher number wins.
             peer.subscribe(SECTORS[*new]);
             let snapshot = lock(&self.0.market).snapshot(*new);
             let _ = peer.send(snapshot);
@@ -157,9 +181,9 @@ impl Ticker {
         let started = Instant::now();
         Self(Arc::new(State {
             started,
-            updates: (args.rate as f64 * ROUND.as_secs_f64()).ceil() as usize,
+            rate: args.rate,
             market: Mutex::new(Market::new(args.keys, 0x5EED_0F0C_0FFE_E000)),
-            published: Mutex::new(0),
+            pace: Mutex::default(),
             peers: Mutex::new(HashMap::new()),
             slow: OnceLock::new(),
         }))
@@ -167,11 +191,12 @@ impl Ticker {
 
     /// Sets some prices, and tells who watches.
     fn round(&self, server: &ServerHandle) {
-        let at = self.0.started.elapsed().as_millis() as u64;
-        let mut quotes = Vec::with_capacity(self.0.updates);
+        let now = self.0.started.elapsed();
+        let due = lock(&self.0.pace).due(now, self.0.rate);
+        let mut quotes = Vec::with_capacity(due);
         let mut market = lock(&self.0.market);
-        for _ in 0..self.0.updates {
-            let key = market.walk(at);
+        for _ in 0..due {
+            let key = market.walk(now.as_millis() as u64);
             let stock = &market.stocks[key];
             quotes.push((SECTORS[stock.sector], key as u64, stock.quote(key)));
         }
@@ -180,7 +205,7 @@ impl Ticker {
         for (topic, key, quote) in quotes {
             server.publish_latest(topic, key, quote);
         }
-        *lock(&self.0.published) += self.0.updates as u64;
+        lock(&self.0.pace).published += due as u64;
     }
 
     fn figures(&self) -> Value {
@@ -188,7 +213,7 @@ impl Ticker {
         let queued = peers.values().map(Peer::queued_bytes).max();
         let slow = self.0.slow.get().map(|report| *lock(report));
         json!({
-            "published": *lock(&self.0.published),
+            "published": lock(&self.0.pace).published,
             "clients": peers.len(),
             // For the one that is furthest behind.
             "queued": queued.unwrap_or(0),

@@ -60,7 +60,7 @@ fn run(
         .map_err(|error| io::Error::other(error.to_string()))?;
     client.send(Message::text(json!({"watch": SECTORS}).to_string()))?;
 
-    let mut updates = HashMap::new();
+    let mut seen = Seen::default();
     let (mut report, mut second) = (Report::default(), Instant::now());
     loop {
         let message = client.read()?;
@@ -68,23 +68,41 @@ fn run(
             Ok(text) => serde_json::from_str(text).unwrap_or_default(),
             Err(_) => continue,
         };
-        let number = |of: &Value, nth: usize| of[nth].as_u64().unwrap_or(0);
-        // A snapshot: nothing is missed that was before it.
-        for stock in value["stocks"].as_array().into_iter().flatten() {
-            updates.insert(number(stock, 0), number(stock, 3));
-        }
-        if value.is_array() {
-            let (key, nth) = (number(&value, 0), number(&value, 2));
-            let before = updates.insert(key, nth).unwrap_or(0);
-            report.read += 1;
-            report.skipped += nth.saturating_sub(before + 1);
-            let at = Duration::from_millis(number(&value, 3));
-            report.oldest = report.oldest.max(started.elapsed().saturating_sub(at));
-        }
+        seen.read(&value, started.elapsed(), &mut report);
         if second.elapsed() >= Duration::from_secs(1) {
             *told.lock().unwrap_or_else(PoisonError::into_inner) = report;
             (report, second) = (Report::default(), Instant::now());
         }
+    }
+}
+
+/// The number of the newest update of each key that was read.
+#[derive(Debug, Default)]
+pub struct Seen(HashMap<u64, u64>);
+
+impl Seen {
+    /// Counts what this message is, read `now` in the market's time.
+    pub fn read(&mut self, message: &Value, now: Duration, report: &mut Report) {
+        let number = |of: &Value, nth: usize| of[nth].as_u64().unwrap_or(0);
+        // A snapshot: nothing is missed that was before it. What came after it may have been read already.
+        for stock in message["stocks"].as_array().into_iter().flatten() {
+            self.newest(number(stock, 0), number(stock, 3));
+        }
+        if message.is_array() {
+            let (key, nth) = (number(message, 0), number(message, 2));
+            let before = self.newest(key, nth).unwrap_or(nth);
+            report.read += 1;
+            report.skipped += nth.saturating_sub(before + 1);
+            let at = Duration::from_millis(number(message, 3));
+            report.oldest = report.oldest.max(now.saturating_sub(at));
+        }
+    }
+
+    /// Remembers a number, unless a higher one is known: the one that was known.
+    fn newest(&mut self, key: u64, nth: u64) -> Option<u64> {
+        let before = self.0.get(&key).copied();
+        self.0.insert(key, before.unwrap_or(0).max(nth));
+        before
     }
 }
 

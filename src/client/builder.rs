@@ -281,7 +281,8 @@ impl Client {
     /// too, the connection is closed with the next thing that arrives, but not before. To be sure of the
     /// end, [`close`](ClientHandle::close).
     ///
-    /// A handler may call this if it runs on a worker, which then waits like everybody.
+    /// A handler may call this if it runs on a worker, which then waits like everybody. For `wss://` there
+    /// must be another that is free: workers make the TLS handshakes.
     ///
     /// # Errors
     /// [`Error::Config`] for a setting that makes no sense; [`Error::Resolve`], [`Error::Connect`],

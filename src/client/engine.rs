@@ -20,8 +20,8 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::{
-    Command, Dial, Event, EventBatch, Inline, Load, LoopHandle, Shared, defer_wakes, give_batch,
-    keeps_spare, lock, release_own_spare, wake_deferred,
+    Command, Connected, Dial, Event, EventBatch, Inline, Load, LoopHandle, Shared, defer_wakes,
+    give_batch, keeps_spare, lock, release_own_spare, wake_deferred,
 };
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
@@ -118,7 +118,8 @@ impl Clients {
     }
 
     /// Begins to connect and returns at once: what comes of it, the handler is told. Names are
-    /// resolved on threads of their own.
+    /// resolved on threads of their own. After a [`shutdown`](Self::shutdown) this very call tells it
+    /// [`Error::Closed`].
     ///
     /// # Errors
     /// [`Error::Config`] for a setting that makes no sense.
@@ -154,7 +155,7 @@ impl Clients {
             Ok(peer) => Ok((peer?, handle, events)),
             Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),
             Err(RecvTimeoutError::Timeout) => {
-                // The resolver still ponders.
+                // A step of a TLS handshake may wait for the worker that we are.
                 handle.close(CloseCode::Away, "");
                 Err(Error::Timeout)
             }
@@ -198,23 +199,8 @@ impl Clients {
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline.min(NEVER);
         self.tell_to_stop(deadline);
-        let Some(Threads { loops, pool }) = lock(&self.threads).take() else {
-            return true;
-        };
-        for thread in loops {
-            if thread.join().is_err() {
-                log::error!("a loop panicked: this is a bug in framemill");
-            }
-        }
-        let late = deadline.max(Instant::now()) + Duration::from_millis(100);
-        self.engine.feeder.abandon();
-        for peer in self.engine.feeder.join(late) {
-            // The loops have ended, so nobody else runs it.
-            while self.engine.run_mailbox(&peer) {}
-        }
-        self.engine.dialer.join(late);
-        let idle = pool.is_none_or(|pool| pool.join(late));
-        idle && !self.engine.shared.has_cut_off()
+        let threads = lock(&self.threads).take();
+        threads.is_none_or(|threads| threads.join(&self.engine, deadline))
     }
 
     fn is_own_thread(&self) -> bool {
@@ -240,17 +226,51 @@ impl Clients {
     }
 }
 
+impl Threads {
+    /// After all have been told to stop, by `deadline`: waits for that, and does what is left then. `true`
+    /// if nothing was cut off and nobody is still busy.
+    fn join(self, engine: &Engine, deadline: Instant) -> bool {
+        for thread in self.loops {
+            if thread.join().is_err() {
+                log::error!("a loop panicked: this is a bug in framemill");
+            }
+        }
+        let late = deadline.max(Instant::now()) + Duration::from_millis(100);
+        // The loops have ended, so nobody else runs these.
+        let run_left = || {
+            for peer in engine.feeder.join(late) {
+                while engine.run_mailbox(&peer) {}
+            }
+        };
+        engine.feeder.abandon();
+        run_left();
+        engine.dialer.join(late);
+        let idle = self.pool.is_none_or(|pool| pool.join(late));
+        // A worker may have found no room just before, and have set a connection aside since.
+        run_left();
+        idle && !engine.shared.has_cut_off()
+    }
+}
+
 /// As good as never, and no sum of it overflows.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl Drop for Clients {
     fn drop(&mut self) {
-        if self.is_own_thread() {
-            // It would wait for itself.
-            self.tell_to_stop(Instant::now());
-            self.engine.feeder.abandon();
-        } else {
+        if !self.is_own_thread() {
             self.shutdown(Duration::ZERO);
+            return;
+        }
+        // It would wait for itself; but somebody has to, and to do what nobody else does in the end.
+        self.tell_to_stop(Instant::now());
+        let Some(threads) = lock(&self.threads).take() else {
+            return;
+        };
+        let engine = self.engine.clone();
+        let join = move || threads.join(&engine, Instant::now());
+        let thread = std::thread::Builder::new().name("framemill-end".into());
+        if thread.spawn(join).is_err() {
+            self.engine.feeder.abandon();
         }
     }
 }
@@ -292,12 +312,7 @@ impl Engine {
                 break;
             };
             match event {
-                Event::Connected(connected) => {
-                    session = connected.session.downcast().ok();
-                    if let Some(session) = &mut session {
-                        session.opened(peer, connected.headers);
-                    }
-                }
+                Event::Connected(connected) => session = begin(peer, *connected),
                 Event::Message(message) => {
                     let bytes = message.len();
                     let is_compressed = matches!(message, Message::Frame(_));
@@ -381,6 +396,13 @@ impl Engine {
     }
 }
 
+/// The connection is open.
+fn begin(peer: &Peer, connected: Connected) -> Option<Box<Session>> {
+    let mut session: Box<Session> = connected.session.downcast().ok()?;
+    session.opened(peer, connected.headers);
+    Some(session)
+}
+
 fn fail(dial: Box<Dial>, error: Error) {
     if let Ok(session) = dial.session.downcast::<Session>() {
         session.failed(error);
@@ -419,8 +441,21 @@ impl Work<Job> for Engine {
     }
 }
 
-/// Hands events to the workers.
+/// Hands events to the workers, but for what somebody waits for in `connect`: that may be the only one.
 struct ToWorkers(RunQueue<Job>);
+
+impl ToWorkers {
+    /// Whether it is the opening of a connection that somebody waits for.
+    fn is_awaited(event: &Event) -> bool {
+        match event {
+            Event::Connected(connected) => {
+                let session = connected.session.downcast_ref();
+                session.is_some_and(Session::is_awaited)
+            }
+            _ => false,
+        }
+    }
+}
 
 impl Upstream for ToWorkers {
     const DIALS: bool = true;
@@ -435,7 +470,14 @@ impl Upstream for ToWorkers {
     }
 
     fn deliver(&self, peer: &Peer, events: &mut EventBatch) -> bool {
-        peer.link.deliver(events)
+        if events.front().is_some_and(Self::is_awaited) {
+            // It is the first of all events, so no worker has the slot.
+            if let Some(Event::Connected(connected)) = events.pop_front() {
+                let session = begin(peer, *connected);
+                *lock(&peer.link.session) = session.map(|session| session as _);
+            }
+        }
+        !events.is_empty() && peer.link.deliver(events)
     }
 
     fn schedule(&self, peer: Peer, _: Option<Instant>) {
@@ -443,6 +485,9 @@ impl Upstream for ToWorkers {
     }
 
     fn failed(&self, dial: Box<Dial>, error: Error) {
+        if dial.session.downcast_ref().is_some_and(Session::is_awaited) {
+            return fail(dial, error);
+        }
         self.0.push(Job::Failed(Mutex::new(Some((dial, error)))));
     }
 }

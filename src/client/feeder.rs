@@ -38,7 +38,7 @@ impl Waiting {
     /// `false`: the same is waited for already.
     pub(super) fn begins(&self) -> bool {
         match self {
-            Self::Mailbox { control, .. } => control.begin_watch(),
+            Self::Mailbox { control, peer, .. } => control.begin_watch(peer.id()),
             Self::Rest(..) => true,
         }
     }
@@ -159,7 +159,7 @@ impl Feeder {
         match waiting {
             Waiting::Mailbox { peer, control, .. } => {
                 // First: a run that finds no room from now on is watched for anew.
-                control.end_watch();
+                control.end_watch(peer.id());
                 if !peer.link.unpark() {
                     return;
                 }
@@ -239,5 +239,82 @@ impl Feeder {
             }
             mailbox => self.go_on(mailbox),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::Session;
+    use super::super::{Client, Clients, Reconnect};
+    use super::*;
+    use crate::message::Message;
+    use std::net::TcpListener;
+    use tungstenite::protocol::CloseFrame;
+
+    const WAIT: Duration = Duration::from_secs(20);
+
+    fn until(what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + WAIT;
+        while !condition() {
+            assert!(Instant::now() < deadline, "waited in vain until {what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// A watch for a connection that did not need it in the end may be left when the next one does.
+    #[test]
+    fn each_connection_is_watched_for_itself() {
+        const EVENTS: usize = 64;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let (end_first, first_ends) = bounded::<()>(1);
+        let server = std::thread::spawn(move || {
+            let accept = || tungstenite::accept(listener.accept().unwrap().0).unwrap();
+            let mut first = accept();
+            for _ in 0..EVENTS {
+                first.send("one".into()).unwrap();
+            }
+            first_ends.recv_timeout(WAIT).unwrap();
+            first
+                .close(Some(CloseFrame {
+                    code: 1012.into(),
+                    reason: "".into(),
+                }))
+                .unwrap();
+            while first.read().is_ok() {}
+            let mut second = accept();
+            second.send("two".into()).unwrap();
+            while second.read().is_ok() {}
+        });
+        let clients = Clients::start(1, 0).unwrap();
+        let soon = Duration::from_millis(1);
+        let client = Client::new(&url).unwrap();
+        let client = client.reconnect(Reconnect::new().delays(soon, soon));
+        let (handle, events) = clients.connect(client).unwrap();
+        until("the channel is full", || events.is_full());
+        let first = handle.peer().unwrap();
+        // What a receiver that takes one in the right moment leaves behind.
+        let left = {
+            let slot = lock(&first.link.session);
+            let session = slot.as_ref().and_then(|s| s.downcast_ref::<Session>());
+            session.unwrap().waits_for(&first).unwrap()
+        };
+        assert!(left.begins());
+        clients.engine.feeder.watch(left);
+        end_first.send(()).unwrap();
+        until("the second finds no room", || {
+            let second = handle.peer().filter(|peer| *peer != first);
+            second.is_some_and(|second| second.link.has_parked())
+        });
+        let next = || events.recv_timeout(WAIT).expect("an event");
+        for _ in 0..EVENTS {
+            assert!(matches!(next(), ClientEvent::Message(_)));
+        }
+        assert!(matches!(next(), ClientEvent::Close(_)));
+        assert!(matches!(next(), ClientEvent::Reconnecting(_)));
+        assert!(matches!(next(), ClientEvent::Open(..)));
+        assert!(matches!(next(), ClientEvent::Message(m) if m == Message::text("two")));
+        drop(clients);
+        server.join().unwrap();
     }
 }

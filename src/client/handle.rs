@@ -1,12 +1,12 @@
 //! A client from any thread, through all its connections.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::engine::Engine;
 use crate::error::{Error, Result, SendError, Sent};
+use crate::id::PeerId;
 use crate::link::{Link, lock};
 use crate::message::{CloseCode, CloseReason, Message};
 use crate::peer::Peer;
@@ -17,8 +17,6 @@ use crate::proto::may_travel;
 pub(super) struct Control {
     state: Mutex<State>,
     changed: Condvar,
-    /// The feeder watches for room in the channel.
-    watched: AtomicBool,
 }
 
 #[derive(Default)]
@@ -28,6 +26,9 @@ struct State {
     closing: Option<(CloseCode, String)>,
     /// Somebody waits for the end, and nobody may receive any more: what finds no room is dropped.
     discards: bool,
+    /// The connection for whose events the feeder watches the channel. One of before may be watched for as
+    /// well, to no effect.
+    watched: Option<PeerId>,
 }
 
 #[derive(Default)]
@@ -44,13 +45,13 @@ impl Control {
         lock(&self.state).closing.is_some()
     }
 
-    /// The feeder is to watch. `false`: it does already.
-    pub(super) fn begin_watch(&self) -> bool {
-        !self.watched.swap(true, Ordering::SeqCst)
+    /// The feeder is to watch for room for this connection. `false`: it does already.
+    pub(super) fn begin_watch(&self, id: PeerId) -> bool {
+        lock(&self.state).watched.replace(id) != Some(id)
     }
 
-    pub(super) fn end_watch(&self) {
-        self.watched.store(false, Ordering::SeqCst);
+    pub(super) fn end_watch(&self, id: PeerId) {
+        lock(&self.state).watched.take_if(|watched| *watched == id);
     }
 
     pub(super) fn discards(&self) -> bool {

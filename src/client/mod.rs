@@ -6,6 +6,7 @@
 //! | `url` | what may stand in the URL of a WebSocket |
 //! | `engine` | [`Clients`]: the threads, and how their parts hang together |
 //! | `dialer` | what blocks or waits before a connection: names, and pauses between attempts |
+//! | `waiting` | attempts that wait for the end of a pause, or for a name |
 //! | `session` | from the events of a connection to the user's handler or channel |
 //! | `feeder` | waits for receivers that don't receive, so that nobody else has to |
 //! | `reconnect` | when to try again |
@@ -20,6 +21,7 @@ mod handler;
 mod reconnect;
 mod session;
 mod url;
+mod waiting;
 
 pub use builder::{Client, connect};
 pub use engine::Clients;

@@ -15,9 +15,12 @@ use crate::message::{CloseCause, CloseCode, CloseReason, Initiator};
 ///
 /// Tried again is after whatever may be better next time: a connection that was lost or could not be
 /// made, a timeout, an answer of 408, 425, 429 or 5xx, a close with a code other than 1000. Not tried
-/// again is after a close that this side asked for, after a clean 1000 (unless
-/// [`after_normal`](Self::after_normal)), after a panic of the handler, or when the server refuses
-/// with another status or does not speak WebSocket.
+/// again is after a close that this side asked for, whatever the server made of it, after a clean 1000
+/// (unless [`after_normal`](Self::after_normal)), after a panic of the handler, or when the server
+/// refuses with another status or does not speak WebSocket.
+///
+/// A `Retry-After` in the server's answer does not change the wait. It is among the headers of
+/// [`Error::Refused`], which [`Retry::reason`] has: a client may be closed, and another be started later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reconnect {
     base: Duration,
@@ -90,7 +93,7 @@ impl Reconnect {
             RetryReason::Closed(reason) => {
                 let ours = reason.initiator() == Initiator::Local;
                 match reason.cause() {
-                    CloseCause::Panic | CloseCause::Shutdown => false,
+                    CloseCause::Panic | CloseCause::Shutdown | CloseCause::Terminated => false,
                     CloseCause::Handshake if ours => false,
                     CloseCause::Handshake => {
                         self.after_normal || reason.code() != CloseCode::Normal
@@ -198,7 +201,7 @@ mod tests {
                 undelivered: 0,
             })
         };
-        use CloseCause::{Eof, Handshake, Panic};
+        use CloseCause::{Eof, Handshake, Panic, Terminated};
         use Initiator::{Local, Peer};
         let normal = closed(CloseCode::Normal, Peer, Handshake);
         assert!(!reconnect.covers(&normal));
@@ -207,5 +210,6 @@ mod tests {
         assert!(!reconnect.covers(&closed(CloseCode::Away, Local, Handshake)));
         assert!(reconnect.covers(&closed(CloseCode::Abnormal, Peer, Eof)));
         assert!(!reconnect.covers(&closed(CloseCode::Error, Local, Panic)));
+        assert!(!reconnect.covers(&closed(CloseCode::Abnormal, Local, Terminated)));
     }
 }

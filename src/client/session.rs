@@ -21,7 +21,7 @@ use super::handler::{ClientEvent, ClientHandler};
 use super::reconnect::{Retry, RetryReason};
 use crate::error::{Error, Result};
 use crate::logging::Throttle;
-use crate::message::{CloseCause, CloseCode, CloseReason, Message};
+use crate::message::{CloseCause, CloseCode, CloseReason, Initiator, Message};
 use crate::peer::Peer;
 
 /// See the module's documentation.
@@ -85,6 +85,12 @@ impl Session {
             muted: false,
             ended: false,
         }
+    }
+
+    /// Somebody waits for the connection, who may be the only worker. Neither [`opened`](Self::opened) nor
+    /// [`failed`](Self::failed) runs code of the user's then.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.ready.is_some()
     }
 
     // ---- what happens ----
@@ -158,6 +164,7 @@ impl Session {
 
     /// The connection is over.
     pub(super) fn closed(mut self: Box<Self>, peer: &Peer, reason: CloseReason) {
+        let asked_for = is_asked_for(peer, &reason);
         // Even after a panic.
         if let Sink::Calls(_) = self.sink {
             self.call(None, |handler| handler.close(peer, &reason));
@@ -168,6 +175,9 @@ impl Session {
         let reconnect = self.plan.reconnect.as_ref();
         if lasted.is_some_and(|lasted| reconnect.is_some_and(|r| r.has_settled(lasted))) {
             self.attempts = 0;
+        }
+        if asked_for {
+            return self.end(Ok(reason));
         }
         if let Err((session, RetryReason::Closed(reason))) = self.retry(RetryReason::Closed(reason))
         {
@@ -366,6 +376,20 @@ impl Session {
             peer.close(CloseCode::Away, "");
         }
     }
+}
+
+/// Whether this side asked for the end by [`Peer::close`], whatever the server made of that: it may have
+/// hung up, have said nothing, or have closed at the same time.
+fn is_asked_for(peer: &Peer, reason: &CloseReason) -> bool {
+    let outbox = peer.link.outbox();
+    let Some(goodbye) = outbox.goodbye() else {
+        return false;
+    };
+    // An answer to the server's close frame repeats its code, and counts as a clean end.
+    let may_be_answer = reason.is_clean() && goodbye.code == reason.code();
+    let ours_first =
+        reason.cause() == CloseCause::Handshake && reason.initiator() == Initiator::Local;
+    goodbye.cause == CloseCause::Handshake && (ours_first || !may_be_answer)
 }
 
 impl Drop for Session {

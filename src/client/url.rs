@@ -141,13 +141,20 @@ fn origin_form(target: &str) -> Result<String, &'static str> {
     }
 }
 
-/// The URL as an error may show it.
+/// The URL as an error may show it: without all that stands before the last `@`. A password that is not
+/// encoded, and so may be why the URL is wrong, can have anything in it.
 pub(super) fn without_secrets(url: &str) -> String {
-    let (scheme, rest) = url.split_once("//").unwrap_or(("", url));
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) => format!("{scheme}//***{}", &rest[at..]),
-        None => url.to_owned(),
+    let Some(at) = url.rfind('@') else {
+        return url.to_owned();
+    };
+    let is_scheme = |name: &&str| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphabetic() || byte == b'+')
+    };
+    let scheme = url.split_once("://").map(|(name, _)| name);
+    match scheme.filter(is_scheme) {
+        Some(scheme) => format!("{scheme}://***{}", &url[at..]),
+        None => format!("***{}", &url[at..]),
     }
 }
 
@@ -265,7 +272,20 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        assert_eq!(without_secrets("ws://me:pass@h/x@y"), "ws://***@h/x@y");
-        assert_eq!(without_secrets("ws://h/x@y"), "ws://h/x@y");
+        for secret in [
+            "ws://me:pass@h/x",
+            "ws://me:pa/ss@h/x",
+            "ws://me:pa?ss@h/x",
+            "ws://me:p#a@ss@h/x",
+            "ws://me:pa//ss@h/x",
+            "wss:me:pass@h/x",
+        ] {
+            let shown = without_secrets(secret);
+            assert!(shown.ends_with("***@h/x"), "{shown}");
+            assert!(!shown.contains("pa") && !shown.contains("me"), "{shown}");
+            assert!(Url::parse(secret).is_err());
+        }
+        assert_eq!(without_secrets("ws://me:pass@h/x"), "ws://***@h/x");
+        assert_eq!(without_secrets("ws://h/ä"), "ws://h/ä");
     }
 }

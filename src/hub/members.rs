@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::seat::Seat;
+use crate::config::Compress;
 use crate::id::{Key, PeerId};
 use crate::link::{LoopHandle, SharedFrame};
-use crate::message::Message;
+use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
 
 /// A room as it is seen by its own code while it is called: who is in it, and the way to all of them.
@@ -16,6 +17,8 @@ pub struct Members {
     /// Where in `list` they are.
     places: HashMap<PeerId, usize>,
     groups: Vec<Group>,
+    /// Those that were put out in this call.
+    removed: Vec<Arc<Seat>>,
     closing: bool,
 }
 
@@ -33,6 +36,7 @@ impl Members {
             list: Vec::new(),
             places: HashMap::new(),
             groups: Vec::new(),
+            removed: Vec::new(),
             closing: false,
         }
     }
@@ -71,22 +75,36 @@ impl Members {
     /// each size of window that was agreed on). Each member's own queue limit and
     /// [`Overflow`](crate::Overflow) apply. Other kinds of messages are not sent.
     pub fn broadcast(&mut self, message: impl Into<Message>) {
-        self.send_all(&message.into(), None);
+        self.send_all(&message.into(), None, Compress::Auto);
     }
 
-    /// The same, to all but one.
+    /// The same, with a word on compression, as [`Peer::send_with`].
+    pub fn broadcast_with(&mut self, message: impl Into<Message>, compress: Compress) {
+        self.send_all(&message.into(), None, compress);
+    }
+
+    /// The same as [`broadcast`](Self::broadcast), to all but one.
     pub fn broadcast_except(&mut self, id: PeerId, message: impl Into<Message>) {
-        self.send_all(&message.into(), Some(id));
+        self.send_all(&message.into(), Some(id), Compress::Auto);
     }
 
     /// Puts a member out: what its handler still passes on is dropped, and [`leave`](super::Room::leave)
-    /// is not called for it. Its connection stays as it is. `false`: it was not in the room.
+    /// is not called for it. `false`: it was not in the room.
+    ///
+    /// Its connection stays as it is, so tell the peer why, or [close](Peer::close) it; with
+    /// [`Rooms::handler`](super::Rooms::handler), it is closed with 1000 once this call is over.
     pub fn remove(&mut self, id: PeerId) -> bool {
-        self.take(id).is_some()
+        let removed = self.take(id);
+        let was_in = removed.is_some();
+        self.removed.extend(removed);
+        was_in
     }
 
     /// Closes the room once this call is over: all members are out, as with [`remove`](Self::remove),
     /// and the room is dropped. The next to join that name finds a new room.
+    ///
+    /// Their connections stay as they are, as with `remove`; with
+    /// [`Rooms::handler`](super::Rooms::handler), they are closed with 1000.
     pub fn close(&mut self) {
         self.closing = true;
     }
@@ -136,12 +154,23 @@ impl Members {
         Some(seat)
     }
 
-    /// Everybody is out.
-    pub(super) fn clear(&mut self) {
+    /// The call is over in which some were put out: if they were there for the room alone, they go.
+    pub(super) fn dismiss_removed(&mut self) {
+        for seat in self.removed.drain(..) {
+            seat.dismiss(CloseCode::Normal, "put out");
+        }
+    }
+
+    /// Everybody is out: the room is no more.
+    pub(super) fn dismiss_all(&mut self) {
+        self.dismiss_removed();
+        for seat in &self.list {
+            seat.dismiss(CloseCode::Normal, "the room is closed");
+        }
         *self = Self::new(self.name.clone());
     }
 
-    fn send_all(&self, message: &Message, except: Option<PeerId>) {
+    fn send_all(&self, message: &Message, except: Option<PeerId>, compress: Compress) {
         let except = except.and_then(|id| self.get(id));
         // Encoded for one server; only members of several need more.
         let mut encoded: Option<(Arc<SharedFrame>, &Group)> = None;
@@ -149,7 +178,7 @@ impl Members {
             let shared = &group.handle.shared;
             let frame = match &encoded {
                 Some((frame, other)) if Arc::ptr_eq(&other.handle.shared, shared) => frame.clone(),
-                _ => match SharedFrame::encode(message, shared) {
+                _ => match SharedFrame::encode(message, shared, compress) {
                     Some(frame) => Arc::new(frame),
                     None => return,
                 },

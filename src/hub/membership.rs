@@ -24,7 +24,7 @@ impl<R: Room> Membership<R> {
     }
 
     /// Passes a message on to the room. If the room has refused the peer, has put it out or is
-    /// closed, the message is dropped.
+    /// closed, the message is dropped: the peer is told nothing of that here.
     ///
     /// Returns at once. While as many messages (or bytes) of this membership wait in the room as may wait
     /// for the handler ([`inbound_limit`](crate::Server::inbound_limit)), the handler is given no

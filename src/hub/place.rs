@@ -190,7 +190,7 @@ impl<R: Room> Place<R> {
         };
         match verdict {
             Some(Ok(())) => stage.members.insert(seat),
-            Some(Err(Refused)) => {}
+            Some(Err(Refused)) => seat.dismiss(CloseCode::Again, "refused"),
             None => self.panicked(stage, Some(&seat.peer)),
         }
         self.settle(stage);
@@ -254,6 +254,7 @@ impl<R: Room> Place<R> {
 
     /// After a call: closes the room if that is what is to be.
     fn settle(&self, stage: &mut Stage<R>) {
+        stage.members.dismiss_removed();
         let empty = stage.members.is_empty() && !self.registry.keeps_empty();
         if stage.members.is_closing() || empty {
             self.close(stage);
@@ -278,7 +279,7 @@ impl<R: Room> Place<R> {
             pace.stop();
             self.home.one_is_over();
         }
-        stage.members.clear();
+        stage.members.dismiss_all();
         self.len.store(0, Ordering::Relaxed);
         let room = stage.room.take();
         if guarded(|| drop(room)).is_none() {

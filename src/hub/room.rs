@@ -31,6 +31,7 @@ use crate::peer::Peer;
 ///     type Join = ();
 ///
 ///     fn join(&mut self, room: &mut Members, _: &Peer, _: ()) -> Result<(), Refused> {
+///         // The handler below closes who is refused with 1013, try again later.
 ///         if room.len() < 8 { Ok(()) } else { Err(Refused) }
 ///     }
 ///
@@ -60,7 +61,8 @@ pub trait Room: Send + 'static {
     ///
     /// # Errors
     /// [`Refused`]: no. The connection is left as it is, so tell the peer why, or
-    /// [close](Peer::close) it; its [`Membership`](super::Membership) is without effect.
+    /// [close](Peer::close) it; its [`Membership`](super::Membership) is without effect. With
+    /// [`Rooms::handler`](super::Rooms::handler), it is closed with 1013, unless it was closed here.
     fn join(&mut self, room: &mut Members, peer: &Peer, join: Self::Join) -> Result<(), Refused>;
 
     /// A member's handler has passed on a message.

@@ -80,6 +80,17 @@ impl<R: Room> Rooms<R> {
     /// A peer that is in the room already leaves it first, and its earlier membership is without effect
     /// from then on. So is the membership of a connection that is a client's, not a server's.
     pub fn join(&self, name: &str, peer: &Peer, join: R::Join) -> Membership<R> {
+        self.join_as(name, peer, join, false)
+    }
+
+    /// The same; `only`: the connection is there for this alone, and closed if it has no place there.
+    pub(crate) fn join_as(
+        &self,
+        name: &str,
+        peer: &Peer,
+        join: R::Join,
+        only: bool,
+    ) -> Membership<R> {
         let registry = &self.registry;
         let Some(home) = Home::of(peer) else {
             static CLIENTS: Throttle = Throttle::new();
@@ -90,10 +101,10 @@ impl<R: Room> Rooms<R> {
                 );
             }
             let place = Place::nowhere(name, registry.clone());
-            let seat = Seat::new(peer.clone(), place.home.clone());
+            let seat = Seat::new(peer.clone(), place.home.clone(), only);
             return Membership::new(RoomHandle { place }, Arc::new(seat));
         };
-        let seat = Arc::new(Seat::new(peer.clone(), home.clone()));
+        let seat = Arc::new(Seat::new(peer.clone(), home.clone(), only));
         let (place, run) = registry.enter(name, home, &seat, join);
         if run {
             place.make_run();

@@ -10,12 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::home::Home;
 use crate::link::Load;
+use crate::message::CloseCode;
 use crate::peer::Peer;
 
 /// See the module's documentation.
 pub(super) struct Seat {
     pub(super) peer: Peer,
     home: Arc<Home>,
+    /// The connection is there for this room alone, and is closed when it has no place there.
+    only: bool,
     messages: AtomicUsize,
     bytes: AtomicUsize,
     holding: AtomicBool,
@@ -29,13 +32,22 @@ pub(super) struct Waiting {
 }
 
 impl Seat {
-    pub(super) fn new(peer: Peer, home: Arc<Home>) -> Self {
+    pub(super) fn new(peer: Peer, home: Arc<Home>, only: bool) -> Self {
         Self {
             peer,
             home,
+            only,
             messages: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             holding: AtomicBool::new(false),
+        }
+    }
+
+    /// There is no place for it in the room (any more). If the room has closed it with words of its own,
+    /// those are what it is told.
+    pub(super) fn dismiss(&self, code: CloseCode, text: &str) {
+        if self.only {
+            self.peer.close(code, text);
         }
     }
 

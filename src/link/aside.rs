@@ -10,6 +10,8 @@ pub(super) struct Aside {
     pub(super) queue: Queue,
     /// Decided: nothing more is accepted.
     pub(super) goodbye: Option<Goodbye>,
+    /// Bytes that were accepted and then thrown away because there was no room: for whoever is told the end.
+    pub(super) discarded: usize,
 }
 
 /// How and why this side closes.
@@ -22,14 +24,19 @@ pub(crate) struct Goodbye {
     pub(super) size: usize,
     /// Queued since the loop was last told.
     pub(super) news: bool,
-    /// Bytes that were accepted and thrown away because the queue was full.
-    pub(super) discarded: usize,
 }
 
 impl Aside {
     /// Nothing is in it.
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.goodbye.is_none()
+        self.queue.is_empty() && self.goodbye.is_none() && self.discarded == 0
+    }
+
+    /// What stays for the sake of something else than the queue holds little of that.
+    pub(super) fn tidy(&mut self) {
+        if self.queue.is_empty() && !self.queue.is_worth_keeping() {
+            self.queue = Queue::default();
+        }
     }
 
     /// Emptied, it holds little memory.

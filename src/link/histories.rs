@@ -130,7 +130,7 @@ impl Shared {
         let Some(number) = self.topics.number(topic) else {
             return;
         };
-        let Some(frame) = SharedFrame::encode(message, self) else {
+        let Some(frame) = SharedFrame::encode(message, self, self.compress(topic)) else {
             return;
         };
         let publication = Arc::new(Publication {
@@ -297,10 +297,11 @@ impl Link {
             Since::Now => Since::After(replay.after),
             since => since,
         };
+        let compress: Compress = self.handle.shared.compress(topic);
         let mut room = self.room();
         for (offset, message) in feed.messages(topic, &replay) {
             let size = message.len() + MAX_HEADER + kept_beside(self.config());
-            if room == 0 || self.send(message, Compress::Auto).is_err() {
+            if room == 0 || self.send(message, compress).is_err() {
                 self.still_behind(topic, reached);
                 return Reached::Behind;
             }

@@ -19,6 +19,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use http::StatusCode;
 
 use super::thread::{self, THREAD, wake_deferred};
 use super::{Dial, Link, Outbox, Publication, Shared, SharedFrame};
@@ -43,8 +44,8 @@ pub(crate) enum Command {
     Resume(Key),
     /// The handler accepted: the connection is a WebSocket once this head is written.
     Accept(Key, Vec<u8>),
-    /// The handler answered with a plain response: write it and close.
-    Respond(Key, Vec<u8>),
+    /// The handler answered with a plain response of this status: write it and close.
+    Respond(Key, StatusCode, Vec<u8>),
     /// The handler has dealt with all that came before the end of the stream: write what is left
     /// and close.
     Finished(Key),
@@ -54,6 +55,8 @@ pub(crate) enum Command {
     /// A message turned out to break a rule when it was inflated.
     #[cfg(feature = "deflate")]
     Fail(Key, Violation),
+    /// End this connection without another word.
+    Terminate(Key),
     /// Run the mailbox of a connection whose handler runs inline.
     Run(Arc<Link>),
     /// Connect to a server.
@@ -221,6 +224,16 @@ impl LoopHandle {
         self.wake();
     }
 
+    /// Asks the loop without being held back: it may overtake what a call of a room asked before.
+    pub(super) fn command_at_once(self: &Arc<Self>, command: Command) {
+        let here = THREAD.with(|thread| thread.own_loop.get() == self.address());
+        if here {
+            THREAD.with(|thread| thread.own_commands.borrow_mut().push(command));
+        } else {
+            self.send(command);
+        }
+    }
+
     /// Asks for all of it in one turn. However many broadcasts are among it, they have one permit.
     pub(super) fn put_in_all(self: &Arc<Self>, mut commands: Vec<Command>) {
         let is_broadcast = |command: &Command| {
@@ -260,6 +273,16 @@ impl LoopHandle {
             thread::hold_flush(self, id);
         } else {
             self.command(Command::Flush(id.key()));
+        }
+    }
+
+    /// Hands over what is to be connected to, whatever is held back. It comes back if the loop has ended.
+    pub(crate) fn dial(self: &Arc<Self>, dial: Box<Dial>) -> Result<(), Box<Dial>> {
+        let sent = self.commands.send(Command::Dial(dial));
+        self.wake();
+        match sent {
+            Err(crossbeam_channel::SendError(Command::Dial(dial))) => Err(dial),
+            _ => Ok(()),
         }
     }
 
@@ -432,6 +455,7 @@ impl LoopHandle {
 mod tests {
     use super::super::Cork;
     use super::*;
+    use crate::config::Compress;
 
     /// What a call of a room has asked for before stays before it.
     #[test]
@@ -440,7 +464,7 @@ mod tests {
         let shared = Arc::new(Shared::new(Config::default()));
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
         let (handle, inlet) = LoopHandle::new(0, shared.clone(), waker);
-        let frame = || SharedFrame::encode(&Message::text("x"), &shared).unwrap();
+        let frame = || SharedFrame::encode(&Message::text("x"), &shared, Compress::Auto).unwrap();
         let cork = Cork::put_in();
         handle.multicast(Arc::new(frame()), Arc::default(), None);
         let publication = Publication {

@@ -50,7 +50,7 @@ use crate::id::PeerId;
 use crate::message::{CloseCause, CloseCode, LatestKey, Message, Utf8Bytes};
 #[cfg(feature = "deflate")]
 use crate::proto::compressed_parts;
-use crate::proto::{Opcode, may_travel};
+use crate::proto::{Opcode, Violation, may_travel};
 use crate::worker::Mailbox;
 use subscriptions::Subscriptions;
 
@@ -128,6 +128,14 @@ pub(crate) struct Agreement {
 /// data are plain counters and queues.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn cause_of(violation: Violation) -> CloseCause {
+    match violation.code {
+        CloseCode::Invalid => CloseCause::InvalidUtf8,
+        CloseCode::Size => CloseCause::TooBig,
+        _ => CloseCause::Protocol(violation.why),
+    }
 }
 
 impl Link {
@@ -432,6 +440,17 @@ impl Link {
         begun
     }
 
+    /// Ends the connection without another word. `false` if it had ended before.
+    pub(crate) fn terminate(&self) -> bool {
+        // Here already, so that nothing is accepted behind this.
+        let ends = self.outbox().abandon();
+        if ends {
+            let command = Command::Terminate(self.id.key());
+            self.handle.command_at_once(command);
+        }
+        ends
+    }
+
     // ---- receiving ----
 
     /// What the handler is to see of a message. `None`: it breaks a rule, and the loop fails the
@@ -441,7 +460,9 @@ impl Link {
         #[cfg(feature = "deflate")]
         if let Some((opcode, payload)) = compressed_parts(&message) {
             let limit = self.config().max_message as usize;
-            let fail = |violation| {
+            let fail = |violation: Violation| {
+                // At once, as the peer's own close frame may be next.
+                self.close(violation.code, violation.why, cause_of(violation));
                 self.handle.command(Command::Fail(self.id.key(), violation));
             };
             let inflated = self.compression()?.inflate(opcode, payload, limit);

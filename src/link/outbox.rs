@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use crate::config::{Config, Overflow};
 use crate::error::{SendError, Sent};
 use crate::message::{CloseCause, CloseCode, LatestKey, Message};
-use crate::proto::{MAX_HEADER, Opcode, data_frame, encode, new_mask, truncate_reason};
+use crate::proto::{MAX_HEADER, Opcode, data_frame, encode, frame_len, new_mask, truncate_reason};
 
 use super::aside::{Aside, Goodbye};
 use super::queue::{BY_REFERENCE, Early, Lost, Queue, QueueKey, Segment};
@@ -307,7 +307,6 @@ impl Outbox {
             cause,
             size: 0,
             news: false,
-            discarded: 0,
         });
         true
     }
@@ -379,8 +378,8 @@ impl Outbox {
 
     /// Bytes of messages that nobody will deliver if the connection ends now.
     pub(crate) fn undelivered(&self) -> usize {
-        let goodbye = self.goodbye();
-        let (close_frame, discarded) = goodbye.map_or((0, 0), |g| (g.size, g.discarded));
+        let close_frame = self.goodbye().map_or(0, |goodbye| goodbye.size);
+        let discarded = self.aside.as_ref().map_or(0, |aside| aside.discarded);
         self.queued().saturating_sub(close_frame) + discarded
     }
 
@@ -412,6 +411,8 @@ impl Outbox {
             }
             if aside.is_empty() {
                 self.aside.take().into_iter().for_each(spare::give_aside);
+            } else {
+                aside.tidy();
             }
         }
         head.is_some() || !into.is_empty()
@@ -448,13 +449,14 @@ impl Outbox {
         self.queued += bytes as u32;
     }
 
-    /// The connection is gone: nothing is accepted any more and nothing kept.
-    pub(crate) fn abandon(&mut self) {
-        self.dead = true;
+    /// The connection is gone: nothing is accepted any more and nothing kept. `false`: it was gone before.
+    pub(crate) fn abandon(&mut self) -> bool {
+        let first = !std::mem::replace(&mut self.dead, true);
         self.buf = None;
         if let Some(aside) = &mut self.aside {
             aside.queue = Queue::default();
         }
+        first
     }
 
     // ---- inside ----
@@ -472,11 +474,8 @@ impl Outbox {
         match config.overflow {
             Overflow::DropNewest => return Room::Full,
             Overflow::Close => {
-                let discarded = self.discard();
+                self.discard();
                 self.close(CloseCode::Again, "too slow", CloseCause::Overflow);
-                if let Some(goodbye) = self.goodbye_mut() {
-                    goodbye.discarded = discarded;
-                }
                 return Room::Closed;
             }
             Overflow::DropOldest => {}
@@ -486,7 +485,7 @@ impl Outbox {
                 // All that is left is being written: `TAKE` bytes at most, or one message.
                 break;
             };
-            self.queued -= dropped as u32;
+            self.note_discarded(dropped);
         }
         Room::Made
     }
@@ -556,12 +555,7 @@ impl Outbox {
 
     /// Bytes of a frame with `len` bytes of payload.
     fn frame_len(&self, len: usize) -> usize {
-        let header = match len {
-            0..=125 => 2,
-            126..=0xFFFF => 4,
-            _ => 10,
-        };
-        header + if self.masked { 4 } else { 0 } + len
+        frame_len(len, self.masked)
     }
 
     fn aside(&mut self) -> &mut Aside {
@@ -609,16 +603,20 @@ impl Outbox {
         None
     }
 
-    /// Throws away what the loop has not taken; gives how much that was.
-    fn discard(&mut self) -> usize {
+    /// Throws away what the loop has not taken.
+    fn discard(&mut self) {
         let waiting = self.aside.as_mut().map_or(0, |aside| {
             let queue = std::mem::take(&mut aside.queue);
             queue.len()
         });
-        let discarded = waiting + self.buffered();
-        self.queued -= discarded as u32;
+        self.note_discarded(waiting + self.buffered());
         self.buf = None;
-        discarded
+    }
+
+    /// So many bytes that were queued will not be sent.
+    fn note_discarded(&mut self, bytes: usize) {
+        self.queued -= bytes as u32;
+        self.aside().discarded += bytes;
     }
 }
 

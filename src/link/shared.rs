@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::{Arrivals, Histories, Topics};
 use crate::backplane::{Backplane, Presences};
-use crate::config::Config;
+use crate::config::{Compress, Config};
 #[cfg(feature = "tls")]
 use {
     super::lock,
@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     handshakes: AtomicUsize,
     /// Connections were dropped because the deadline of a shutdown had come.
     cut_off: AtomicBool,
+    /// All has ended: nothing is published any more.
+    ended: AtomicBool,
     /// Open connections by the window of their compression, see `SharedFrame`.
     #[cfg(feature = "deflate")]
     classes: [AtomicUsize; 16],
@@ -65,6 +67,7 @@ impl Shared {
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
             cut_off: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             #[cfg(feature = "deflate")]
             classes: Default::default(),
             openings: AtomicUsize::new(0),
@@ -157,6 +160,20 @@ impl Shared {
 
     pub(crate) fn has_cut_off(&self) -> bool {
         self.cut_off.load(Ordering::Relaxed)
+    }
+
+    /// The last that is said of this server.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Whether what is published to this topic is compressed.
+    pub(crate) fn compress(&self, topic: &str) -> Compress {
+        self.config.topic_compression.of(topic)
     }
 
     /// A connection is on its way to become a WebSocket, or to get its answer.

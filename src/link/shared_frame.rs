@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::Link;
 use super::queue::Segment;
 use super::shared::Shared;
+use crate::config::Compress;
 use crate::message::Message;
 
 /// A frame for many: plain, and once more for each class of connections that agreed to compress and
@@ -19,24 +20,26 @@ pub(crate) struct SharedFrame {
 
 impl SharedFrame {
     /// For the connections of this server. `None` if it isn't a data message.
-    pub(crate) fn encode(message: &Message, shared: &Shared) -> Option<Self> {
+    pub(crate) fn encode(message: &Message, shared: &Shared, compress: Compress) -> Option<Self> {
         if !(message.is_text() || message.is_binary()) {
             return None;
         }
         let plain = Segment::encode(message)?;
         #[cfg(feature = "deflate")]
         let compressed = match &shared.config.deflate {
-            Some(settings) if message.len() >= settings.threshold => {
+            Some(settings) if compress.wants(message.len(), &shared.config) => {
+                // One that would not become shorter is sent to this class as it is.
                 let compress = |class| {
                     let frame = super::deflate::alone(message, settings, class);
-                    Some((class, Segment::encode(&frame)?))
+                    let shorter = frame.len() < message.len();
+                    Some((class, Segment::encode(&frame).filter(|_| shorter)?))
                 };
                 shared.classes().filter_map(compress).collect()
             }
             _ => Vec::new(),
         };
         #[cfg(not(feature = "deflate"))]
-        let _ = shared;
+        let _ = (shared, compress);
         Some(Self {
             plain,
             #[cfg(feature = "deflate")]
@@ -110,7 +113,9 @@ mod tests {
         let texts = ["short".to_owned(), "long ".repeat(100), "x".repeat(3000)];
         let frames: Vec<_> = texts
             .iter()
-            .filter_map(|text| SharedFrame::encode(&Message::text(text.clone()), &shared))
+            .filter_map(|text| {
+                SharedFrame::encode(&Message::text(text.clone()), &shared, Compress::Auto)
+            })
             .collect();
         let joined = SharedFrame::join(&frames.iter().collect::<Vec<_>>());
         let plain: Vec<u8> = frames.iter().flat_map(|f| bytes(&f.plain)).collect();

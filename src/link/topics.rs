@@ -229,8 +229,8 @@ impl Topic {
 }
 
 impl Shared {
-    /// Sends a message to all who subscribe to `name`, on all nodes. `false`: it is no data message, or
-    /// there are no topics here.
+    /// Sends a message to all who subscribe to `name`, on all nodes. `false`: it is no data message,
+    /// there are no topics here, or the server has ended.
     pub(crate) fn publish(
         &self,
         name: &str,
@@ -238,6 +238,9 @@ impl Shared {
         except: Option<PeerId>,
         latest: Option<LatestKey>,
     ) -> bool {
+        if self.has_ended() {
+            return false;
+        }
         if let Some(keep) = self.histories.of(name) {
             let post = Post::new(name, message.clone());
             return self.publish_kept(Post { latest, ..post }, keep, except);
@@ -271,7 +274,7 @@ impl Shared {
         let Some(Named(topic)) = topics.read().get(name).cloned() else {
             return true;
         };
-        let Some(frame) = SharedFrame::encode(message, self) else {
+        let Some(frame) = SharedFrame::encode(message, self, self.compress(name)) else {
             return false;
         };
         let publication = Arc::new(Publication {

@@ -58,6 +58,11 @@ impl Refusal {
         "shutdown",
     ];
 
+    /// The word for it.
+    pub(crate) fn label(self) -> &'static str {
+        Self::LABELS[self as usize]
+    }
+
     /// What this server means by a status with which it refuses a request of its own accord.
     pub(crate) fn of_status(status: u16) -> Self {
         match status {
@@ -77,12 +82,14 @@ impl Refusal {
         match cause {
             CloseCause::HandshakeTimeout => Self::Timeout,
             CloseCause::Shutdown => Self::Shutdown,
+            // While it was asked.
+            CloseCause::Terminated => Self::Handler,
             _ => Self::HungUp,
         }
     }
 }
 
-pub(super) const CAUSES: [&str; 14] = [
+pub(super) const CAUSES: [&str; 15] = [
     "handshake",
     "eof",
     "transport",
@@ -97,6 +104,7 @@ pub(super) const CAUSES: [&str; 14] = [
     "handshake_timeout",
     "panic",
     "shutdown",
+    "terminated",
 ];
 
 pub(super) fn cause(cause: CloseCause) -> usize {
@@ -115,6 +123,7 @@ pub(super) fn cause(cause: CloseCause) -> usize {
         CloseCause::HandshakeTimeout => 11,
         CloseCause::Panic => 12,
         CloseCause::Shutdown => 13,
+        CloseCause::Terminated => 14,
     }
 }
 
@@ -155,6 +164,7 @@ mod tests {
         assert_eq!(Refusal::LABELS[Refusal::Origin as usize], "origin");
         assert_eq!(Refusal::LABELS[Refusal::Shutdown as usize], "shutdown");
         assert_eq!(CAUSES[cause(CloseCause::Shutdown)], "shutdown");
+        assert_eq!(CAUSES[cause(CloseCause::Terminated)], "terminated");
         assert_eq!(CAUSES[cause(CloseCause::NoPong)], "no_pong");
         assert_eq!(CAUSES[cause(CloseCause::Protocol("x"))], "protocol");
         assert_eq!(CODES[code(CloseCode::Normal)], "1000");

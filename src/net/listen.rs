@@ -30,7 +30,8 @@ pub trait Listen {
     /// Opens the sockets.
     ///
     /// # Errors
-    /// [`Error::Bind`] if an address can't be had, [`Error::Config`] if it can't be read.
+    /// [`Error::Bind`] if an address can't be had, [`Error::Config`] if it can't be read, or if what is
+    /// open already does not listen (which is noticed on Linux).
     #[doc(hidden)]
     fn listen(self) -> Result<Vec<Bound>>;
 }
@@ -66,8 +67,9 @@ pub struct Bound(pub(crate) Listener);
 #[cfg(unix)]
 impl<A: ToSocketAddrs> Listen for ReusePort<A> {
     fn listen(self) -> Result<Vec<Bound>> {
-        let shown = "a port to be shared";
-        let addrs = self.0.to_socket_addrs().map_err(bind_error(shown))?;
+        // It can't be shown: it may be anything.
+        let shown = "what is to be shared";
+        let addrs = self.0.to_socket_addrs().map_err(unresolved(shown))?;
         let mut failed = Error::Config(format!("{shown} has no address"));
         for addr in addrs {
             match Listener::reusing(addr) {
@@ -291,11 +293,21 @@ fn bind_error(addr: impl fmt::Display) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
+/// Why there are no addresses to listen on: it is none that can be read, or the resolver said no.
+fn unresolved(addr: &str) -> impl FnOnce(io::Error) -> Error {
+    move |source| match source.kind() {
+        io::ErrorKind::InvalidInput => {
+            Error::Config(format!("{addr:?} is not an address: {source}"))
+        }
+        _ => bind_error(addr)(source),
+    }
+}
+
 /// Listens on every address of a name that can be had; on the first if the system chooses the port.
-fn resolve(addr: impl ToSocketAddrs, shown: impl fmt::Display + Copy) -> Result<Vec<Bound>> {
+fn resolve(addr: impl ToSocketAddrs, shown: &str) -> Result<Vec<Bound>> {
     let mut bound = Vec::new();
     let mut failed = None;
-    for addr in addr.to_socket_addrs().map_err(bind_error(shown))? {
+    for addr in addr.to_socket_addrs().map_err(unresolved(shown))? {
         match Listener::tcp(addr) {
             Ok(listener) => bound.push(Bound(listener)),
             Err(error) => failed = Some(bind_error(shown)(error)),
@@ -347,10 +359,21 @@ impl Listen for (&str, u16) {
     }
 }
 
+/// Makes ready what comes open. That it listens is more than its type says: it may have been made of
+/// any socket.
+fn check_open(socket: SockRef<'_>) -> Result<()> {
+    let open = "an open listener";
+    socket.set_nonblocking(true).map_err(bind_error(open))?;
+    #[cfg(target_os = "linux")]
+    if !socket.is_listener().map_err(bind_error(open))? {
+        return Err(Error::Config(format!("{open} does not listen")));
+    }
+    Ok(())
+}
+
 impl Listen for std::net::TcpListener {
     fn listen(self) -> Result<Vec<Bound>> {
-        self.set_nonblocking(true)
-            .map_err(bind_error("an open listener"))?;
+        check_open(SockRef::from(&self))?;
         Ok(vec![Bound(Listener::Tcp(TcpListener::from_std(self)))])
     }
 }
@@ -358,8 +381,7 @@ impl Listen for std::net::TcpListener {
 #[cfg(unix)]
 impl Listen for std::os::unix::net::UnixListener {
     fn listen(self) -> Result<Vec<Bound>> {
-        self.set_nonblocking(true)
-            .map_err(bind_error("an open listener"))?;
+        check_open(SockRef::from(&self))?;
         // The file belongs to whoever opened the socket.
         let listener = Listener::Unix(UnixPath(None), UnixListener::from_std(self));
         Ok(vec![Bound(listener)])

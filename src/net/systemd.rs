@@ -36,14 +36,21 @@ impl Listen for SystemdSockets {
         let mut handed = listenfd::ListenFd::from_env();
         let mut bound = Vec::new();
         for n in 0..handed.len() {
-            if let Ok(Some(tcp)) = handed.take_tcp_listener(n) {
-                bound.extend(tcp.listen()?);
-            } else if let Ok(Some(unix)) = handed.take_unix_listener(n) {
-                bound.extend(unix.listen()?);
-            } else {
+            let wrong = || {
                 let why = format!("socket {n} of systemd is no listening stream socket");
-                return Err(Error::Config(why));
-            }
+                Error::Config(why)
+            };
+            let listening = if let Ok(Some(tcp)) = handed.take_tcp_listener(n) {
+                tcp.listen()
+            } else if let Ok(Some(unix)) = handed.take_unix_listener(n) {
+                unix.listen()
+            } else {
+                return Err(wrong());
+            };
+            bound.extend(listening.map_err(|error| match error {
+                Error::Config(_) => wrong(),
+                other => other,
+            })?);
         }
         match bound.is_empty() {
             true => Err(Error::Config("systemd has handed over no socket".into())),

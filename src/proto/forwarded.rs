@@ -120,8 +120,16 @@ fn forwarded(value: &HeaderValue, nodes: &mut Vec<Option<SocketAddr>>) -> Result
     }
 }
 
-/// §6: IPv6 addresses are in brackets here.
+/// §6: IPv6 addresses are in brackets here, and a port may be obfuscated, which is none to us.
 fn bracketed_node(text: &str) -> Option<SocketAddr> {
+    let hidden = |port: &str| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        !port.is_empty() && port.bytes().all(plain)
+    };
+    let text = match text.rsplit_once(":_") {
+        Some((host, port)) if hidden(port) => host,
+        _ => text,
+    };
     let bare_v6 = !text.starts_with('[') && text.matches(':').count() > 1;
     node(text).filter(|_| !bare_v6)
 }
@@ -285,6 +293,12 @@ mod tests {
             ),
             (&["for=\"1.1.1.1:47011\", for=unknown"], PROXY),
             (&["for=\"_gazonk\""], PROXY),
+            (&["for=\"192.0.2.43:_port-1\""], "192.0.2.43:0"),
+            (&["for=\"[2001:db8::1]:_p.1\""], "[2001:db8::1]:0"),
+            (&["for=\"2001:db8::1:_p\""], PROXY),
+            (&["for=\"192.0.2.43:_\""], PROXY),
+            (&["for=\"192.0.2.43:_a b\""], PROXY),
+            (&["for=\"_host:_port\""], PROXY),
             (&["proto=https;for=\"\\1.1.1.1\""], "1.1.1.1:0"),
             (&["for=1.1.1.1, proto=https"], PROXY),
             (&[";;for=1.1.1.1;; ; proto=http , ,"], "1.1.1.1:0"),

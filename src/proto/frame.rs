@@ -125,6 +125,16 @@ impl Header {
     }
 }
 
+/// Bytes of a frame with `len` bytes of payload.
+pub(crate) fn frame_len(len: usize, masked: bool) -> usize {
+    let header = match len {
+        0..=125 => 2,
+        126..=0xFFFF => 4,
+        _ => 10,
+    };
+    header + if masked { 4 } else { 0 } + len
+}
+
 /// Where the payload of a whole frame lies in the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Whole {

@@ -151,9 +151,16 @@ pub(crate) fn choose_subprotocol<'r>(
     ))
 }
 
+/// The first of these that the client offers, in the client's own spelling; `None` if it offers none of
+/// them.
+pub(crate) fn first_offered<'r>(request: &'r Request, preferred: &[String]) -> Option<&'r str> {
+    let offered = |name: &String| request.subprotocols().find(|offer| offer == name);
+    preferred.iter().find_map(offered)
+}
+
 /// Appends the 101 that opens the WebSocket.
 ///
-/// `subprotocol` comes from [`choose_subprotocol`]; `extensions` is what was agreed to, as it is to be
+/// `subprotocol` comes from [`choose_subprotocol`] or [`first_offered`]; `extensions` is what was agreed to, as it is to be
 /// sent, and is trusted to be one line. Headers in `extra` that the handshake itself writes are left
 /// out.
 pub(crate) fn accept_response(

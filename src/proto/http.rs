@@ -17,8 +17,9 @@
 //! number: memory follows the bytes that arrived.
 //!
 //! Absent on purpose: keep-alive and pipelining (every response closes, so that bytes behind a
-//! refused upgrade are never taken for a second request), chunked bodies, trailers, and HTTP/2. No
-//! sockets, no clock: the caller owns the handshake deadline and the 408.
+//! refused upgrade are never taken for a second request), chunked bodies, trailers, HTTP/2, and
+//! `Date` in responses (a handler may add one). No sockets, no clock: the caller owns the handshake
+//! deadline and the 408.
 
 use std::io::Write;
 use std::net::Ipv6Addr;

@@ -41,6 +41,6 @@ pub(crate) use close::{Violation, may_travel, truncate_reason};
 pub(crate) use compressed::data_frame;
 #[cfg(feature = "deflate")]
 pub(crate) use compressed::{compressed_message, compressed_parts};
-pub(crate) use frame::{FirstByte, MAX_HEADER, Opcode, encode, encode_header, new_mask};
+pub(crate) use frame::{FirstByte, MAX_HEADER, Opcode, encode, encode_header, frame_len, new_mask};
 pub(crate) use payload::{Blocks, ReadBuffer};
 pub(crate) use protocol::{Filled, Protocol, Role};

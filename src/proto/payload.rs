@@ -34,6 +34,8 @@ const SHARE_MAX: usize = 1024;
 const NEAR: usize = 8 << 10;
 /// Large buffers that wait to be used again, in bytes; released when the loop has been idle.
 const SPARE: usize = 16 << 20;
+/// So many of them at most: all are looked through.
+const SPARE_BUFFERS: usize = 1024;
 
 /// The source of payload memory of one loop.
 #[derive(Debug)]
@@ -48,6 +50,10 @@ pub(crate) struct Blocks {
     small: Spent,
     middling: Spent,
     home: Arc<Home>,
+    /// The last large frame, and its header; the next is expected to be as long. 0: none was.
+    expected: usize,
+    /// That was wrong a moment ago, so that so many are not expected to be.
+    doubted: u8,
 }
 
 /// Where large buffers come back to.
@@ -57,6 +63,8 @@ struct Home(Mutex<Spare>);
 #[derive(Debug, Default)]
 struct Spare {
     /// The one used last is the last, and is still in a cache.
+    ///
+    /// `buffers.len() <= SPARE_BUFFERS`
     buffers: Vec<Vec<u8>>,
     /// Sum of their lengths, `<= SPARE`.
     bytes: usize,
@@ -66,7 +74,20 @@ impl Home {
     fn open(&self) -> std::sync::MutexGuard<'_, Spare> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn take_back(&self, bytes: Vec<u8>) {
+        let mut spare = self.open();
+        if spare.bytes + bytes.len() <= SPARE && spare.buffers.len() < SPARE_BUFFERS {
+            spare.bytes += bytes.len();
+            spare.buffers.push(bytes);
+        }
+    }
 }
+
+/// Up to here, large frames are read in one go, into memory that was made for what came before them.
+const EXPECTED: usize = 256 << 10;
+/// How often they are read otherwise after that was wrong.
+const DOUBTED: u8 = 15;
 
 /// Where in a page large reads begin.
 ///
@@ -159,6 +180,12 @@ impl Buffer {
         self.end += arrived;
     }
 
+    /// The first `bytes` of what is there are none of the message's.
+    pub(crate) fn skip(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.len());
+        self.start += bytes;
+    }
+
     /// What is there from the `from`th byte of the message on.
     pub(crate) fn from(&mut self, from: usize) -> &mut [u8] {
         &mut self.bytes[self.start + from..self.end]
@@ -179,12 +206,7 @@ impl AsRef<[u8]> for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let mut spare = self.home.open();
-        let bytes = std::mem::take(&mut self.buffer.bytes);
-        if spare.bytes + bytes.len() <= SPARE {
-            spare.bytes += bytes.len();
-            spare.buffers.push(bytes);
-        }
+        self.home.take_back(std::mem::take(&mut self.buffer.bytes));
     }
 }
 
@@ -199,6 +221,8 @@ impl Blocks {
             small: Spent::default(),
             middling: Spent::default(),
             home: Arc::default(),
+            expected: 0,
+            doubted: 0,
         }
     }
 
@@ -324,8 +348,49 @@ impl Blocks {
         buffer
     }
 
+    /// A large frame has come, so long with its header.
+    pub(crate) fn note_large(&mut self, frame: usize) {
+        self.expected = frame;
+    }
+
+    /// Memory to read a large frame into that becomes the message's own, if it is as long as the last
+    /// one, with its size. `None`: better read otherwise.
+    pub(crate) fn expect_large(&mut self) -> Option<(Buffer, usize)> {
+        let size = self.expected;
+        let doubted = self.doubted > 0;
+        self.doubted = self.doubted.saturating_sub(1);
+        let wanted = !doubted && (STAGGERED..=EXPECTED).contains(&size);
+        wanted.then(|| (self.buffer(size, size), size))
+    }
+
+    /// What was read into this memory did not become a message's own.
+    pub(crate) fn not_as_expected(&mut self, buffer: Buffer) {
+        // A ping in between says nothing about large frames.
+        if buffer.len() > SHARE_MAX {
+            self.doubted = DOUBTED;
+        }
+        self.home.take_back(buffer.bytes);
+    }
+
+    /// Nothing was read into this memory.
+    pub(crate) fn take_back(&mut self, buffer: Buffer) {
+        self.home.take_back(buffer.bytes);
+    }
+
+    /// Makes a message of the fragments that were gathered in `buffer`.
+    pub(crate) fn assembled(&mut self, mut buffer: Buffer) -> Bytes {
+        let len = buffer.len();
+        // A short message in a large buffer would hold all of it alive, and what held a short one, or
+        // nothing at all, is not worth keeping.
+        if len <= SHARE_MAX || buffer.spare() > len {
+            self.copy(buffer.from(0), [0; 4], len)
+        } else {
+            self.hand_out(buffer)
+        }
+    }
+
     /// Makes a message of what is in `buffer`.
-    pub(crate) fn hand_out(&mut self, buffer: Buffer) -> Bytes {
+    fn hand_out(&mut self, buffer: Buffer) -> Bytes {
         Bytes::from_owner(Lent {
             buffer,
             home: self.home.clone(),
@@ -376,6 +441,17 @@ mod tests {
         let kept = blocks.copy(&[3; 20_000], [0; 4], 0);
         assert_ne!(blocks.copy(&[4; 20_000], [0; 4], 0).as_ptr(), kept.as_ptr());
         assert_eq!(kept[..], [3; 20_000]);
+    }
+
+    /// Or a peer could fill the list of what waits with nothing.
+    #[test]
+    fn few_buffers_wait() {
+        let mut blocks = Blocks::new(false);
+        let messages: Vec<Bytes> = (0..3 * SPARE_BUFFERS)
+            .map(|_| blocks.copy_large(&[1; SHARE_MAX + 1], [0; 4]))
+            .collect();
+        drop(messages);
+        assert_eq!(blocks.home.open().buffers.len(), SPARE_BUFFERS);
     }
 
     #[test]

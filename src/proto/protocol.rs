@@ -12,7 +12,7 @@ use tungstenite::protocol::Message;
 
 use super::close::{self, Violation};
 use super::compressed::compressed_message;
-use super::frame::{Header, MAX_CONTROL, MAX_HEADER, Opcode, Whole};
+use super::frame::{Header, MAX_CONTROL, MAX_HEADER, Opcode, Whole, frame_len};
 use super::mask::{copy_masked, mask};
 use super::payload::{Blocks, Buffer};
 use super::utf8::Utf8Validator;
@@ -192,8 +192,43 @@ impl Protocol {
         }))
     }
 
+    /// Takes over the memory of what was read between two messages, if it is a large message, or at
+    /// least half of one, and nothing else; otherwise gives it back. Call [`next`](Self::next)
+    /// afterwards, even without input.
+    pub(crate) fn adopt(&mut self, mut read: Buffer) -> Result<(), Buffer> {
+        if self.partial.is_some() || self.accepts == Accepts::Nothing {
+            return Err(read);
+        }
+        let Ok(Some(header)) = Header::parse(read.from(0), self.role, self.compression()) else {
+            return Err(read);
+        };
+        let size = header.size as usize;
+        let received = read.len() - size;
+        let large = !header.opcode.is_control() && received >= DIRECT;
+        let missing = header.len.checked_sub(received as u64);
+        let fits = missing.is_some_and(|missing| missing <= received.min(read.spare()) as u64);
+        if !large || !fits || self.check(&header).is_err() {
+            return Err(read);
+        }
+        self.frames = self.frames.wrapping_add(1);
+        self.begin(header);
+        let partial = self.partial.get_or_insert_default();
+        if let (Some(frame), Some(message)) = (&mut partial.frame, &mut partial.message) {
+            read.skip(size);
+            message.bytes = read;
+            message.arrived(0, &header, 0);
+            frame.received = received;
+        }
+        Ok(())
+    }
+
     pub(crate) fn role(&self) -> Role {
         self.role
+    }
+
+    /// Bytes of a frame with `len` bytes of payload, as the peer sends it.
+    pub(crate) fn frame_len(&self, len: usize) -> usize {
+        frame_len(len, self.role == Role::Server)
     }
 
     /// Frames seen so far; only differences mean something.
@@ -485,14 +520,7 @@ impl Assembly {
     }
 
     fn finish(self, blocks: &mut Blocks) -> Result<Message, Violation> {
-        let mut buffer = self.bytes;
-        // A short message in a large buffer would hold all of it alive.
-        let bytes = if buffer.spare() > buffer.len() {
-            let coming = buffer.len();
-            blocks.copy(buffer.from(0), [0; 4], coming)
-        } else {
-            blocks.hand_out(buffer)
-        };
+        let bytes = blocks.assembled(self.bytes);
         match self.opcode {
             opcode if self.compressed => Ok(compressed_message(opcode, bytes)),
             Opcode::Text => Ok(Message::Text(text(bytes)?)),

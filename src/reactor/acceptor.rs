@@ -16,7 +16,8 @@ use crate::net::{Listener, Stream};
 /// little.
 const ACCEPTS: usize = 64;
 
-/// How long accepting rests when the process or the system is out of descriptors.
+/// How long a listener rests that can't accept: when the process or the system is out of descriptors, or
+/// when there is something wrong with itself.
 const REST_MS: u64 = 100;
 
 /// How long it rests when as many handshakes are under way as may be.
@@ -39,8 +40,6 @@ pub(crate) struct Acceptor {
     first: usize,
     /// No accepting before this time.
     rest_until: Option<u64>,
-    /// The last attempt failed, and that has been logged.
-    starved: bool,
 }
 
 #[derive(Debug)]
@@ -48,6 +47,33 @@ struct Listening {
     listener: Listener,
     /// Connections may be waiting.
     ready: bool,
+    /// No accepting before this time: the last attempt failed, and that has been logged.
+    failed_until: Option<u64>,
+}
+
+impl Listening {
+    fn is_ready(&self, now: u64) -> bool {
+        self.ready && self.failed_until.is_none_or(|until| until <= now)
+    }
+
+    fn failed(&mut self, error: &io::Error, now: u64) {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => self.ready = false,
+            // The peer gave up while it waited: the next one may be fine.
+            io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
+            _ => {
+                // EMFILE, ENFILE, ENOBUFS, ENOMEM, which the others will find as well; or this one is no
+                // listener any more, which is no business of theirs. Nothing an immediate retry would
+                // mend, and it stays ready. The connection waits in the backlog.
+                static STARVED: Throttle = Throttle::new();
+                if self.failed_until.replace(now + REST_MS).is_none() {
+                    if let Some(more) = STARVED.pass() {
+                        log::warn!("cannot accept connections for now: {error}{more}");
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Where an accepted connection goes.
@@ -62,6 +88,7 @@ impl Acceptor {
         let listening = |listener| Listening {
             listener,
             ready: true,
+            failed_until: None,
         };
         Self {
             listeners: listeners.into_iter().map(listening).collect(),
@@ -69,7 +96,6 @@ impl Acceptor {
             next: 0,
             first: 0,
             rest_until: None,
-            starved: false,
         }
     }
 
@@ -91,8 +117,11 @@ impl Acceptor {
 
     /// When to call [`accept`](Self::accept) again without news: now, later or not at all.
     pub(crate) fn deadline(&self, now: u64) -> Option<u64> {
-        let ready = self.listeners.iter().any(|listening| listening.ready);
-        ready.then(|| self.rest_until.unwrap_or(now))
+        let ready = self.listeners.iter().filter(|listening| listening.ready);
+        let next = ready
+            .map(|listening| listening.failed_until.unwrap_or(now))
+            .min()?;
+        Some(next.max(self.rest_until.unwrap_or(now)))
     }
 
     /// Accepts what the budget allows, and calls `place` for each that belongs to this loop.
@@ -104,7 +133,7 @@ impl Acceptor {
         let (first, count) = (self.first, self.listeners.len());
         for n in (0..count).map(|n| (first + n) % count) {
             for _ in 0..ACCEPTS {
-                if !self.listeners[n].ready {
+                if !self.listeners[n].is_ready(now) {
                     break;
                 }
                 if let Some(until) = self.pause(n, now) {
@@ -115,7 +144,7 @@ impl Acceptor {
                 match self.listeners[n].listener.accept() {
                     Ok((stream, remote)) => {
                         self.first = (n + 1) % count;
-                        self.starved = false;
+                        self.listeners[n].failed_until = None;
                         let shared = &self.loops[0].shared;
                         shared.enter_opening();
                         shared.arrivals.count();
@@ -123,11 +152,7 @@ impl Acceptor {
                             place(stream, remote);
                         }
                     }
-                    Err(error) => {
-                        if self.failed(n, &error, now) {
-                            return;
-                        }
-                    }
+                    Err(error) => self.listeners[n].failed(&error, now),
                 }
             }
         }
@@ -156,30 +181,6 @@ impl Acceptor {
         }
         self.loops[turn].command(Command::Adopt(stream, remote));
         Placed::Elsewhere
-    }
-
-    /// `true`: nothing can be accepted for now.
-    fn failed(&mut self, n: usize, error: &io::Error, now: u64) -> bool {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => {
-                self.listeners[n].ready = false;
-                false
-            }
-            // The peer gave up while it waited: the next one may be fine.
-            io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => false,
-            _ => {
-                // EMFILE, ENFILE, ENOBUFS, ENOMEM: nothing an immediate retry would mend, and the
-                // listener stays ready. The connection waits in the backlog.
-                static STARVED: Throttle = Throttle::new();
-                if !std::mem::replace(&mut self.starved, true) {
-                    if let Some(more) = STARVED.pass() {
-                        log::warn!("cannot accept connections for now: {error}{more}");
-                    }
-                }
-                self.rest_until = Some(now + REST_MS);
-                true
-            }
-        }
     }
 
     /// Stops listening.

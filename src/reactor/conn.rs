@@ -264,9 +264,18 @@ impl Conn {
 
     /// Counts why it does not become a WebSocket, unless that was counted already, or it has become one.
     pub(crate) fn note_refusal(&mut self, why: Refusal) {
-        if self.counts.leave(Counts::UNTOLD) {
+        if self.count_refusal(why) {
+            log::debug!("{}: refused: {}", self.peer.link.id, why.label());
+        }
+    }
+
+    /// The same where the log is told in other words. `false`: it counted already.
+    pub(super) fn count_refusal(&mut self, why: Refusal) -> bool {
+        let untold = self.counts.leave(Counts::UNTOLD);
+        if untold {
             self.peer.link.handle.counters.refused(why);
         }
+        untold
     }
 
     /// Open, or about to be: whoever is told that a connection opens may broadcast to it at once.

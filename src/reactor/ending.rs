@@ -27,7 +27,7 @@ use super::conn::{Conn, Context, Phase, Told};
 use super::liveness::Moment;
 use super::upstream::Upstream;
 use crate::error::Error;
-use crate::link::{Event, Load};
+use crate::link::{Event, Load, cause_of};
 use crate::message::{CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Utf8Bytes};
 use crate::metrics::Refusal;
 use crate::proto::Violation;
@@ -112,6 +112,8 @@ impl Conn {
         log::debug!("{}: {}", self.peer.link.id, violation.why);
         self.begin_ending(cx).failed = Some(violation);
         self.go_away(violation.code, violation.why, cause_of(violation), cx);
+        // If a close frame is out already, nothing more will be: the verdict is due.
+        self.dirty = true;
     }
 
     /// A limit of ours is reached.
@@ -209,7 +211,12 @@ impl Conn {
     pub(super) fn closing_cause(&self) -> Option<CloseCause> {
         let ending = self.ending.as_ref()?;
         let received = ending.received.as_ref().map(|_| CloseCause::Handshake);
-        ending.failed.map(cause_of).or(received)
+        ending.failed.map(cause_of).or_else(|| {
+            // Found out by a worker, which closes at once.
+            let outbox = self.peer.link.outbox();
+            let cause = outbox.goodbye().map(|goodbye| goodbye.cause);
+            cause.filter(|cause| cause.is_violation()).or(received)
+        })
     }
 
     /// All is said: from here on the peer hangs up, or the deadline does.
@@ -246,12 +253,22 @@ impl Conn {
 
     /// Ends the connection without another word.
     pub(crate) fn end_now<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
-        self.note_refusal(Refusal::of_cause(cause));
+        let why = Refusal::of_cause(cause);
+        match self.told {
+            Told::Nothing => self.note_refusal(why),
+            // There is a line for it below.
+            Told::Opening | Told::End => drop(self.count_refusal(why)),
+        }
         // First, so that nothing is accepted that the reason doesn't count.
         self.peer.link.outbox().abandon();
         self.tell(cause, cx);
         self.release(cx);
         self.gone = true;
+    }
+
+    /// The user has seen enough of it.
+    pub(crate) fn terminate<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        self.end_now(CloseCause::Terminated, cx);
     }
 
     /// The server's deadline has come. Whoever can still be told is told.
@@ -323,13 +340,5 @@ impl Conn {
             },
             undelivered: outbox.undelivered(),
         }
-    }
-}
-
-fn cause_of(violation: Violation) -> CloseCause {
-    match violation.code {
-        CloseCode::Invalid => CloseCause::InvalidUtf8,
-        CloseCode::Size => CloseCause::TooBig,
-        _ => CloseCause::Protocol(violation.why),
     }
 }

@@ -564,8 +564,8 @@ impl<U: Upstream> EventLoop<U> {
             Command::Flush(key) => self.touch(key),
             Command::Resume(key) => self.serve(key, |conn, _| conn.resume()),
             Command::Accept(key, head) => self.serve(key, |conn, cx| conn.accept(head, cx)),
-            Command::Respond(key, response) => {
-                self.serve(key, |conn, cx| conn.respond(response, cx));
+            Command::Respond(key, status, response) => {
+                self.serve(key, |conn, cx| conn.respond(status, response, cx));
             }
             Command::Finished(key) => self.serve(key, |conn, cx| conn.finished(cx)),
             #[cfg(feature = "tls")]
@@ -578,6 +578,7 @@ impl<U: Upstream> EventLoop<U> {
                     conn.fail(violation, cx);
                 }
             }),
+            Command::Terminate(key) => self.serve(key, |conn, cx| conn.terminate(cx)),
             Command::Run(link) => self.runnable.push(Peer { link }),
             Command::Dial(dial) => self.dials.push_back(dial),
             Command::Adopt(stream, remote) => self.adopt(stream, remote),
@@ -685,10 +686,7 @@ impl<U: Upstream> EventLoop<U> {
         let counters = &self.handle.counters;
         counters.accepted.add(1);
         let admitted = match self.stopping.is_some() || self.is_full() {
-            true => {
-                counters.refused(Refusal::Shutdown);
-                return self.handle.shared.leave_opening();
-            }
+            true => return self.turn_away(remote, Refusal::Shutdown),
             false => acceptor::admit(&self.handle.shared, remote),
         };
         let refusal = match admitted {
@@ -702,10 +700,7 @@ impl<U: Upstream> EventLoop<U> {
                 self.handle.shared.leave_opening();
                 Some(status)
             }
-            Err(None) => {
-                counters.refused(Refusal::Unanswered);
-                return self.handle.shared.leave_opening();
-            }
+            Err(None) => return self.turn_away(remote, Refusal::Unanswered),
         };
         let config = self.handle.config.clone();
         let opening = Opening::new(refusal, config.proxies.contains(remote.ip()), &config);
@@ -717,6 +712,17 @@ impl<U: Upstream> EventLoop<U> {
         };
         let opening = Phase::Opening(Box::new(opening));
         self.take_in(stream, remote, None, opening);
+    }
+
+    /// Hangs up on somebody who was not even taken in.
+    fn turn_away(&self, remote: RemoteAddr, why: Refusal) {
+        log::debug!(
+            "loop {}: {remote} refused: {}",
+            self.handle.index,
+            why.label()
+        );
+        self.handle.counters.refused(why);
+        self.handle.shared.leave_opening();
     }
 
     fn is_full(&self) -> bool {
@@ -744,7 +750,11 @@ impl<U: Upstream> EventLoop<U> {
             } else {
                 "connected from"
             };
-            log::debug!("{}: {way} {remote}", conn.peer.link.id);
+            let over = match conn.is_refused() {
+                true => ", over a limit",
+                false => "",
+            };
+            log::debug!("{}: {way} {remote}{over}", conn.peer.link.id);
             conn.register(registry, token(key))
         });
         match registered {

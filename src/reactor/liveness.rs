@@ -133,8 +133,8 @@ impl Conn {
         // Activity may have moved the deadline; this sets the timer anew.
         self.rearm = true;
         if self.keeps_others_out(cx.now) {
-            log::debug!("{}: silent, and others wait", self.peer.link.id);
-            self.note_refusal(match self.is_securing() {
+            log::debug!("{}: refused: silent, and others wait", self.peer.link.id);
+            self.count_refusal(match self.is_securing() {
                 true => Refusal::Tls,
                 false => Refusal::Silent,
             });

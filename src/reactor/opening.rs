@@ -200,7 +200,8 @@ impl Conn {
 
     /// The handler accepted; `head` is the 101.
     pub(crate) fn accept<U: Upstream>(&mut self, head: Vec<u8>, cx: &mut Context<'_, U>) {
-        if !matches!(self.phase, Phase::Deciding) {
+        // It may have been terminated a moment ago.
+        if self.gone || !matches!(self.phase, Phase::Deciding) {
             return;
         }
         #[cfg(feature = "deflate")]
@@ -221,12 +222,20 @@ impl Conn {
         self.flush(cx);
     }
 
-    /// The handler answered with `response`, a whole HTTP response.
-    pub(crate) fn respond<U: Upstream>(&mut self, response: Vec<u8>, cx: &mut Context<'_, U>) {
-        if matches!(self.phase, Phase::Deciding) {
+    /// The handler answered with `response`, a whole HTTP response of this status.
+    pub(crate) fn respond<U: Upstream>(
+        &mut self,
+        status: StatusCode,
+        response: Vec<u8>,
+        cx: &mut Context<'_, U>,
+    ) {
+        if !self.gone && matches!(self.phase, Phase::Deciding) {
+            let id = self.peer.link.id;
             if std::mem::replace(&mut self.told, Told::Nothing) != Told::Nothing {
-                self.note_refusal(Refusal::Handler);
+                log::debug!("{id}: refused by the handler with {status}");
+                self.count_refusal(Refusal::Handler);
             } else {
+                log::debug!("{id}: answered with {status}");
                 self.counts.leave(Counts::UNTOLD);
                 cx.counters.http_requests.add(1);
             }
@@ -237,7 +246,7 @@ impl Conn {
     /// Answers without asking the handler.
     pub(super) fn refuse<U: Upstream>(&mut self, response: Response, cx: &mut Context<'_, U>) {
         log::debug!("{}: refused with {}", self.peer.link.id, response.status());
-        self.note_refusal(Refusal::of_status(response.status().as_u16()));
+        self.count_refusal(Refusal::of_status(response.status().as_u16()));
         // RFC 9110 §9.3.2: the answer to HEAD has no body, whatever it answers.
         let head_only = matches!(&self.phase, Phase::Opening(opening) if opening.is_head);
         let mut out = Vec::new();

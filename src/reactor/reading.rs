@@ -134,7 +134,37 @@ impl Conn {
         }
     }
 
+    /// One read that may bring a large message, into memory that can be that message's own. `None`:
+    /// better read otherwise.
+    fn read_large<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Option<Filled>> {
+        if self.habit != Habit::Large || !self.is_open() {
+            return None;
+        }
+        let (mut buffer, size) = cx.blocks.expect_large()?;
+        let result = self.stream.read(buffer.place(size));
+        let result = result.map(|arrived| Filled {
+            arrived,
+            all: arrived == size,
+        });
+        let Some(filled) = self.note_read(result, cx) else {
+            cx.blocks.take_back(buffer);
+            return Some(None);
+        };
+        buffer.advance(filled.arrived);
+        match self.protocol.adopt(buffer) {
+            Ok(()) => self.input(&mut [], cx),
+            Err(mut buffer) => {
+                self.input(buffer.from(0), cx);
+                cx.blocks.not_as_expected(buffer);
+            }
+        }
+        Some(Some(filled))
+    }
+
     fn read_and_look<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Filled> {
+        if let Some(filled) = self.read_large(cx) {
+            return filled;
+        }
         let buf = std::mem::take(&mut cx.buf);
         let size = match self.habit {
             Habit::Large => FIRST_READ.min(buf.len()),
@@ -401,7 +431,7 @@ impl Conn {
                 let bytes = payload.len();
                 let coming = bytes + input.len();
                 let message = cx.blocks.message(text, payload, key, coming, cx.messages);
-                self.note_message(bytes, cx.now);
+                self.note_message(bytes, cx);
                 message.map_err(Stop::Failed)?;
                 return Ok(Taken { bytes, inflated: 0 });
             }
@@ -430,7 +460,7 @@ impl Conn {
                 // What comes after we have closed is of no interest to anybody.
                 Ok(Some(_)) if self.ending.is_some() => {}
                 Ok(Some(message)) => {
-                    self.note_message(message.len(), cx.now);
+                    self.note_message(message.len(), cx);
                     return Ok(message);
                 }
                 Err(violation) => return Err(Stop::Failed(violation)),
@@ -438,13 +468,14 @@ impl Conn {
         }
     }
 
-    fn note_message(&mut self, bytes: usize, now: u64) {
+    fn note_message<U: Upstream>(&mut self, bytes: usize, cx: &mut Context<'_, U>) {
         if let Phase::Open(Some(allowance)) = &mut self.phase {
-            allowance.take_message(now);
+            allowance.take_message(cx.now);
             // Whatever comes next has to wait, and the timer ends that.
-            self.rearm |= allowance.is_out_of_messages(now);
+            self.rearm |= allowance.is_out_of_messages(cx.now);
         }
         self.habit = if bytes >= LARGE {
+            cx.blocks.note_large(self.protocol.frame_len(bytes));
             Habit::Large
         } else {
             Habit::Usual
@@ -501,7 +532,7 @@ fn inbound_limit(config: &Config) -> Load {
 fn most_inflated(message: &Message, config: &Config) -> usize {
     match message {
         Message::Frame(frame) => {
-            let most = frame.payload().len() * MOST_INFLATED;
+            let most = frame.payload().len().saturating_mul(MOST_INFLATED);
             most.min(config.max_message as usize)
         }
         _ => 0,

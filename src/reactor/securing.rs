@@ -65,7 +65,7 @@ impl Conn {
                 if U::DIALS {
                     self.not_secured(error, cx);
                 } else {
-                    self.note_refusal(Refusal::Tls);
+                    self.count_refusal(Refusal::Tls);
                 }
                 self.gone = true;
                 return;
@@ -100,8 +100,8 @@ impl Conn {
     fn log_failed_handshake(&self, error: &io::Error) {
         let id = self.peer.link.id;
         match TlsError::of(error) {
-            Some(why) => log::debug!("{id}: {why}"),
-            None => log::debug!("{id}: TLS handshake: {error}"),
+            Some(why) => log::debug!("{id}: TLS failed: {why}"),
+            None => log::debug!("{id}: TLS failed: {error}"),
         }
     }
 }

@@ -7,21 +7,23 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::events::{Event, ToChannel};
 use super::handle::{Running, ServerHandle, Threads};
-use super::handler::Handler;
+use super::handler::{Accept, Handler};
 use super::session::{Engine, OnTheLoop, ToWorkers};
 use crate::backplane::{Backplane, Node};
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
 use crate::config::{
-    ByteRate, Config, ForwardedHeader, MessageRate, Origin, Overflow, ProxyProtocol, Rate,
+    ByteRate, Compress, Config, ForwardedHeader, MessageRate, Origin, Overflow, ProxyProtocol, Rate,
 };
 use crate::error::{Error, Result};
 use crate::history::History;
+use crate::http::{Request, Response};
 use crate::id::PeerId;
 use crate::link::{Histories, Shared};
 #[cfg(feature = "tls")]
 use crate::net::Tls;
 use crate::net::{Bound, Listen, Listener};
+use crate::proto::http::is_token;
 use crate::reactor::{self, Prepared};
 use crate::worker::Pool;
 
@@ -31,7 +33,9 @@ const EVENTS: usize = 1024;
 /// A server that is listening and not yet running: choose the settings, then [`run`](Self::run) it
 /// or [`start`](Self::start) it.
 ///
-/// All limits and timeouts are on by default.
+/// What one connection can take, in time and memory, is limited by default. How many there may be, how fast
+/// they may come and how much they may send is not: these limits are `unlimited` or `off` below, and a
+/// server that faces the internet wants them.
 ///
 /// | setting | default | at the limit |
 /// |---|---|---|
@@ -246,6 +250,19 @@ impl Server {
         self
     }
 
+    /// Subprotocols that the server speaks, the best first. Default: none.
+    ///
+    /// The first that a client offers is agreed on, unless [`Handler::open`] has chosen another: so closures,
+    /// rooms and [`events`](Self::events) can have one. [`Peer::subprotocol`](crate::Peer::subprotocol) tells
+    /// which. A client that offers only others is let in without; browsers then fail the connection.
+    pub fn subprotocols<I>(mut self, names: I) -> Self
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        self.config.subprotocols = names.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// The server's own proxies, as networks: `"10.0.0.0/8"`, `"2001:db8::/32"`, single addresses, and
     /// `"unix"` for whoever comes by a Unix socket. Default: none.
     ///
@@ -321,6 +338,18 @@ impl Server {
     }
 
     // ---- topics ----
+
+    /// Whether what is published to some topics is compressed, whatever its length: [`Compress::Never`] where
+    /// it is compressed already, or holds secrets. `topics` is a name, or the beginning of some and a `*`;
+    /// where several match, the first that was set counts. Default: [`Compress::Auto`] for all. Without
+    /// permessage-deflate there is no difference.
+    ///
+    /// It goes for what comes from other nodes, and from a [history](Self::history), too: so set it on all
+    /// nodes.
+    pub fn compress(mut self, topics: &str, compress: Compress) -> Self {
+        self.config.topic_compression.add(topics, compress);
+        self
+    }
 
     /// Topics that keep their last messages, so that whoever comes back gets what it missed:
     /// [`Peer::subscribe_from`](crate::Peer::subscribe_from). `topics` is a name, or the beginning of
@@ -401,9 +430,9 @@ impl Server {
 
     // ---- memory ----
 
-    /// The buffer that each loop reads into, in bytes, 1 KiB to 16 MiB. Default: 64 KiB. It is also the
-    /// most that one connection may bring before others have their turn, but for the rest of a message
-    /// of more than 32 KiB.
+    /// The buffer that each loop reads into, in bytes, 1 KiB (with `proxy_protocol` 4 KiB) to 16 MiB.
+    /// Default: 64 KiB. It is also the most that one connection may bring before others have their turn,
+    /// but for the rest of a message of more than 32 KiB.
     ///
     /// A smaller one saves its own size, once per loop; with less than what peers usually send at a
     /// time, more reads are needed.
@@ -518,12 +547,38 @@ impl Server {
     /// A shutdown passes the end of every connection on, so it waits for room in the channel, too: let go
     /// of the receiver before, or receive on another thread.
     ///
+    /// All who pass the server's limits are let in; [`events_with`](Self::events_with) can refuse.
+    ///
     /// # Errors
     /// As for [`start`](Self::start).
-    pub fn events(mut self) -> Result<(ServerHandle, Receiver<Event>)> {
-        let (sender, receiver) = bounded(EVENTS);
+    pub fn events(self) -> Result<(ServerHandle, Receiver<Event>)> {
+        self.events_with(|_| Ok(Accept::new(())))
+    }
+
+    /// The same for those that `decide` lets in, perhaps with a subprotocol and headers; others get its
+    /// response and are no event. It is called as [`Handler::open`] is, on workers, and may block.
+    ///
+    /// ```no_run
+    /// use framemill::{Accept, Response, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:9001")?;
+    /// let (handle, events) = server.events_with(|request| match request.query_param("token") {
+    ///     Some(token) if token == "sesame" => Ok(Accept::new(())),
+    ///     _ => Err(Response::unauthorized()),
+    /// })?;
+    /// # drop((handle, events));
+    /// # framemill::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn events_with(
+        mut self,
+        decide: impl Fn(&Request) -> std::result::Result<Accept<()>, Response> + Send + Sync + 'static,
+    ) -> Result<(ServerHandle, Receiver<Event>)> {
+        let (events, receiver) = bounded(EVENTS);
         self.config.workers = self.config.workers.max(1);
-        let handle = self.start(ToChannel(sender))?;
+        let handle = self.start(ToChannel { events, decide })?;
         Ok((handle, receiver))
     }
 }
@@ -555,6 +610,10 @@ fn check(config: &Config) -> Result<()> {
         (
             !(1 << 10..=16 << 20).contains(&config.read_buffer),
             "read_buffer of 1 KiB to 16 MiB",
+        ),
+        (
+            config.proxy_protocol.is_some() && config.read_buffer < 4 << 10,
+            "read_buffer of at least 4 KiB, as long as a PROXY header may be",
         ),
         (config.max_head < 64, "max_head of at least 64 bytes"),
         (config.max_head > widest, "max_head of at most 1 GiB"),
@@ -592,6 +651,13 @@ fn check(config: &Config) -> Result<()> {
         (
             !(1..=128).contains(&config.ipv6_prefix),
             "ipv6_prefix of 1 to 128 bits",
+        ),
+        (
+            !config
+                .subprotocols
+                .iter()
+                .all(|name| is_token(name.as_bytes())),
+            "subprotocols that are tokens",
         ),
     ];
     #[cfg(feature = "deflate")]

@@ -11,8 +11,11 @@ use crate::peer::Peer;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A WebSocket is open.
-    Open(Peer),
+    /// Somebody opens a WebSocket with this request. The opening handshake is answered once this is in the
+    /// channel, so what is sent to the peer from now on arrives right behind the answer, and until then
+    /// [`Peer::subprotocol`] is not known. If the channel was full for [`handshake_timeout`](crate::Server::handshake_timeout), or the peer has not waited,
+    /// `Close` follows.
+    Open(Peer, Box<Request>),
     /// A text or binary message has arrived.
     Message(Peer, Message),
     /// The queue of a congested peer is empty again.
@@ -21,23 +24,30 @@ pub enum Event {
     Close(Peer, CloseReason),
 }
 
-/// Passes everything on.
-pub(super) struct ToChannel(pub(super) Sender<Event>);
+/// Passes everything on, of those that are let in.
+pub(super) struct ToChannel<F> {
+    pub(super) events: Sender<Event>,
+    pub(super) decide: F,
+}
 
-impl ToChannel {
+impl<F> ToChannel<F> {
     /// Waits for room: that is what slows the senders down.
     fn pass(&self, event: Event) {
         // Nobody listens any more: the server goes on for whoever holds its handle.
-        let _ = self.0.send(event);
+        let _ = self.events.send(event);
     }
 }
 
-impl Handler for ToChannel {
+impl<F> Handler for ToChannel<F>
+where
+    F: Fn(&Request) -> Result<Accept<()>, Response> + Send + Sync + 'static,
+{
     type Session = ();
 
-    fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
-        self.pass(Event::Open(peer.clone()));
-        Ok(Accept::new(()))
+    fn open(&self, request: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
+        let accept = (self.decide)(request)?;
+        self.pass(Event::Open(peer.clone(), Box::new(request.clone())));
+        Ok(accept)
     }
 
     fn message(&self, (): &mut (), peer: &Peer, message: Message) {

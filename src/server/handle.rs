@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::drain::{Drain, Hurry};
 use super::presence::Presence;
 use crate::backplane::BackplaneState;
+use crate::config::Compress;
 #[cfg(feature = "tls")]
 use crate::error::{Error, Result};
 use crate::http::Response;
@@ -103,6 +104,12 @@ impl ServerHandle {
         let _ = self.inner.running.set(running);
     }
 
+    /// `None`: it has not been started, or has ended.
+    fn running(&self) -> Option<&Running> {
+        let running = self.inner.running.get();
+        running.filter(|running| !running.shared.has_ended())
+    }
+
     pub(super) fn started(&self, threads: Threads) {
         *lock(&self.inner.state) = State::Running(threads);
         // Somebody may have been faster.
@@ -167,12 +174,17 @@ impl ServerHandle {
     ///
     /// Waits while many broadcasts of before are still to be carried out, unless it is called on a
     /// loop (a handler with `workers(0)`). `false`: it is not a text or binary message, or the server
-    /// is not running.
+    /// is not running: not started yet, or ended.
     pub fn broadcast(&self, message: impl Into<Message>) -> bool {
-        let Some(running) = self.inner.running.get() else {
+        self.broadcast_with(message, Compress::Auto)
+    }
+
+    /// The same, with a word on compression, as [`Peer::send_with`](crate::Peer::send_with).
+    pub fn broadcast_with(&self, message: impl Into<Message>, compress: Compress) -> bool {
+        let Some(running) = self.running() else {
             return false;
         };
-        let Some(frame) = SharedFrame::encode(&message.into(), &running.shared) else {
+        let Some(frame) = SharedFrame::encode(&message.into(), &running.shared, compress) else {
             return false;
         };
         // Before the loops run, nobody would take what is put in.
@@ -188,7 +200,8 @@ impl ServerHandle {
     /// Calls `f` once in every `period` (of at least 100 µs), from one period from now until the server
     /// ends or the timer is [cancelled](Timer::cancel). The times are fixed: a late call does not delay
     /// the next. `f` runs on a worker, so it may block; it never runs twice at once, and a call that is
-    /// due while an earlier one waits or runs is left out. If it panics, that was the last call.
+    /// due while an earlier one waits or runs is left out. If it panics, that was the last call. It can't end the
+    /// server: [`shutdown`](Self::shutdown) would wait for it.
     ///
     /// With `workers(0)` it runs on the timers' own thread, where others wait for it. Timers of a server
     /// that has not been started go off once it has.
@@ -204,7 +217,8 @@ impl ServerHandle {
 
     /// Sends a text or binary message to every connection that
     /// [subscribes](crate::Peer::subscribe) to `topic`: [`broadcast`](Self::broadcast) to some. A topic
-    /// that nobody subscribes to is as good as any.
+    /// that nobody subscribes to is as good as any. Whether it is compressed, the topic says:
+    /// [`Server::compress`](crate::Server::compress).
     ///
     /// Waits, and is `false`, as `broadcast`. [`Peer::publish`](crate::Peer::publish) leaves out the
     /// sender.
@@ -225,7 +239,7 @@ impl ServerHandle {
     }
 
     fn publish_to(&self, topic: &str, message: &Message, latest: Option<LatestKey>) -> bool {
-        let running = self.inner.running.get();
+        let running = self.running();
         running.is_some_and(|r| r.shared.publish(topic, message, None, latest))
     }
 
@@ -241,7 +255,7 @@ impl ServerHandle {
     ///
     /// Others see it a moment later. When a node dies, those on it are seen for 10 s more.
     pub fn enter(&self, topic: &str, name: &str) -> Option<Presence> {
-        let running = self.inner.running.get()?;
+        let running = self.running()?;
         Some(Presence::begin(running.shared.clone(), topic, name))
     }
 
@@ -273,11 +287,13 @@ impl ServerHandle {
     /// [`Tls`](crate::Tls) is made of them.
     #[cfg(feature = "tls")]
     pub fn reload_tls(&self, tls: Tls) -> Result<()> {
-        let running = self.inner.running.get();
-        if running.is_some_and(|running| running.shared.reload_tls(tls)) {
-            return Ok(());
+        let Some(running) = self.running() else {
+            return Err(Error::Config("this server is not running".into()));
+        };
+        match running.shared.reload_tls(tls) {
+            true => Ok(()),
+            false => Err(Error::Config("this server speaks no TLS".into())),
         }
-        Err(Error::Config("this server speaks no TLS".into()))
     }
 
     /// Ends the server in good order, and waits for it: stops listening, lets handlers deal with
@@ -288,7 +304,8 @@ impl ServerHandle {
     /// `true` if everything ended by itself, handlers included, and no connection was cut off. A
     /// handler that still blocks is left behind on its thread.
     ///
-    /// Must not be called by a handler, which would wait for itself.
+    /// Must not be called by a handler, a room or a timer, which would wait for itself: let a thread of your
+    /// own call it.
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline.min(NEVER);
         self.begin_draining();
@@ -308,7 +325,7 @@ impl ServerHandle {
     /// 3. at its `deadline` what is left is cut off.
     ///
     /// Meanwhile `shutdown`, from another thread, hurries it up. The result is that of `shutdown`, and as
-    /// that it must not be called by a handler.
+    /// that it must not be called by a handler, a room or a timer.
     pub fn drain(&self, drain: Drain) -> bool {
         let deadline = Instant::now() + drain.deadline.min(NEVER);
         self.begin_draining();
@@ -400,9 +417,12 @@ impl ServerHandle {
         // The loops held the run queue open; the workers end once it is empty.
         let idle = pool.is_none_or(|pool| pool.join(deadline)) & home.join_ticker(deadline);
         home.end();
-        let running = self.inner.running.get();
-        if let Some(backplane) = running.and_then(|r| r.shared.backplane.as_ref()) {
-            backplane.stop(deadline);
+        if let Some(running) = self.inner.running.get() {
+            // After the rooms, whose last words are for other nodes.
+            running.shared.end();
+            if let Some(backplane) = &running.shared.backplane {
+                backplane.stop(deadline);
+            }
         }
         *state = State::Ended(idle && !cut_off);
         idle && !cut_off

@@ -69,7 +69,8 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// A closure is a handler with no session, which accepts every connection. What it returns is
+/// A closure is a handler with no session, which accepts every connection, with one of
+/// [`Server::subprotocols`](crate::Server::subprotocols) if the client offers one. What it returns is
 /// ignored, so it can end in `peer.send(…)`.
 impl<F, R> Handler for F
 where
@@ -97,7 +98,8 @@ pub struct Accept<S> {
 }
 
 impl<S> Accept<S> {
-    /// Accepts, with no subprotocol.
+    /// Accepts, with the first of [`Server::subprotocols`](crate::Server::subprotocols) that the client
+    /// offers, if there is one.
     pub fn new(session: S) -> Self {
         Self {
             session,
@@ -106,7 +108,7 @@ impl<S> Accept<S> {
         }
     }
 
-    /// Agrees on a subprotocol. It must be one of [`Request::subprotocols`]; if it is not, the
+    /// Agrees on this subprotocol, whatever the server prefers. It must be one of [`Request::subprotocols`]; if it is not, the
     /// handshake is answered with 500, as the client would fail the connection anyway
     /// (RFC 6455 §4.1).
     pub fn subprotocol(mut self, name: impl Into<String>) -> Self {

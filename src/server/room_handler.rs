@@ -11,6 +11,10 @@ impl<R: Room> Rooms<R> {
     /// along, or answers the request with something else. All messages go to the room, and the end of
     /// the connection leaves it.
     ///
+    /// So a connection has no purpose without its room, and is closed when it has no place there: with 1013
+    /// (try again later) if the room refuses it, with 1000 once the room has put it out or is closed. A room
+    /// that wants something else said [closes](Peer::close) the peer itself, in the same call.
+    ///
     /// ```no_run
     /// # use framemill::*;
     /// # fn serve<R: Room<Join = ()>>(rooms: Rooms<R>) -> framemill::Result<()> {
@@ -43,7 +47,7 @@ where
 
     fn open(&self, request: &Request, peer: &Peer) -> Result<Accept<Self::Session>, Response> {
         let (name, join) = (self.choose)(request)?;
-        Ok(Accept::new(self.rooms.join(&name, peer, join)))
+        Ok(Accept::new(self.rooms.join_as(&name, peer, join, true)))
     }
 
     fn message(&self, session: &mut Self::Session, _: &Peer, message: Message) {

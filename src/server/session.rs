@@ -26,7 +26,7 @@ use crate::metrics::WorkerCounters;
 use crate::peer::Peer;
 #[cfg(feature = "deflate")]
 use crate::proto::deflate;
-use crate::proto::handshake::{accept_response, choose_subprotocol};
+use crate::proto::handshake::{accept_response, choose_subprotocol, first_offered};
 use crate::proto::http::{HttpError, write_response};
 use crate::reactor::{NoRun, Run, Upstream};
 use crate::worker::{RunQueue, Work};
@@ -203,7 +203,8 @@ impl<H: Handler> Engine<H> {
     fn respond(&self, link: &Arc<Link>, response: &Response, head_only: bool) {
         let mut out = Vec::new();
         write_response(response, head_only, &mut out);
-        link.handle.command(Command::Respond(link.id.key(), out));
+        let command = Command::Respond(link.id.key(), response.status(), out);
+        link.handle.command(command);
     }
 
     fn writable(&self, peer: &Peer, session: &mut Option<Box<dyn Any + Send>>) {
@@ -292,7 +293,7 @@ fn accept_head<S>(
     accept: &Accept<S>,
 ) -> Result<Vec<u8>, HttpError> {
     let subprotocol = match &accept.subprotocol {
-        None => None,
+        None => first_offered(&opening.request, &link.config().subprotocols),
         Some(name) => Some(choose_subprotocol(&opening.request, name).inspect_err(|_| {
             static UNOFFERED: Throttle = Throttle::new();
             if let Some(more) = UNOFFERED.pass() {

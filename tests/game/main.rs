@@ -18,6 +18,8 @@ mod ship;
 mod snapshot;
 #[path = "../../examples/game/stats.rs"]
 mod stats;
+#[path = "../support/mod.rs"]
+mod support;
 #[path = "../../examples/game/things.rs"]
 mod things;
 #[path = "../../examples/game/wire.rs"]

@@ -66,6 +66,7 @@ proptest! {
 fn names() {
     assert_eq!(tidy("  Ada   Lovelace "), "Ada Lovelace");
     assert_eq!(tidy("\u{202e}evil\u{200b}\n"), "evil");
+    assert_eq!(tidy("Ada \u{200b}  Love\nlace"), "Ada Love lace");
     assert_eq!(tidy(" \t"), "nameless");
     assert_eq!(
         tidy("<b>&amp;</b>"),
@@ -74,6 +75,43 @@ fn names() {
     );
     assert_eq!(tidy(&"é".repeat(40)), "é".repeat(16));
     assert_eq!(tidy(&"😀".repeat(40)), "😀".repeat(12), "48 bytes");
+}
+
+/// Two names that look the same are the same, and what looks like none is none.
+#[test]
+fn names_hold_nothing_that_can_not_be_seen() {
+    let unseen = [
+        '\u{ad}',
+        '\u{34f}',
+        '\u{61c}',
+        '\u{115f}',
+        '\u{1160}',
+        '\u{17b4}',
+        '\u{17b5}',
+        '\u{180b}',
+        '\u{180e}',
+        '\u{200b}',
+        '\u{200f}',
+        '\u{202e}',
+        '\u{2060}',
+        '\u{2069}',
+        '\u{2800}',
+        '\u{3164}',
+        '\u{fe00}',
+        '\u{fe0f}',
+        '\u{feff}',
+        '\u{ffa0}',
+        '\u{fff9}',
+        '\u{1d173}',
+        '\u{e0001}',
+        '\u{e0041}',
+        '\u{e0100}',
+        '\u{e01ef}',
+    ];
+    for c in unseen {
+        assert_eq!(tidy(&format!("A{c}da{c}")), "Ada", "{c:?}");
+        assert_eq!(tidy(&format!("{c} {c}")), "nameless", "{c:?}");
+    }
 }
 
 #[test]

@@ -97,6 +97,76 @@ fn violation(frames: &[(u8, &[u8])]) -> (CloseCode, &'static str) {
     (violation.code, violation.why)
 }
 
+/// A large message that was read into memory that can be its own is the same message, and so is all
+/// else that was read there.
+#[test]
+fn what_is_adopted_is_what_was_sent() {
+    let text = "grüße".repeat(1500);
+    let large = text.as_bytes();
+    let mut bad = large.to_vec();
+    bad[9000] = 0xFF;
+    let scripts: [&[(u8, &[u8])]; 9] = [
+        &[(0x82, large)],
+        &[(0x81, large)],
+        &[(0x81, &bad)],
+        &[(0x01, large), (0x80, large)],
+        &[(0x82, large), (0x81, b"next")],
+        &[(0x82, b"small")],
+        &[(0x80, large)],
+        &[(0xC2, large)],
+        &[(0x88, b"\x03\xE8")],
+    ];
+    let mut adopted = 0;
+    for frames in scripts {
+        let bytes = script(frames);
+        for limit in [1 << 20, 5000] {
+            let expected = receive(&mut Protocol::new(Role::Server, limit), [&bytes[..]]);
+            for cut in (1..=bytes.len()).filter(|cut| cut % 97 < 3 || bytes.len() - cut < 20) {
+                let mut protocol = Protocol::new(Role::Server, limit);
+                let mut blocks = Blocks::new(false);
+                let (head, tail) = bytes.split_at(cut);
+                let mut read = blocks.buffer(bytes.len(), bytes.len());
+                read.extend(head);
+                let mut got = match protocol.adopt(read) {
+                    Ok(()) => {
+                        adopted += 1;
+                        receive(&mut protocol, [&[][..], tail])
+                    }
+                    Err(mut read) => {
+                        assert_eq!(read.from(0), head);
+                        receive(&mut protocol, [&read.from(0)[..], tail])
+                    }
+                };
+                if expected.1.is_some() {
+                    // Known as soon as it is there.
+                    got.0.truncate(expected.0.len());
+                }
+                assert_eq!(got, expected, "{frames:?} cut at {cut}");
+            }
+        }
+    }
+    assert!(adopted > 500, "{adopted}");
+}
+
+/// Nor empty ones, of which a peer can send any number.
+#[test]
+fn short_fragmented_messages_leave_nothing_behind() {
+    for parts in [["", ""], ["a", ""], ["", "b"], ["a", "b"]] {
+        let mut bytes = script(&[(0x02, parts[0].as_bytes()), (0x80, parts[1].as_bytes())]);
+        bytes = bytes.repeat(1000);
+        let mut protocol = Protocol::new(Role::Server, 1000);
+        let mut blocks = Blocks::new(false);
+        let mut input = &mut bytes[..];
+        let mut messages = 0;
+        while let Ok(Some(message)) = protocol.next(&mut input, &mut blocks) {
+            assert_eq!(message.into_data(), parts.concat());
+            messages += 1;
+        }
+        assert_eq!(messages, 1000);
+        assert!(!blocks.holds_memory(), "{parts:?}");
+    }
+}
+
 #[test]
 fn messages_fragments_and_control_frames_between() {
     let (messages, violation) = receive_split_everywhere(

@@ -44,7 +44,7 @@ pub(crate) fn run(client: Client, args: &Args) -> Result<Report> {
     };
     open_loop.exchange(args.warmup)?;
     open_loop.from = Instant::now();
-    open_loop.late = Latency::new();
+    (open_loop.latency, open_loop.late) = (Latency::new(), Latency::new());
     let window = Window::open(args.server_pid)?;
     let answers = open_loop.exchange(args.seconds)?;
     let mut report = window.close(answers, args.size)?;
@@ -165,7 +165,11 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use framemill_bench::frame::Opcode;
+
     use super::*;
+    use crate::traffic::Traffic;
 
     #[test]
     fn requests_come_at_the_rate_asked_for_but_not_evenly() {
@@ -181,5 +185,48 @@ mod tests {
         assert!((99.0..101.0).contains(&seconds), "{seconds}");
         // One in e is longer than the mean.
         assert!((36_000..37_600).contains(&long), "{long}");
+    }
+
+    /// Sends everything back, the first message only after a while.
+    fn slow_to_start(stall: Duration) -> std::net::SocketAddr {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut socket = tungstenite::accept(stream).unwrap();
+            let mut first = true;
+            while let Ok(message) = socket.read() {
+                if std::mem::take(&mut first) {
+                    std::thread::sleep(stall);
+                }
+                socket.send(message).unwrap();
+            }
+        });
+        addr
+    }
+
+    #[test]
+    fn what_happens_before_the_window_does_not_count() {
+        let stall = Duration::from_millis(600);
+        let addr = slow_to_start(stall).to_string();
+        let args = Args::parse_from([
+            "load",
+            "open-loop",
+            "--addr",
+            &addr,
+            "--connections",
+            "1",
+            "--rate",
+            "100",
+            "--warmup",
+            "1.2",
+            "--seconds",
+            "0.5",
+        ]);
+        let traffic = Traffic::new(Opcode::Binary, args.size as usize, 1);
+        let client = Client::open(&args, 1, traffic).unwrap();
+        let report = run(client, &args).unwrap();
+        let worst = report.p999_us.unwrap();
+        assert!(worst < stall.as_micros() as f64 / 2.0, "{worst} \u{b5}s");
     }
 }

@@ -1,0 +1,303 @@
+//! What strangers can do to the examples, which is little, and what their options come to.
+#![cfg(unix)]
+
+mod support;
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use socket2::Socket;
+use support::example::{Example, binary};
+use support::{Raw, WAIT, echo, until};
+use tungstenite::{Message, WebSocket};
+
+type Client = WebSocket<TcpStream>;
+
+fn connect(example: &Example) -> Client {
+    let stream = TcpStream::connect(&*example.addr).unwrap();
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    stream.set_write_timeout(Some(WAIT)).unwrap();
+    let url = format!("ws://{}/", example.addr);
+    tungstenite::client::client(url, stream).unwrap().0
+}
+
+fn tell(client: &mut Client, value: Value) {
+    client.send(Message::text(value.to_string())).unwrap();
+}
+
+fn hear(client: &mut Client) -> Value {
+    let message = client.read().unwrap();
+    serde_json::from_str(message.to_text().unwrap()).unwrap()
+}
+
+fn get(example: &Example, path: &str) -> String {
+    let mut raw = Raw::over(TcpStream::connect(&*example.addr).unwrap());
+    raw.stream.set_read_timeout(Some(WAIT)).unwrap();
+    raw.write(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+    let (status, _, body) = raw.response();
+    assert_eq!(status, 200);
+    String::from_utf8(body).unwrap()
+}
+
+// ---- cluster ----
+
+#[cfg(target_os = "linux")]
+#[test]
+fn nobody_fills_the_memory_of_a_node() {
+    let cluster = Example::start("cluster", &[]);
+    let mut client = connect(&cluster);
+    let text = "x".repeat(100_000);
+    // It need not take them.
+    let _ = (0..2000).try_for_each(|n| {
+        let message = format!("publish kept/{n}\n{text}");
+        client.send(Message::text(message))
+    });
+    let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.id())).unwrap();
+    let kilobytes = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok());
+    assert!(kilobytes.unwrap() < 64 << 10, "{kilobytes:?} kB");
+}
+
+#[test]
+fn a_node_has_few_topics() {
+    let cluster = Example::start("cluster", &[]);
+    let mut client = connect(&cluster);
+    let mut said = |what: &str| {
+        client.send(Message::text(what)).unwrap();
+        client.read().unwrap().to_text().unwrap().to_owned()
+    };
+    for wrong in [
+        "subscribe other",
+        "subscribe kept/",
+        "follow start kept/kept/page",
+        "follow now other",
+        "publish other\ntext",
+    ] {
+        assert_eq!(said(wrong), "no such topic", "{wrong}");
+    }
+    assert_eq!(said("ping"), "pong");
+    assert!(said("follow start kept/page").starts_with("live "));
+    let heard = said("publish kept/page\ntext");
+    assert!(heard.starts_with("msg ") && heard.ends_with(" kept/page\ntext"));
+}
+
+#[test]
+fn another_origin_is_let_in_if_named() {
+    let ask = |cluster: &Example, origin: &str| {
+        let mut raw = Raw::over(TcpStream::connect(&*cluster.addr).unwrap());
+        raw.stream.set_read_timeout(Some(WAIT)).unwrap();
+        let request = support::request(&cluster.addr);
+        let (line, rest) = request.split_once("\r\n").unwrap();
+        raw.write(format!("{line}\r\nOrigin: {origin}\r\n{rest}").as_bytes());
+        raw.head().starts_with("HTTP/1.1 101")
+    };
+    let plain = Example::start("cluster", &[]);
+    assert!(ask(&plain, &plain.url("")));
+    assert!(!ask(&plain, "https://example.org"));
+    let named = Example::start("cluster", &["--origin", "https://example.org"]);
+    assert!(ask(&named, "https://example.org"));
+    assert!(!ask(&named, "https://example.com"));
+}
+
+// ---- dashboard ----
+
+#[test]
+fn nobody_puts_the_workers_to_sleep() {
+    let dashboard = Example::start("dashboard", &["--clients", "0"]);
+    // As many as there are workers.
+    let mut clients = [(); 4].map(|()| connect(&dashboard));
+    let long = Message::binary(vec![0xFF; 4]);
+    for client in &mut clients {
+        client.send(long.clone()).unwrap();
+    }
+    for client in &mut clients {
+        assert_eq!(client.read().unwrap(), long);
+    }
+    get(&dashboard, "/health");
+}
+
+/// Other addresses of the machine itself are there on Linux only.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_load_finds_the_dashboard_on_any_address() {
+    let dashboard = Example::start_on("dashboard", "127.0.0.2:0", &["--clients", "10"]);
+    until("its clients have come", || {
+        let metrics = get(&dashboard, "/metrics");
+        let mut lines = metrics.lines();
+        let opened = lines.find_map(|line| line.strip_prefix("framemill_opened_total "));
+        opened.unwrap() != "0"
+    });
+}
+
+// ---- chat ----
+
+/// What becomes of six lines: how many are said.
+fn say_six(guest: &mut Client) -> usize {
+    for nth in 0..6 {
+        tell(guest, json!({"type": "say", "text": format!("{nth}")}));
+    }
+    let mut answers = 0;
+    let mut said = 0;
+    while answers < 6 {
+        let kind = hear(guest)["type"].take();
+        said += usize::from(kind == "said");
+        answers += usize::from(kind == "said" || kind == "notice");
+    }
+    said
+}
+
+/// Whoever comes anew, in the place of an earlier connection or after it, may say no more for that.
+#[test]
+fn a_guest_who_comes_again_may_say_no_more() {
+    let chat = Example::start("chat", &[]);
+    let enter = |name: &str| {
+        let mut guest = connect(&chat);
+        let join = json!({"type": "join", "room": "mill", "name": name, "key": name});
+        tell(&mut guest, join);
+        assert_eq!(hear(&mut guest)["type"], "joined");
+        guest
+    };
+    // Somebody stays, so that the room does.
+    let mut ada = enter("Ada");
+    let begun = Instant::now();
+    let mut ben = enter("Ben");
+    let mut said = say_six(&mut ben);
+    let mut again = enter("Ben");
+    said += say_six(&mut again);
+    again.close(None).unwrap();
+    while hear(&mut ada)["type"] != "left" {}
+    said += say_six(&mut enter("Ben"));
+    let since = begun.elapsed().as_secs_f64() / 1.2;
+    assert!(said <= 6 + since as usize, "{said} were said");
+}
+
+#[test]
+fn an_address_has_so_many_connections() {
+    let chat = Example::start("chat", &[]);
+    let statuses = (0..60).map(|_| {
+        let mut raw = Raw::over(TcpStream::connect(&*chat.addr).unwrap());
+        raw.stream.set_read_timeout(Some(WAIT)).unwrap();
+        raw.write(support::request(&chat.addr).as_bytes());
+        let head = raw.head();
+        (raw, head)
+    });
+    let connections: Vec<_> = statuses.collect();
+    let refused = connections
+        .iter()
+        .position(|(_, head)| head.starts_with("HTTP/1.1 429"));
+    assert_eq!(refused, Some(50));
+}
+
+// ---- ticker ----
+
+#[test]
+fn a_low_rate_is_kept() {
+    let begun = Instant::now();
+    let ticker = Example::start("ticker", &["--rate", "10"]);
+    let mut published = 0;
+    until("some were published", || {
+        let figures: Value = serde_json::from_str(&get(&ticker, "/figures")).unwrap();
+        published = figures["published"].as_u64().unwrap();
+        published >= 15
+    });
+    let due = begun.elapsed().as_secs_f64() * 10.0;
+    assert!(published as f64 <= due, "{published} of {due}");
+}
+
+// ---- load and client ----
+
+/// A program of ours that ends when it is dropped, if not before.
+struct Running(Child);
+
+impl Running {
+    fn start(name: &str, args: &[&str], input: Stdio) -> Self {
+        let mut command = Command::new(binary(name));
+        command.args(args).stdin(input);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    fn ends(mut self) -> ExitStatus {
+        let mut status = None;
+        until("it ends", || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn load_ends_where_nobody_stays() {
+    // It closes whoever begins with something else than a name.
+    let chat = Example::start("chat", &[]);
+    let url = format!("ws://{}/", chat.addr);
+    let args = [&*url, "--connections", "10", "--seconds", "1"];
+    let load = Running::start("load", &args, Stdio::null());
+    load.ends();
+}
+
+#[test]
+fn load_takes_numbers_that_mean_something() {
+    let echo = echo();
+    let url = format!("ws://{}/", echo.addr);
+    for (args, code) in [
+        (["--seconds", "nan"], 2),
+        (["--rate", "inf"], 2),
+        (["--rate=1e-20", "--seconds=0.1"], 0),
+    ] {
+        let args = [&*url, args[0], args[1]];
+        let load = Running::start("load", &args, Stdio::null());
+        assert_eq!(load.ends().code(), Some(code), "{args:?}");
+    }
+}
+
+/// Lines come faster than the server reads them; and one of them is no text.
+#[test]
+fn the_client_sends_as_fast_as_the_server_reads() {
+    const LINES: usize = 8000;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = Socket::from(listener);
+    listener.set_recv_buffer_size(4096).unwrap();
+    let listener: TcpListener = listener.into();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let mut client = Running::start("client", &[&url], Stdio::piped());
+    let mut input = client.0.stdin.take().unwrap();
+    let writer = thread::spawn(move || {
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        for nth in 0..LINES {
+            let line: &[u8] = if nth == LINES / 2 { b"\xFF\n" } else { &line };
+            input.write_all(line)?;
+        }
+        Ok::<_, std::io::Error>(())
+    });
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    let mut server = tungstenite::accept(stream).unwrap();
+    let mut lines = 0;
+    let code = loop {
+        match server.read().unwrap() {
+            Message::Close(frame) => break frame.map(|frame| u16::from(frame.code)),
+            message => lines += usize::from(message.is_text()),
+        }
+    };
+    assert_eq!((lines, code), (LINES, Some(1000)));
+    while server.read().is_ok() {}
+    drop(server);
+    writer.join().unwrap().unwrap();
+    assert!(client.ends().success());
+}
