@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::network::Networks;
+use crate::patterns::Patterns;
 
 /// What happens to a message that finds the outbound queue of its peer full.
 ///
@@ -48,26 +49,6 @@ impl Compress {
             (Self::Always, Some(_)) => true,
             (Self::Auto, Some(deflate)) => len >= deflate.threshold,
         }
-    }
-}
-
-/// Whether the messages of some topics are compressed: each a name, or the beginning of some and a `*`.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct TopicCompression(Vec<(String, Compress)>);
-
-impl TopicCompression {
-    pub(crate) fn add(&mut self, topics: &str, compress: Compress) {
-        self.0.push((topics.into(), compress));
-    }
-
-    /// The first that matches.
-    pub(crate) fn of(&self, topic: &str) -> Compress {
-        let matches = |pattern: &str| match pattern.strip_suffix('*') {
-            Some(start) => topic.starts_with(start),
-            None => topic == pattern,
-        };
-        let found = self.0.iter().find(|(pattern, _)| matches(pattern));
-        found.map_or(Compress::Auto, |(_, compress)| *compress)
     }
 }
 
@@ -367,7 +348,7 @@ pub(crate) struct Config {
     pub(crate) max_tls_handshakes: usize,
     #[cfg(feature = "deflate")]
     pub(crate) deflate: Option<Deflate>,
-    pub(crate) topic_compression: TopicCompression,
+    pub(crate) topic_compression: Patterns<Compress>,
 }
 
 impl Default for Config {
@@ -409,7 +390,7 @@ impl Default for Config {
             max_tls_handshakes: 256,
             #[cfg(feature = "deflate")]
             deflate: None,
-            topic_compression: TopicCompression::default(),
+            topic_compression: Patterns::default(),
         }
     }
 }
@@ -449,18 +430,6 @@ mod tests {
             let sound = (1..=9).contains(&level);
             assert_eq!(Deflate::default().level(level).check().is_ok(), sound);
         }
-    }
-
-    #[test]
-    fn the_first_of_the_topics_that_match_counts() {
-        let mut topics = TopicCompression::default();
-        assert_eq!(topics.of("a"), Compress::Auto);
-        topics.add("images/small", Compress::Always);
-        topics.add("images/*", Compress::Never);
-        topics.add("*", Compress::Always);
-        assert_eq!(topics.of("images/small"), Compress::Always);
-        assert_eq!(topics.of("images/smaller"), Compress::Never);
-        assert_eq!(topics.of("images"), Compress::Always);
     }
 
     #[test]

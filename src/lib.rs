@@ -88,6 +88,7 @@ mod message;
 mod metrics;
 mod net;
 mod network;
+mod patterns;
 mod peer;
 mod proto;
 mod reactor;

@@ -13,6 +13,7 @@ use super::feed::Feed;
 use super::{Shared, lock};
 use crate::history::History;
 use crate::id::PeerId;
+use crate::patterns::Patterns;
 
 /// Feeds in memory of which all is too old are forgotten when there are so many more.
 const SWEEP: usize = 1024;
@@ -21,7 +22,7 @@ const SWEEP: usize = 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Histories {
     /// In the order in which they were set: the first that matches counts.
-    patterns: Vec<(Box<str>, History)>,
+    patterns: Patterns<History>,
     feeds: Mutex<Feeds>,
     /// Bytes that were kept since it was last looked at what is idle.
     grown: AtomicUsize,
@@ -53,17 +54,12 @@ fn is_unused(feed: &Arc<Mutex<Feed>>) -> bool {
 
 impl Histories {
     pub(crate) fn keep(&mut self, pattern: &str, history: History) {
-        self.patterns.push((pattern.into(), history));
+        self.patterns.add(pattern, history);
     }
 
     /// What this topic keeps.
     pub(super) fn of(&self, topic: &str) -> Option<History> {
-        let matches = |pattern: &str| match pattern.strip_suffix('*') {
-            Some(start) => topic.starts_with(start),
-            None => topic == pattern,
-        };
-        let mut patterns = self.patterns.iter();
-        let (_, history) = patterns.find(|(pattern, _)| matches(pattern))?;
+        let history = self.patterns.of(topic)?;
         // A line feed would end its name in what clients are told.
         (!topic.contains('\n')).then_some(*history)
     }

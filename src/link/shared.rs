@@ -173,7 +173,8 @@ impl Shared {
 
     /// Whether what is published to this topic is compressed.
     pub(crate) fn compress(&self, topic: &str) -> Compress {
-        self.config.topic_compression.of(topic)
+        let set = self.config.topic_compression.of(topic);
+        set.copied().unwrap_or_default()
     }
 
     /// A connection is on its way to become a WebSocket, or to get its answer.

@@ -1,6 +1,7 @@
 //! The product: settings, the user's handler, the running server.
 
 mod builder;
+mod check;
 mod drain;
 mod events;
 mod handle;
