@@ -173,7 +173,8 @@ impl Peer {
     /// messages that had arrived before. In [`Handler::open`](crate::Handler::open) it hangs up on who asks,
     /// whatever the answer. A client does not reconnect.
     ///
-    /// May be called while the connection is closing. `false`: it had ended already.
+    /// May be called while the connection is closing, and, with nothing left to tell, while it only waits for
+    /// the peer to hang up. `false`: it is gone, or was terminated before.
     pub fn terminate(&self) -> bool {
         self.link.terminate()
     }

@@ -7,7 +7,10 @@ use std::path::Path;
 
 /// A module may import those of lower ranks and itself.
 const RANKS: &[(u32, &[&str])] = &[
-    (0, &["addr", "id", "logging", "message", "network"]),
+    (
+        0,
+        &["addr", "id", "logging", "message", "network", "patterns"],
+    ),
     (1, &["config"]),
     (2, &["bucket", "error", "history", "http", "metrics"]),
     (3, &["backplane", "net", "proto", "worker"]),

@@ -19,7 +19,8 @@ use crate::peer::Peer;
 /// the handler.
 ///
 /// A room is made when somebody joins a name that is not there, belongs to the server of that
-/// connection, and ends with it at the latest.
+/// connection, and ends with it at the latest. Each server needs a `Rooms` of its own: connections of two that
+/// shared one could have the same [`PeerId`](crate::PeerId), and be taken for each other.
 pub struct Rooms<R: Room> {
     registry: Arc<Registry<R>>,
 }

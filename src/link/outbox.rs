@@ -361,6 +361,11 @@ impl Outbox {
         self.queued as usize
     }
 
+    /// The connection is gone, or about to go.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead
+    }
+
     /// Nothing more is accepted.
     #[inline]
     pub(crate) fn is_sealed(&self) -> bool {

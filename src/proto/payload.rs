@@ -153,6 +153,11 @@ impl Buffer {
         self.bytes.capacity() - self.end
     }
 
+    /// Whether it is too large to be kept for a message of `len` bytes.
+    pub(crate) fn is_wasted_on(&self, len: usize) -> bool {
+        self.bytes.capacity() > 2 * len + BLOCK
+    }
+
     pub(crate) fn reserve(&mut self, room: usize) {
         let beyond = (self.end + room).saturating_sub(self.bytes.len());
         self.bytes.reserve_exact(beyond);

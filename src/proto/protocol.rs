@@ -210,6 +210,10 @@ impl Protocol {
         if !large || !fits || self.check(&header).is_err() {
             return Err(read);
         }
+        // `check` held `len` against the limit. What others have sent is no measure of what this peer may hold.
+        if read.is_wasted_on(header.len as usize) {
+            return Err(read);
+        }
         self.frames = self.frames.wrapping_add(1);
         self.begin(header);
         let partial = self.partial.get_or_insert_default();

@@ -170,6 +170,9 @@ impl Conn {
 
     fn judge<U: Upstream>(&mut self, sealed: bool, cx: &mut Context<'_, U>) {
         match self.phase {
+            Phase::Open(_) if self.peer.link.outbox().is_dead() => {
+                return self.end_now(CloseCause::Terminated, cx);
+            }
             Phase::Open(_) => {}
             Phase::Lingering if self.is_all_written() => {
                 self.gone = self.eof;
@@ -260,7 +263,11 @@ impl Conn {
             Told::Opening | Told::End => drop(self.count_refusal(why)),
         }
         // First, so that nothing is accepted that the reason doesn't count.
-        self.peer.link.outbox().abandon();
+        let cause = match self.peer.link.outbox().abandon() {
+            true => cause,
+            // The user was faster, and the command is on its way.
+            false => CloseCause::Terminated,
+        };
         self.tell(cause, cx);
         self.release(cx);
         self.gone = true;
@@ -323,7 +330,8 @@ impl Conn {
             (_, Some(goodbye)) => (goodbye.code, goodbye.text.clone()),
             (_, None) => (CloseCode::Abnormal, Utf8Bytes::default()),
         };
-        let local = goodbye.is_some() && !peer_first;
+        // It is the peer that breaks a rule, whoever finds it out.
+        let local = goodbye.is_some_and(|g| !g.cause.is_violation()) && !peer_first;
         CloseReason {
             code,
             text,

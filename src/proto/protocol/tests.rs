@@ -148,6 +148,19 @@ fn what_is_adopted_is_what_was_sent() {
     assert!(adopted > 500, "{adopted}");
 }
 
+/// Or a peer could hold as much as others have sent with a little of its own.
+#[test]
+fn what_is_much_too_large_is_not_adopted() {
+    let bytes = frame(0x82, &[7; 8192]);
+    for (memory, adopted) in [(8300, true), (256 << 10, false)] {
+        let mut blocks = Blocks::new(false);
+        let mut read = blocks.buffer(memory, memory);
+        read.extend(&bytes[..4096 + 8]);
+        let mut protocol = Protocol::new(Role::Server, 1 << 20);
+        assert_eq!(protocol.adopt(read).is_ok(), adopted, "{memory}");
+    }
+}
+
 /// Nor empty ones, of which a peer can send any number.
 #[test]
 fn short_fragmented_messages_leave_nothing_behind() {
