@@ -33,7 +33,8 @@ pub struct History {
     pub age: Option<Duration>,
     /// And no more than so many bytes of one topic (in Redis a few hundredths less, perhaps), each message
     /// counted with the line before it and 80 bytes for keeping it. One that is longer than that is not kept
-    /// at all. Default: 64 MiB.
+    /// at all, nor is what came before it: so [`max_message`](crate::Server::max_message) had better be less,
+    /// where peers publish. Default: 64 MiB.
     pub bytes: usize,
 }
 

@@ -54,12 +54,14 @@ fn names_are_one_line_that_can_be_seen() {
         ("\u{3164}", None),
         ("\u{2800}Ada", None),
         ("A\u{34F}da", None),
-        ("Ada\u{E0061}", None),
         ("Ada\u{FFA0}", None),
         // Only another way to draw the same.
         ("Ada\u{FE0F}", Some("Ada")),
         ("\u{2764}\u{FE0F}", Some("\u{2764}")),
         ("\u{E0100}", None),
+        ("Ada\u{200D}", Some("Ada")),
+        ("👩\u{200D}💻", Some("👩💻")),
+        ("Ada\u{E0061}", Some("Ada")),
     ] {
         assert_eq!(limits::line(given, 20).as_deref(), name, "{given:?}");
     }

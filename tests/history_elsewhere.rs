@@ -263,6 +263,40 @@ fn whoever_comes_after_the_question_waits_for_the_next_answer() {
     }
 }
 
+/// Those who wanted it have left: it says too little for whoever has come since.
+#[test]
+fn an_answer_to_those_who_left_is_none_to_others() {
+    let all = [(1, 1, "a"), (1, 2, "b"), (1, 3, "c"), (1, 4, "d")];
+    let elsewhere = Elsewhere::default();
+    let server = elsewhere.server();
+    let node = elsewhere.node();
+    let mut follower = Follower::new();
+    follower.follow("kept", Since::Start);
+    let (mut first, peer) = client(&server);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    elsewhere.has("kept", &all[..2]);
+    assert_eq!(until_live(&mut first, &mut follower), ["a", "b"]);
+    node.out_of_step("kept");
+    assert_eq!(node.missing("kept"), Some(seen(2)));
+    peer.unsubscribe("kept");
+    let (mut second, peer) = client(&server);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    let kept: Vec<_> = (3..=4)
+        .map(|n| numbered_by("kept", n, &all[n as usize - 1]))
+        .collect();
+    node.adopt(Tail {
+        topic: "kept".into(),
+        last: seen(4),
+        kept,
+    });
+    assert_eq!(node.missing("kept"), Some(Offset::default()));
+    elsewhere.answers("kept", &all);
+    let mut follower = Follower::new();
+    follower.follow("kept", Since::Start);
+    let got = until_live(&mut second, &mut follower);
+    assert_eq!(got, ["a", "b", "c", "d"]);
+}
+
 /// It has sent what came before a number, and not yet what has it: which is another message by now. What it
 /// has sent may have been another too.
 #[test]

@@ -16,10 +16,10 @@ pub const GUESTS: usize = 200;
 pub const HISTORY: usize = 50;
 
 /// A name in one line: trimmed, spaces put together, without what only chooses a variant of the character
-/// before it (emoji come with that). `None`: there is nothing left, it is longer than `max` characters, or
+/// before it or joins two (emoji come with that). `None`: there is nothing left, it is longer than `max` characters, or
 /// something in it can't be seen and could make it look like another name.
 pub fn line(text: &str, max: usize) -> Option<String> {
-    let text = text.replace(selects_variant, "");
+    let text = text.replace(varies_or_joins, "");
     let words: Vec<_> = text.split_whitespace().collect();
     let line = words.join(" ");
     let fits = (1..=max).contains(&line.chars().count());
@@ -33,8 +33,16 @@ pub fn text(text: &str) -> Option<String> {
     (1..=TEXT).contains(&text.chars().count()).then_some(text)
 }
 
-fn selects_variant(c: char) -> bool {
-    matches!(c, '\u{180B}'..='\u{180D}' | '\u{180F}' | '\u{FE00}'..='\u{FE0F}' | '\u{E0100}'..='\u{E01EF}')
+fn varies_or_joins(c: char) -> bool {
+    matches!(
+        c,
+        '\u{180B}'..='\u{180D}'
+            | '\u{180F}'
+            | '\u{200C}'..='\u{200D}'
+            | '\u{FE00}'..='\u{FE0F}'
+            | '\u{E0020}'..='\u{E007F}'
+            | '\u{E0100}'..='\u{E01EF}'
+    )
 }
 
 /// Control characters, those that are nowhere or turn the direction of writing, and letters that are blank.

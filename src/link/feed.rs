@@ -140,6 +140,11 @@ impl Feed {
         Some(self.last)
     }
 
+    /// Whether there is an answer to come, or was one.
+    pub(super) fn was_asked(&self) -> bool {
+        self.asked > 0
+    }
+
     /// Those who are answered by what has been taken in. For the others it has to be asked again.
     pub(super) fn answered(&mut self) -> Vec<Arc<Link>> {
         let mut answered = Vec::new();

@@ -70,7 +70,15 @@ impl Node for Shared {
             return;
         };
         let now = before_own(&tail, mark);
-        let known = lock(&self.feed(&topic, keep)).known;
+        let feed = self.feed(&topic, keep);
+        let (known, asked) = {
+            let feed = lock(&feed);
+            (feed.known, feed.was_asked())
+        };
+        if !asked {
+            // All have left who wanted it. It may be too little for who has come since.
+            return;
+        }
         if known {
             // Much may have been missed: it comes as if it were published now, one after the other.
             self.bring(&topic, keep, |feed| feed.rejoin(&mut tail));
@@ -83,7 +91,7 @@ impl Node for Shared {
         }
         self.bring(&topic, keep, |feed| {
             let mut news = News::default();
-            if feed.known != known {
+            if feed.known != known || !feed.was_asked() {
                 // All have left meanwhile. For whoever has come, it is fetched again.
                 return news;
             }

@@ -67,6 +67,7 @@ if not epoch then
 end
 redis.call('HSET', KEYS[2], 'n', number, 'b', bytes)
 local id = epoch .. '-' .. string.format('%.0f', number)
+local fresh = redis.call('EXISTS', KEYS[1]) == 0
 redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], id, 'm', ARGV[2], 't', now, 'b', bytes)
 local most = tonumber(ARGV[9])
 local step = math.max(most / 64, 1)
@@ -89,7 +90,7 @@ if age >= 0 then
     redis.call('XDEL', KEYS[1], oldest[1])
   end
 end
-if math.abs(now - tonumber(known[4] or '0')) >= tonumber(ARGV[11]) then
+if fresh or math.abs(now - tonumber(known[4] or '0')) >= tonumber(ARGV[11]) then
   redis.call('HSET', KEYS[2], 'x', now)
   redis.call('PEXPIRE', KEYS[1], ARGV[6])
   redis.call('PEXPIRE', KEYS[2], ARGV[6])
