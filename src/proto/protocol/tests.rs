@@ -161,7 +161,7 @@ fn what_is_much_too_large_is_not_adopted() {
     }
 }
 
-/// Nor empty ones, of which a peer can send any number.
+/// Not empty ones either, of which a peer can send any number.
 #[test]
 fn short_fragmented_messages_leave_nothing_behind() {
     for parts in [["", ""], ["a", ""], ["", "b"], ["a", "b"]] {
