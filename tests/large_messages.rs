@@ -4,6 +4,8 @@
 mod support;
 
 use std::io::{BufReader, Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,8 @@ use support::{Addr, Raw, Running, Stream, Transport, alone, frame, over_every_tr
 
 over_every_transport! {
     from_many_connections_at_once,
+    what_handlers_keep_stays_as_it_was,
+    those_before_a_text_that_is_none,
 }
 
 fn echo(transport: Transport, settings: impl FnOnce(Server) -> Server) -> Running {
@@ -201,6 +205,62 @@ fn from_many_connections_at_once(transport: Transport) {
             }
         });
     }
+}
+
+// ---- handled on the loop, which may leave them where it read them ----
+
+/// So large that it is worth it, and not so large that they are read otherwise.
+const MIDDLING: std::ops::Range<usize> = 8 << 10..32 << 10;
+
+/// Of 400 messages the handler keeps some, from the hundredth on. They are their own, whatever else comes.
+fn what_handlers_keep_stays_as_it_was(transport: Transport) {
+    let (keep, kept) = channel();
+    let seen = AtomicUsize::new(0);
+    let handler = move |peer: &Peer, message: Message| {
+        let number = seen.fetch_add(1, Ordering::Relaxed);
+        if number >= 100 && number % 7 == 0 {
+            keep.send((number, message.clone())).unwrap();
+        }
+        peer.send(message)
+    };
+    let server = transport.serve(|s| s.workers(0), handler);
+    let mut random = Xorshift(SEED);
+    let messages: Vec<Vec<u8>> = (0..400)
+        .map(|_| {
+            let len = MIDDLING.start + random.below(MIDDLING.len());
+            binary(len, &mut random)
+        })
+        .collect();
+    let mut raw = Raw::open(server.addr);
+    // One at a time, and several at once.
+    for messages in messages[..200].chunks(1).chain(messages[200..].chunks(5)) {
+        let bytes: Vec<u8> = messages.iter().flat_map(|m| frame(0x82, m)).collect();
+        raw.write(&bytes);
+        for message in messages {
+            assert!(raw.frame() == Some((0x82, message.clone())));
+        }
+    }
+    drop(server);
+    let kept: Vec<(usize, Message)> = kept.into_iter().collect();
+    assert_eq!(kept.len(), (100..400).filter(|n| n % 7 == 0).count());
+    for (number, message) in kept {
+        assert!(message.into_data() == messages[number], "{number}");
+    }
+}
+
+/// What came with it is answered before the connection ends for it.
+fn those_before_a_text_that_is_none(transport: Transport) {
+    let server = echo(transport, |s| s.workers(0));
+    let mut raw = Raw::open(server.addr);
+    let good = [b'a'; MIDDLING.start];
+    let mut bad = good;
+    bad[MIDDLING.start - 1] = 0xFF;
+    let first = frame(0x81, &good);
+    raw.write(&first);
+    assert!(raw.frame() == Some((0x81, good.to_vec())));
+    raw.write(&[first, frame(0x81, &bad), frame(0x82, &good)].concat());
+    assert!(raw.frame() == Some((0x81, good.to_vec())));
+    assert_eq!(raw.close_code(), Some(1007));
 }
 
 // ---- very many fragments ----

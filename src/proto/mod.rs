@@ -14,6 +14,7 @@
 //! | `frame` | §5.2: one frame's header, parsed and written |
 //! | `mask`, `utf8` | §5.3, §8.1 |
 //! | `payload` | where the bytes of a message live once they leave the read buffer |
+//! | `in_place` | messages that don't leave it |
 //! | `protocol` | §5.4, §5.5: frames to messages |
 //! | `compressed` | how compressed messages travel inside |
 //! | `deflate` | RFC 7692: permessage-deflate, what is agreed to and what is done |
@@ -29,6 +30,7 @@ pub(crate) mod forwarded;
 mod frame;
 pub(crate) mod handshake;
 pub(crate) mod http;
+mod in_place;
 mod mask;
 mod payload;
 mod protocol;
@@ -42,5 +44,6 @@ pub(crate) use compressed::data_frame;
 #[cfg(feature = "deflate")]
 pub(crate) use compressed::{compressed_message, compressed_parts};
 pub(crate) use frame::{FirstByte, MAX_HEADER, Opcode, encode, encode_header, frame_len, new_mask};
+pub(crate) use in_place::InPlace;
 pub(crate) use payload::{Blocks, ReadBuffer};
 pub(crate) use protocol::{Filled, Protocol, Role};

@@ -5,7 +5,8 @@
 //!
 //! - *Small* messages share blocks of at most [`BLOCK`] bytes: one allocation for all that a read
 //!   brought, and a kept message of 20 bytes holds [`BLOCK`] bytes alive at worst.
-//! - *Middling* messages have a block of their own, at most about twice their size.
+//! - *Middling* messages have a block of their own, at most about twice their size. Where handlers run on
+//!   the loop, the larger ones need none, see `in_place`.
 //! - *Large* messages have a buffer of their own, at most about twice their size, which comes home
 //!   when the last reference to the message is dropped, on whatever thread that is.
 //!
@@ -102,6 +103,13 @@ const STAGGERED: usize = 32 << 10;
 /// Large memory of the usual allocators begins so many bytes into a page.
 const ALLOCATOR: usize = 16;
 
+pub(super) const PAGE: usize = 4096;
+
+/// How far from `memory` it is to where large reads begin; less than a page.
+pub(super) fn into_page(memory: *const u8) -> usize {
+    (STAGGER + PAGE - memory as usize % PAGE) % PAGE
+}
+
 /// The buffer that a loop reads into.
 #[derive(Debug)]
 pub(crate) struct ReadBuffer {
@@ -112,9 +120,8 @@ pub(crate) struct ReadBuffer {
 
 impl ReadBuffer {
     pub(crate) fn new(size: usize) -> Self {
-        const PAGE: usize = 4096;
         let memory = vec![0; size + PAGE];
-        let start = (STAGGER + PAGE - memory.as_ptr() as usize % PAGE) % PAGE;
+        let start = into_page(memory.as_ptr());
         Self {
             memory,
             start,

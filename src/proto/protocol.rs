@@ -130,6 +130,20 @@ impl Protocol {
         Some((whole.text, &frame[whole.start..], whole.key))
     }
 
+    /// Finds a message of that kind, of at least `least` bytes, at the front of `input`, and counts it as
+    /// taken.
+    pub(crate) fn next_plain_of(&mut self, least: usize, input: &[u8]) -> Option<Whole> {
+        if self.partial.is_some() || self.accepts == Accepts::Nothing {
+            return None;
+        }
+        let whole = Whole::find(input, self.role)?;
+        let within = (least..=self.max_message as usize).contains(&(whole.end - whole.start));
+        if within {
+            self.frames = self.frames.wrapping_add(1);
+        }
+        within.then_some(whole)
+    }
+
     /// Takes the next message off the front of `input`, unmasking in place. Control frames are
     /// messages too, and compressed ones are [`Message::Frame`], see
     /// [`compressed_message`]. `None`: `input` is consumed to the end.

@@ -46,7 +46,7 @@ use crate::message::{CloseCause, CloseCode, Message};
 use crate::metrics::{LoopCounters, Refusal};
 use crate::net::Stream;
 use crate::peer::Peer;
-use crate::proto::{Blocks, Protocol, Role};
+use crate::proto::{Blocks, InPlace, Protocol, Role};
 
 /// Bytes that all connections together may bring per turn before those that bring large messages wait
 /// for the next, in the order they came.
@@ -63,6 +63,7 @@ pub(crate) struct Context<'a, U> {
     /// The read buffer of the loop.
     pub(crate) buf: &'a mut [u8],
     pub(crate) blocks: &'a mut Blocks,
+    pub(crate) in_place: &'a mut InPlace,
     /// Empty between uses.
     pub(crate) messages: &'a mut Vec<Message>,
     /// Empty between uses.
@@ -174,6 +175,8 @@ pub(super) enum Told {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Habit {
     Usual,
+    /// A message that may as well stay where it was read.
+    Middling,
     /// A large message, so the next may be one.
     Large,
     /// A great many frames for few bytes.

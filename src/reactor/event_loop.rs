@@ -32,7 +32,7 @@ use crate::message::{CloseCause, Message};
 use crate::metrics::Refusal;
 use crate::net::{Listener, Stream};
 use crate::peer::Peer;
-use crate::proto::{Blocks, ReadBuffer};
+use crate::proto::{Blocks, InPlace, ReadBuffer};
 
 /// Events taken from the kernel per turn.
 const EVENTS: usize = 1024;
@@ -151,6 +151,7 @@ pub(crate) struct EventLoop<U> {
 struct Tools {
     buf: ReadBuffer,
     blocks: Blocks,
+    in_place: InPlace,
     messages: Vec<Message>,
     batch: EventBatch,
     out: Outbound,
@@ -195,6 +196,7 @@ impl<U: Upstream> EventLoop<U> {
             tools: Tools {
                 buf,
                 blocks,
+                in_place: InPlace::default(),
                 messages: Vec::new(),
                 batch: EventBatch::default(),
                 out: Outbound::default(),
@@ -270,6 +272,7 @@ impl<U: Upstream> EventLoop<U> {
                 Some(TIDY) => {
                     self.untidy = false;
                     self.tools.blocks.release();
+                    self.tools.in_place.release();
                     link::release_spare();
                     if let Some(call) = self.handle.config.on_quiet {
                         call();
@@ -293,6 +296,7 @@ impl<U: Upstream> EventLoop<U> {
     /// Whether there is something to let go of after some idleness, or somebody to tell.
     fn worth_tidying(&self) -> bool {
         self.tools.blocks.holds_memory()
+            || self.tools.in_place.holds_memory()
             || (self.untidy && (self.handle.config.on_quiet.is_some() || link::keeps_spare()))
     }
 
@@ -511,6 +515,7 @@ impl<U: Upstream> EventLoop<U> {
             now: self.now,
             buf: self.tools.buf.bytes(),
             blocks: &mut self.tools.blocks,
+            in_place: &mut self.tools.in_place,
             messages: &mut self.tools.messages,
             batch: &mut self.tools.batch,
             out: &mut self.tools.out,

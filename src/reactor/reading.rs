@@ -10,7 +10,7 @@ use crate::config::{ByteRate, Config, OverRate};
 use crate::link::{Event, Load};
 use crate::message::{Bytes, CloseCause, CloseCode, CloseFrame, Message};
 use crate::metrics::Buckets;
-use crate::proto::{Filled, Opcode, Violation};
+use crate::proto::{Filled, InPlace, Opcode, Violation};
 
 /// Messages that a connection may bring per turn when handlers run inline: enough that the turn's
 /// fixed costs vanish, few enough that ten flooding peers delay others by milliseconds only.
@@ -42,6 +42,8 @@ const CHUNK: usize = 256 << 10;
 /// read into the loop's buffer as is needed to see the next one begin, and the rest goes directly to
 /// its place.
 const LARGE: usize = 32 << 10;
+/// From this size on, and up to that, a message that is handled inline may stay where it was read.
+const MIDDLING: usize = InPlace::LEAST;
 const FIRST_READ: usize = 8 << 10;
 
 /// Frames of fewer bytes than this on average, header included, cost more than their bytes tell: ten
@@ -161,15 +163,48 @@ impl Conn {
         Some(Some(filled))
     }
 
+    /// One read that may bring middling messages, into memory that they can stay in until they were handled.
+    /// `None`: better read otherwise.
+    fn read_in_place<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Option<Filled>> {
+        let usual = matches!(self.phase, Phase::Open(None)) && self.ending.is_none();
+        if self.habit != Habit::Middling || !usual || self.peer.link.has_parked() {
+            return None;
+        }
+        let size = cx.buf.len();
+        let mut memory = cx.in_place.memory(size)?;
+        let result = self.stream.read(&mut memory);
+        let result = result.map(|arrived| Filled {
+            arrived,
+            all: arrived == size,
+        });
+        let Some(filled) = self.note_read(result, cx) else {
+            cx.in_place.take_back(memory);
+            return Some(None);
+        };
+        let buf = std::mem::take(&mut cx.buf);
+        let protocol = &mut self.protocol;
+        let rest = cx
+            .in_place
+            .take(memory, filled.arrived, protocol, cx.messages, buf);
+        let last = cx.messages.last().map(Message::len);
+        self.habit = Habit::Usual;
+        if let Some(bytes) = last {
+            self.note_message(bytes, cx);
+        }
+        self.frames(&mut buf[..rest], cx);
+        cx.buf = buf;
+        Some(Some(filled))
+    }
+
     fn read_and_look<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Filled> {
-        if let Some(filled) = self.read_large(cx) {
+        if let Some(filled) = self.read_large(cx).or_else(|| self.read_in_place(cx)) {
             return filled;
         }
         let buf = std::mem::take(&mut cx.buf);
         let size = match self.habit {
             Habit::Large => FIRST_READ.min(buf.len()),
             Habit::Tiny => TINY_READ.min(buf.len()),
-            Habit::Usual => buf.len(),
+            Habit::Usual | Habit::Middling => buf.len(),
         };
         let frames = self.protocol.frames();
         let result = self.stream.read(&mut buf[..size]);
@@ -322,7 +357,7 @@ impl Conn {
         run: &mut U::Run<'_>,
         cx: &mut Context<'_, U>,
     ) {
-        let mut done = Load::NOTHING;
+        let mut done = found_before(cx.messages);
         let mut inflated = 0;
         loop {
             let round = done.messages + ROUND;
@@ -383,7 +418,7 @@ impl Conn {
         let limit = inbound_limit(cx.config);
         let inline = cx.upstream.is_inline();
         let mut room = if inline { INLINE } else { self.room(limit) };
-        let mut load = Load::NOTHING;
+        let mut load = found_before(cx.messages);
         let mut inflated = 0;
         let stop = loop {
             // While the connection ends, nothing is handed over that would need room.
@@ -477,6 +512,8 @@ impl Conn {
         self.habit = if bytes >= LARGE {
             cx.blocks.note_large(self.protocol.frame_len(bytes));
             Habit::Large
+        } else if bytes >= MIDDLING && !U::DIALS && cx.upstream.is_inline() {
+            Habit::Middling
         } else {
             Habit::Usual
         };
@@ -518,6 +555,15 @@ impl Conn {
             self.peer.link.outbox().control(Opcode::Pong, &payload);
             self.dirty = true;
         }
+    }
+}
+
+/// What is in the batch already: messages that stayed where they were read.
+#[inline(always)] // nearly always nothing
+fn found_before(messages: &[Message]) -> Load {
+    Load {
+        messages: messages.len(),
+        bytes: messages.iter().map(Message::len).sum(),
     }
 }
 

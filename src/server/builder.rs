@@ -433,7 +433,8 @@ impl Server {
     /// Default: 64 KiB. It is also the most that one connection may bring before others have their turn,
     /// but for the rest of a message of more than 32 KiB.
     ///
-    /// A smaller one saves its own size, once per loop; with less than what peers usually send at a
+    /// A smaller one saves its own size, once per loop, or twice while messages of 8 to 32 KiB are handled on
+    /// the loop; with less than what peers usually send at a
     /// time, more reads are needed.
     pub fn read_buffer(mut self, bytes: usize) -> Self {
         self.config.read_buffer = bytes;

@@ -1,0 +1,272 @@
+//! Middling messages that stay where they were read.
+//!
+//! To copy a message out of the read buffer costs a tenth of an echo of 16 KiB. Where handlers run on the
+//! loop, a message is usually dropped before the next read, so it may as well stay where it is: what the
+//! loop reads into is then shared with the messages in it, and read into again once they are gone.
+//!
+//! Whoever keeps a message keeps all that was read with it alive. So after a message was kept, messages are
+//! copied for a while, and what all of them together hold is bounded by little more than their sizes.
+
+use bytes::{Buf, Bytes, BytesMut};
+use tungstenite::Utf8Bytes;
+use tungstenite::protocol::Message;
+
+use super::mask::mask;
+use super::payload::{PAGE, into_page};
+use super::protocol::Protocol;
+
+/// So many reads are made otherwise after a message was kept.
+const DOUBTED: u8 = 255;
+
+/// Memory to read into, and what became of it.
+#[derive(Debug, Default)]
+pub(crate) struct InPlace {
+    /// All of it, initialised. The messages in it may still be with somebody.
+    lent: Option<Bytes>,
+    doubted: u8,
+    /// Empty between uses.
+    found: Vec<Found>,
+}
+
+/// A message, unmasked where it is.
+#[derive(Debug)]
+struct Found {
+    text: bool,
+    key: [u8; 4],
+    /// Where its frame starts, its payload starts, and both end.
+    frame: usize,
+    payload: usize,
+    end: usize,
+}
+
+impl InPlace {
+    /// Messages under this size are cheap to copy.
+    pub(crate) const LEAST: usize = 8 << 10;
+
+    /// `size` bytes to read into, all initialised. `None`: better read otherwise.
+    pub(crate) fn memory(&mut self, size: usize) -> Option<BytesMut> {
+        if self.doubted > 0 {
+            self.doubted -= 1;
+            return None;
+        }
+        match self.lent.take().map(Bytes::try_into_mut) {
+            None => Some(Self::allocate(size)),
+            Some(Ok(memory)) => Some(memory),
+            Some(Err(_kept)) => {
+                self.doubted = DOUBTED;
+                None
+            }
+        }
+    }
+
+    fn allocate(size: usize) -> BytesMut {
+        let mut memory = BytesMut::zeroed(size + PAGE);
+        memory.advance(into_page(memory.as_ptr()));
+        memory.truncate(size);
+        // From now on it is shared memory, which is lent and taken back without allocating.
+        drop(memory.split_off(size));
+        memory
+    }
+
+    /// Nothing was read into this memory.
+    pub(crate) fn take_back(&mut self, memory: BytesMut) {
+        self.lent = Some(memory.freeze());
+    }
+
+    /// Makes messages of what was read into the first `arrived` bytes of `memory`, as long as they are of
+    /// the kind that may stay there, and copies the rest to `rest`: so many bytes.
+    pub(crate) fn take(
+        &mut self,
+        mut memory: BytesMut,
+        arrived: usize,
+        protocol: &mut Protocol,
+        messages: &mut Vec<Message>,
+        rest: &mut [u8],
+    ) -> usize {
+        let mut at = 0;
+        while let Some(whole) = protocol.next_plain_of(Self::LEAST, &memory[at..arrived]) {
+            let found = Found {
+                text: whole.text,
+                key: whole.key,
+                frame: at,
+                payload: at + whole.start,
+                end: at + whole.end,
+            };
+            mask(&mut memory[found.payload..found.end], found.key, 0);
+            at = found.end;
+            self.found.push(found);
+        }
+        let memory = memory.freeze();
+        let mut taken = at;
+        for found in &self.found {
+            let bytes = memory.slice(found.payload..found.end);
+            messages.push(if found.text {
+                let Ok(text) = Utf8Bytes::try_from(bytes) else {
+                    taken = found.frame;
+                    break;
+                };
+                Message::Text(text)
+            } else {
+                Message::Binary(bytes)
+            });
+        }
+        let rest = &mut rest[..arrived - taken];
+        rest.copy_from_slice(&memory[taken..arrived]);
+        // Whoever looks at a message that is no text, and at those behind it, unmasks them too.
+        for found in self.found.iter().filter(|found| found.frame >= taken) {
+            mask(
+                &mut rest[found.payload - taken..found.end - taken],
+                found.key,
+                0,
+            );
+        }
+        self.found.clear();
+        self.lent = Some(memory);
+        rest.len()
+    }
+
+    pub(crate) fn holds_memory(&self) -> bool {
+        self.lent.is_some()
+    }
+
+    pub(crate) fn release(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::frame::{Opcode, encode};
+    use crate::proto::{Blocks, Role};
+
+    const SIZE: usize = 64 << 10;
+
+    fn protocol() -> Protocol {
+        Protocol::new(Role::Server, 1 << 20)
+    }
+
+    fn frame(opcode: Opcode, payload: &[u8], key: [u8; 4], out: &mut Vec<u8>) {
+        encode(opcode, payload, Some(key), out);
+    }
+
+    /// What comes of `bytes`, read into memory of [`SIZE`], and what is left of them.
+    fn read(
+        in_place: &mut InPlace,
+        protocol: &mut Protocol,
+        bytes: &[u8],
+    ) -> (Vec<Message>, Vec<u8>) {
+        let mut memory = in_place.memory(SIZE).expect("memory to read into");
+        assert_eq!(memory.len(), SIZE);
+        memory[..bytes.len()].copy_from_slice(bytes);
+        let mut messages = Vec::new();
+        let mut rest = vec![0; SIZE];
+        let left = in_place.take(memory, bytes.len(), protocol, &mut messages, &mut rest);
+        rest.truncate(left);
+        (messages, rest)
+    }
+
+    #[test]
+    fn the_same_memory_again_and_again() {
+        let mut in_place = InPlace::default();
+        let mut bytes = Vec::new();
+        frame(Opcode::Binary, &[1; 16 << 10], [7; 4], &mut bytes);
+        let (messages, rest) = read(&mut in_place, &mut protocol(), &bytes);
+        assert_eq!(rest, []);
+        let place = messages[0].clone().into_data().as_ptr();
+        drop(messages);
+        for _ in 0..3 {
+            let (messages, _) = read(&mut in_place, &mut protocol(), &bytes);
+            let data = messages[0].clone().into_data();
+            assert_eq!((data.as_ptr(), &data[..]), (place, &[1; 16 << 10][..]));
+        }
+        in_place.release();
+        assert!(!in_place.holds_memory());
+    }
+
+    #[test]
+    fn a_kept_message_is_left_alone_and_makes_for_caution() {
+        let mut in_place = InPlace::default();
+        let mut bytes = Vec::new();
+        frame(Opcode::Binary, &[1; 16 << 10], [7; 4], &mut bytes);
+        let mut kept = Vec::new();
+        for reads in 0..3 {
+            kept.extend(read(&mut in_place, &mut protocol(), &bytes).0);
+            assert_eq!(kept.len(), reads + 1);
+            for _ in 0..=DOUBTED {
+                assert!(in_place.memory(SIZE).is_none());
+            }
+        }
+        for message in kept {
+            assert_eq!(message.into_data()[..], [1; 16 << 10]);
+        }
+    }
+
+    /// As without: those before a text that is none are handled, and it is refused.
+    #[test]
+    fn a_text_that_is_none() {
+        let mut bytes = Vec::new();
+        frame(Opcode::Text, &[b'a'; 9 << 10], [1, 2, 3, 4], &mut bytes);
+        let start = bytes.len();
+        frame(Opcode::Text, &[0xFF; 9 << 10], [5, 6, 7, 8], &mut bytes);
+        frame(Opcode::Binary, &[2; 9 << 10], [9; 4], &mut bytes);
+        let (messages, rest) = read(&mut InPlace::default(), &mut protocol(), &bytes);
+        assert_eq!(messages, [Message::text("a".repeat(9 << 10))]);
+        assert!(rest == bytes[start..]);
+    }
+
+    fn any_frame() -> impl Strategy<Value = (Opcode, Vec<u8>, [u8; 4])> {
+        let opcode = prop::sample::select(vec![Opcode::Text, Opcode::Binary, Opcode::Ping]);
+        let len = prop_oneof![0..200_usize, 8_000..9_000_usize, 10_000..30_000_usize];
+        (opcode, len, any::<u8>(), any::<[u8; 4]>()).prop_map(|(opcode, len, byte, key)| {
+            let (byte, len) = match opcode {
+                Opcode::Binary => (byte, len),
+                Opcode::Ping => (byte, len.min(125)),
+                // Now and then it is none.
+                _ => (byte % 130, len),
+            };
+            (opcode, vec![byte; len], key)
+        })
+    }
+
+    /// All messages, and whether they end with a violation.
+    fn the_usual_way(
+        protocol: &mut Protocol,
+        mut input: &mut [u8],
+        messages: &mut Vec<Message>,
+    ) -> bool {
+        let mut blocks = Blocks::new(true);
+        loop {
+            match protocol.next(&mut input, &mut blocks) {
+                Ok(Some(message)) => messages.push(message),
+                Ok(None) => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_else_comes_of_it(
+            frames in prop::collection::vec(any_frame(), 0..6),
+            cut in 0..=SIZE,
+        ) {
+            let mut bytes = Vec::new();
+            for (opcode, payload, key) in &frames {
+                frame(*opcode, payload, *key, &mut bytes);
+            }
+            bytes.truncate(cut);
+            let mut usual = protocol();
+            let mut expected = Vec::new();
+            let failed = the_usual_way(&mut usual, &mut bytes.clone(), &mut expected);
+
+            let mut protocol = protocol();
+            let mut in_place = InPlace::default();
+            let (mut messages, mut rest) = read(&mut in_place, &mut protocol, &bytes);
+            prop_assert_eq!(the_usual_way(&mut protocol, &mut rest, &mut messages), failed);
+            prop_assert!(messages == expected);
+        }
+    }
+}
