@@ -45,7 +45,8 @@ const NAP: Duration = Duration::from_millis(1);
 const TIDY: Duration = Duration::from_millis(100);
 
 /// Runnable connections are passed on in groups of this size, so that with more than one core the
-/// workers begin while the loop still reads.
+/// workers begin while the loop still reads. What inline handlers replied is written after as many, while
+/// those connections are in the cache, the kernel's part of them above all.
 const GROUP: usize = 32;
 
 /// Of one in so many runs it is noted how long it had to wait for a worker.
@@ -342,6 +343,9 @@ impl<U: Upstream> EventLoop<U> {
                         self.serve(key, |conn, cx| conn.ready(news, cx));
                     }
                     self.pass_on(GROUP);
+                    if self.upstream.is_inline() && self.touched.len() >= GROUP {
+                        self.flush();
+                    }
                 }
             }
         }
@@ -423,7 +427,7 @@ impl<U: Upstream> EventLoop<U> {
         self.again.rotate_left(served);
     }
 
-    /// One write for each connection that was sent something.
+    /// One write for each connection that was sent something since the last time.
     fn flush(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
         for key in touched.drain(..) {

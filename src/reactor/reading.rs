@@ -52,8 +52,9 @@ const TINY: usize = 16;
 const TINY_READ: usize = 8 << 10;
 
 /// Inline, replies to so many bytes are written at once, while they and their buffers are in the
-/// cache. Those to less wait for the end of the turn: a peer that is woken by the first of many small
-/// writes is awake for the others, and every wake-up less is a microsecond less.
+/// cache. Those to less wait until more connections were read, or for the end of the turn: a peer that is
+/// woken by the first of many small writes is awake for the others, and every wake-up less is a microsecond
+/// less.
 const FLUSH_NOW: usize = 4096;
 
 /// Why no more messages are taken out of what was read.
