@@ -344,7 +344,7 @@ impl Engine {
                         session.writable(peer);
                     }
                 }
-                Event::GoAway { code, text, cause } => drop(link.close(code, text, cause)),
+                Event::Close { code, text, cause } => drop(link.close(code, text, cause)),
                 Event::Eof => link.handle.command(Command::Finished(link.id.key())),
                 Event::Closed(reason) => {
                     if let Some(session) = session.take() {

@@ -382,14 +382,14 @@ impl Session {
 /// hung up, have said nothing, or have closed at the same time.
 fn is_asked_for(peer: &Peer, reason: &CloseReason) -> bool {
     let outbox = peer.link.outbox();
-    let Some(goodbye) = outbox.goodbye() else {
+    let Some(ours) = outbox.local_close() else {
         return false;
     };
     // An answer to the server's close frame repeats its code, and counts as a clean end.
-    let may_be_answer = reason.is_clean() && goodbye.code == reason.code();
+    let may_be_answer = reason.is_clean() && ours.code == reason.code();
     let ours_first =
         reason.cause() == CloseCause::Handshake && reason.initiator() == Initiator::Local;
-    goodbye.cause == CloseCause::Handshake && (ours_first || !may_be_answer)
+    ours.cause == CloseCause::Handshake && (ours_first || !may_be_answer)
 }
 
 impl Drop for Session {

@@ -18,8 +18,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::feed::{Feed, Gap, News};
-use super::outbox::{MAX_FRAME, kept_beside};
-use super::queue::QueueKey;
+use super::outbox::{MAX_FRAME, QueueKey, kept_beside};
 use super::subscriptions::Begun;
 use super::topics::{MAX_NAME, Publication, Topic};
 use super::{Command, Link, LoopHandle, Permit, Shared, SharedFrame, lock};

@@ -16,7 +16,6 @@
 //! A connection that is silent holds no buffers here at all.
 
 mod arrivals;
-mod aside;
 #[cfg(feature = "deflate")]
 mod deflate;
 mod dial;
@@ -29,7 +28,6 @@ mod inflow;
 mod loop_handle;
 mod node;
 mod outbox;
-mod queue;
 mod shared;
 mod shared_frame;
 mod spare;
@@ -63,9 +61,8 @@ pub(crate) use feeds::Histories;
 use hold::Holds;
 pub(crate) use inflow::{Inflow, Load};
 pub(crate) use loop_handle::{Command, Inlet, LoopHandle, Permit};
-pub(crate) use outbox::Outbox;
-use queue::Lost;
-pub(crate) use queue::{QueueKey, Segment};
+use outbox::Lost;
+pub(crate) use outbox::{Outbox, QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;
 pub(crate) use spare::{
@@ -261,13 +258,13 @@ impl Link {
             compression.keeps_window() && key.is_none() && config.overflow != Overflow::DropOldest;
         let mut sender = in_context.then(|| compression.sender());
         if let Some(sender) = sender.as_mut().filter(|_| !self.handle.has_ordered()) {
-            let counted = self.outbox().compressed();
-            let frame = compression.in_context(sender, &message, settings, counted);
+            let epoch = self.outbox().compression_epoch();
+            let frame = compression.in_context(sender, &message, settings, epoch);
             let mut outbox = self.outbox();
-            if outbox.compressed() == counted {
+            if outbox.compression_epoch() == epoch {
                 let result = outbox.push(frame, None, config);
                 if result.is_ok() {
-                    sender.queued(outbox.compressed());
+                    sender.queued(outbox.compression_epoch());
                 }
                 let status = self.pushed(outbox);
                 return self.counted(result.map(|()| status).map_err(|e| e.about(message)));

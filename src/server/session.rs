@@ -94,7 +94,7 @@ impl<H: Handler> Engine<H> {
                     link.tell_writable();
                     self.writable(peer, &mut session);
                 }
-                Some(Event::GoAway { code, text, cause }) => drop(link.close(code, text, cause)),
+                Some(Event::Close { code, text, cause }) => drop(link.close(code, text, cause)),
                 Some(Event::Eof) => link.handle.command(Command::Finished(link.id.key())),
                 Some(Event::Closed(reason)) => self.close(peer, session.take(), &reason),
                 Some(Event::Message(_) | Event::Connected(_)) | None => {}

@@ -59,7 +59,7 @@ impl<U: Upstream> EventLoop<U> {
                 link.outbox().push_reserved(message, link.config());
             }),
             Command::SendLatest { link, key } => self.apply(&link, |link| link.push_latest(key)),
-            Command::Close(link) => self.apply(&link, |link| link.outbox().say_goodbye()),
+            Command::Close(link) => self.apply(&link, |link| link.outbox().push_close_frame()),
             Command::Broadcast(frame, permit) => self.gather(Spread::All(frame, permit)),
             Command::Publish(publication, permit) => {
                 self.gather(Spread::Topic(publication, permit));

@@ -257,7 +257,7 @@ impl<U: Upstream> EventLoop<U> {
         for key in stopping.due(now) {
             self.serve(key, |conn, cx| {
                 if conn.is_open() {
-                    conn.go_away(code, "", CloseCause::Shutdown, cx);
+                    conn.close_after_inbox(code, "", CloseCause::Shutdown, cx);
                     conn.flush_if_dirty(cx);
                 } else {
                     conn.stop_opening(cx);
