@@ -93,6 +93,7 @@ mod peer;
 mod proto;
 mod reactor;
 mod server;
+mod sync;
 mod worker;
 
 // The README's programs have to compile too.

@@ -7,11 +7,8 @@ use std::path::Path;
 
 /// A module may import those of lower ranks and itself.
 const RANKS: &[(u32, &[&str])] = &[
-    (
-        0,
-        &["addr", "id", "logging", "message", "network", "patterns"],
-    ),
-    (1, &["config"]),
+    (0, &["addr", "id", "message", "network", "patterns", "sync"]),
+    (1, &["config", "logging"]),
     (2, &["bucket", "error", "history", "http", "metrics"]),
     (3, &["backplane", "net", "proto", "worker"]),
     (4, &["link"]),

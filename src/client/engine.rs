@@ -21,11 +21,12 @@ use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::{
     Command, Connected, Dial, Event, EventBatch, Inline, Load, LoopHandle, Shared, defer_wakes,
-    give_batch, keeps_spare, lock, release_own_spare, wake_deferred,
+    give_batch, keeps_spare, release_own_spare, wake_deferred,
 };
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
 use crate::reactor::{self, NoRun, Prepared, Upstream};
+use crate::sync::lock;
 use crate::worker::{Pool, RunQueue, Work};
 
 /// Events that wait for the receiver of one client before its connection is slowed down.

@@ -19,10 +19,11 @@ use super::seat::{Seat, Waiting};
 use super::task::{Runnable, guarded};
 use super::ticker::Look;
 use crate::id::PeerId;
-use crate::link::{Cork, lock};
+use crate::link::Cork;
 use crate::logging::Throttle;
 use crate::message::{CloseCause, CloseCode, Message};
 use crate::peer::Peer;
+use crate::sync::lock;
 use crate::worker::Mailbox;
 
 /// See the module's documentation.

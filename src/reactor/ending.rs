@@ -27,7 +27,7 @@ use super::conn::{Conn, Context, Phase, Told};
 use super::liveness::Moment;
 use super::upstream::Upstream;
 use crate::error::Error;
-use crate::link::{Event, Load, cause_of};
+use crate::link::{Event, Load};
 use crate::message::{CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Utf8Bytes};
 use crate::metrics::Refusal;
 use crate::proto::Violation;
@@ -111,7 +111,7 @@ impl Conn {
     pub(crate) fn fail<U: Upstream>(&mut self, violation: Violation, cx: &mut Context<'_, U>) {
         log::debug!("{}: {}", self.peer.link.id, violation.why);
         self.begin_ending(cx).failed = Some(violation);
-        self.close_after_inbox(violation.code, violation.why, cause_of(violation), cx);
+        self.close_after_inbox(violation.code, violation.why, violation.cause(), cx);
         // If a close frame is out already, nothing more will be: the verdict is due.
         self.dirty = true;
     }
@@ -214,7 +214,7 @@ impl Conn {
     pub(super) fn closing_cause(&self) -> Option<CloseCause> {
         let ending = self.ending.as_ref()?;
         let received = ending.received.as_ref().map(|_| CloseCause::Handshake);
-        ending.failed.map(cause_of).or_else(|| {
+        ending.failed.map(Violation::cause).or_else(|| {
             // Found out by a worker, which closes at once.
             let outbox = self.peer.link.outbox();
             let cause = outbox.local_close().map(|ours| ours.cause);

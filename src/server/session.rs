@@ -18,7 +18,7 @@ use crate::id::PeerId;
 use crate::link::Compression;
 use crate::link::{
     Agreement, Command, Event, EventBatch, Inline, Link, Load, Opening, defer_wakes, give_batch,
-    keeps_spare, lock, release_own_spare, wake_deferred,
+    keeps_spare, release_own_spare, wake_deferred,
 };
 use crate::logging::Throttle;
 use crate::message::{Bytes, CloseCause, CloseCode, CloseReason, Initiator, Message, Utf8Bytes};
@@ -29,6 +29,7 @@ use crate::proto::deflate;
 use crate::proto::handshake::{accept_response, choose_subprotocol, first_offered};
 use crate::proto::http::{HttpError, write_response};
 use crate::reactor::{NoRun, Run, Upstream};
+use crate::sync::lock;
 use crate::worker::{RunQueue, Work};
 
 /// Runs the events of any connection against the handler.

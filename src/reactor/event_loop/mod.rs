@@ -2,7 +2,7 @@
 //!
 //! Each turn is the same list of steps (`EventLoop::turn`). Steps that a peer can prolong have a
 //! budget. A connection that was cut short goes on the `again` list: readiness is edge-triggered, so
-//! nobody will remind us. Listeners, dials and farewells are looked at by `timeout`.
+//! nobody will remind us. Listeners, dials and what is left to be closed are looked at by `timeout`.
 //!
 //! | file | steps |
 //! |---|---|
@@ -244,7 +244,7 @@ impl<U: Upstream> EventLoop<U> {
         self.touched = touched;
     }
 
-    /// While the server stops: says farewell to some more; at the deadline, to all.
+    /// While the server stops: closes some more; at the deadline, all.
     fn stop(&mut self) {
         let Some(stopping) = &mut self.stopping else {
             return;
