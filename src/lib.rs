@@ -75,6 +75,7 @@ mod bucket;
 mod client;
 mod config;
 mod error;
+mod guard;
 mod history;
 mod http;
 mod hub;
@@ -93,6 +94,7 @@ mod peer;
 mod proto;
 mod reactor;
 mod server;
+mod sync;
 mod worker;
 
 // The README's programs have to compile too.

@@ -7,8 +7,10 @@
 //! that panic.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::sync::lock;
 
 /// So many lines of one kind …
 const LINES: u32 = 5;
@@ -47,7 +49,7 @@ impl Throttle {
     }
 
     fn pass_at(&self, now: Instant) -> Option<Held> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         let over = |since: Instant| now.saturating_duration_since(since) >= WHILE;
         if state.since.is_none_or(over) {
             state.since = Some(now);

@@ -9,9 +9,11 @@ use std::path::Path;
 const RANKS: &[(u32, &[&str])] = &[
     (
         0,
-        &["addr", "id", "logging", "message", "network", "patterns"],
+        &[
+            "addr", "guard", "id", "message", "network", "patterns", "sync",
+        ],
     ),
-    (1, &["config"]),
+    (1, &["config", "logging"]),
     (2, &["bucket", "error", "history", "http", "metrics"]),
     (3, &["backplane", "net", "proto", "worker"]),
     (4, &["link"]),

@@ -1,7 +1,9 @@
 //! Who is in a topic, on one node.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+
+use crate::sync::lock;
 
 /// Names by topic, with how often each has entered.
 #[derive(Debug, Default)]
@@ -47,6 +49,6 @@ impl Presences {
     }
 
     fn lock(&self) -> MutexGuard<'_, ByTopic> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

@@ -15,7 +15,6 @@ use super::url::{Place, Url, without_secrets};
 use crate::config::Deflate;
 use crate::config::{Config, Overflow};
 use crate::error::{Error, Result};
-use crate::link::lock;
 use crate::message::CloseReason;
 #[cfg(feature = "tls")]
 use crate::net::Trust;
@@ -23,6 +22,7 @@ use crate::peer::Peer;
 #[cfg(feature = "deflate")]
 use crate::proto::deflate;
 use crate::proto::{ClientRequest, new_key};
+use crate::sync::lock;
 
 /// Opens a WebSocket to `url` and waits until the opening handshake is through, at most 10 s. The
 /// [`Peer`] sends from any thread, the receiver gives what happens, in order: full duplex.

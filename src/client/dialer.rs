@@ -16,8 +16,9 @@ use super::handle::Control;
 use super::session::Session;
 use super::waiting::{Ready, Waiting};
 use crate::error::{Error, duplicate};
-use crate::link::{Dial, LoopHandle, lock};
+use crate::link::{Dial, LoopHandle};
 use crate::proto::new_key;
+use crate::sync::lock;
 
 /// Names that are resolved at the same time. More than a few, as one that nobody answers for keeps its
 /// place for up to a minute.

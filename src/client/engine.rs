@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
+use std::iter;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -21,11 +21,12 @@ use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::{
     Command, Connected, Dial, Event, EventBatch, Inline, Load, LoopHandle, Shared, defer_wakes,
-    give_batch, keeps_spare, lock, release_own_spare, wake_deferred,
+    give_batch, keeps_spare, release_own_spare, wake_deferred,
 };
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
 use crate::reactor::{self, NoRun, Prepared, Upstream};
+use crate::sync::lock;
 use crate::worker::{Pool, RunQueue, Work};
 
 /// Events that wait for the receiver of one client before its connection is slowed down.
@@ -81,39 +82,27 @@ impl Clients {
             ..Config::default()
         };
         let shared = Arc::new(Shared::new(config));
-        let prepared: Vec<Prepared> = (0..loops)
-            .map(|index| Prepared::new(index, shared.clone()))
-            .collect::<io::Result<_>>()?;
-        let handles: Vec<_> = prepared.iter().map(|p| p.handle().clone()).collect();
+        let prepared = Prepared::all(loops, &shared)?;
+        let handles = reactor::handles(&prepared);
         let engine = Arc::new(Engine {
             dialer: Arc::new(Dialer::new(handles.clone())),
             feeder: Arc::new(Feeder::new()),
             shared,
-            loops: handles.clone(),
+            loops: handles,
             own_references: if workers == 0 { 1 } else { 2 },
         });
-        let (pool, run_queue) = match workers {
-            0 => (None, None),
-            _ => Some(Pool::start(workers, &engine)?).unzip(),
-        };
+        let (pool, run_queue) = Pool::start_if_any(workers, &engine)?;
         if let Some(queue) = &run_queue {
             engine.feeder.feeds(queue.downgrade());
         }
-        let mut threads = Vec::with_capacity(loops);
-        for prepared in prepared {
-            let loops = handles.clone();
-            threads.push(match &run_queue {
-                Some(queue) => reactor::spawn(prepared, ToWorkers(queue.clone()), vec![], loops)?,
-                None => reactor::spawn(prepared, OnTheLoop(engine.clone()), vec![], loops)?,
-            });
-        }
-        let threads = Threads {
-            loops: threads,
-            pool,
+        let no_listeners = iter::repeat_with(Vec::new);
+        let loops = match run_queue {
+            Some(queue) => reactor::spawn_all(prepared, || ToWorkers(queue.clone()), no_listeners)?,
+            None => reactor::spawn_all(prepared, || OnTheLoop(engine.clone()), no_listeners)?,
         };
         Ok(Self {
             engine,
-            threads: Mutex::new(Some(threads)),
+            threads: Mutex::new(Some(Threads { loops, pool })),
         })
     }
 
@@ -344,7 +333,7 @@ impl Engine {
                         session.writable(peer);
                     }
                 }
-                Event::GoAway { code, text, cause } => drop(link.close(code, text, cause)),
+                Event::Close { code, text, cause } => drop(link.close(code, text, cause)),
                 Event::Eof => link.handle.command(Command::Finished(link.id.key())),
                 Event::Closed(reason) => {
                     if let Some(session) = session.take() {

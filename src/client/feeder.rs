@@ -14,9 +14,10 @@ use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded};
 use super::engine::Job;
 use super::handle::Control;
 use super::handler::ClientEvent;
-use crate::link::{Command, lock};
+use crate::link::Command;
 use crate::logging::Throttle;
 use crate::peer::Peer;
+use crate::sync::lock;
 use crate::worker::WeakRunQueue;
 
 /// With nothing to wait for, the thread stays this long.

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use super::engine::Engine;
 use crate::error::{Error, Result, SendError, Sent};
 use crate::id::PeerId;
-use crate::link::{Link, lock};
+use crate::link::Link;
 use crate::message::{CloseCode, CloseReason, Message};
 use crate::peer::Peer;
 use crate::proto::may_travel;
+use crate::sync::lock;
 
 /// What a client's handles and its session share.
 #[derive(Default)]

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::task::{Later, Runnable, Task, run_here};
 use super::ticker::{Look, Ticker};
-use crate::link::{Command, Shared, lock};
+use crate::link::{Command, Shared};
 use crate::metrics::TickCounters;
 use crate::peer::Peer;
+use crate::sync::lock;
 use crate::worker::{RunQueue, WeakRunQueue};
 
 /// Ticks of rooms of one rate are so far apart, or at the same time: so the ticker wakes no more often

@@ -16,13 +16,15 @@ use super::room::{Refused, Room};
 use super::rooms::Registry;
 use super::schedule::{Pace, Schedule};
 use super::seat::{Seat, Waiting};
-use super::task::{Runnable, guarded};
+use super::task::Runnable;
 use super::ticker::Look;
+use crate::guard::guarded;
 use crate::id::PeerId;
-use crate::link::{Cork, lock};
+use crate::link::Cork;
 use crate::logging::Throttle;
 use crate::message::{CloseCause, CloseCode, Message};
 use crate::peer::Peer;
+use crate::sync::lock;
 use crate::worker::Mailbox;
 
 /// See the module's documentation.

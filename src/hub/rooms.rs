@@ -11,9 +11,9 @@ use super::place::{Call, Place};
 use super::room::Room;
 use super::schedule::Schedule;
 use super::seat::Seat;
-use crate::link::lock;
 use crate::logging::Throttle;
 use crate::peer::Peer;
+use crate::sync::lock;
 
 /// The rooms of one kind. Cheap to clone; made before the server or while it runs, and usually kept in
 /// the handler.

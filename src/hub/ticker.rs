@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::link::lock;
+use crate::sync::lock;
 
 /// Something that is looked at when it is due.
 pub(super) trait Look: Send {

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::home::Home;
 use super::schedule::Schedule;
-use super::task::{Runnable, guarded};
+use super::task::Runnable;
 use super::ticker::Look;
-use crate::link::lock;
+use crate::guard::guarded;
 use crate::logging::Throttle;
+use crate::sync::lock;
 
 /// A timer that was set with [`ServerHandle::every`](crate::ServerHandle::every) or
 /// [`after`](crate::ServerHandle::after). Dropping it changes nothing.

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use super::lock;
 use crate::bucket::Bucket;
 use crate::config::Config;
+use crate::sync::lock;
 
 /// Addresses that are remembered before those that are of no interest any more are looked for.
 const TIDY_AT: usize = 1024;

@@ -11,13 +11,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Shared, lock};
+use super::Shared;
 use crate::config::Deflate;
 use crate::message::{Bytes, Message, Utf8Bytes};
 use crate::proto::deflate::{
     Agreed, Deflater, InflateError, Inflater, compress_alone, inflate_alone,
 };
 use crate::proto::{Opcode, Violation, compressed_message};
+use crate::sync::lock;
 
 /// See the module's documentation.
 #[derive(Debug)]

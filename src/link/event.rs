@@ -31,7 +31,7 @@ pub(crate) enum Event {
     /// The outbound queue has drained after it was congested.
     Writable,
     /// Close the connection, now that all that came before has been handled.
-    GoAway {
+    Close {
         code: CloseCode,
         text: &'static str,
         cause: CloseCause,

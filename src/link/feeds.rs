@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::Shared;
 use super::feed::Feed;
-use super::{Shared, lock};
 use crate::history::History;
 use crate::id::PeerId;
 use crate::patterns::Patterns;
+use crate::sync::lock;
 
 /// Feeds in memory of which all is too old are forgotten when there are so many more.
 const SWEEP: usize = 1024;

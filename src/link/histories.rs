@@ -18,17 +18,17 @@
 use std::sync::{Arc, Mutex};
 
 use super::feed::{Feed, Gap, News};
-use super::outbox::{MAX_FRAME, kept_beside};
-use super::queue::QueueKey;
+use super::outbox::{MAX_FRAME, QueueKey, kept_beside};
 use super::subscriptions::Begun;
 use super::topics::{MAX_NAME, Publication, Topic};
-use super::{Command, Link, LoopHandle, Permit, Shared, SharedFrame, lock};
+use super::{Command, Link, LoopHandle, Permit, Shared, SharedFrame};
 use crate::backplane::Post;
 use crate::config::Compress;
 use crate::history::{BESIDE, History, Since};
 use crate::id::PeerId;
 use crate::message::{LatestKey, Message};
 use crate::proto::MAX_HEADER;
+use crate::sync::lock;
 
 /// Room on the loops that have subscribers of a topic.
 struct Room(Vec<(Arc<LoopHandle>, Permit)>);

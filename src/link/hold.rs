@@ -3,8 +3,6 @@
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use super::Link;
-
 /// How many rooms hold a connection, in steps of [`ONE`]; and whether that is [`OVER`].
 #[derive(Debug, Default)]
 pub(super) struct Holds(AtomicU16);
@@ -19,11 +17,11 @@ const ONE: u16 = 2;
 const NEGATIVE: u16 = 1 << 15;
 
 impl Holds {
-    fn hold(&self) {
+    pub(super) fn hold(&self) {
         self.0.fetch_add(ONE, Ordering::SeqCst);
     }
 
-    fn release(&self) {
+    pub(super) fn release(&self) {
         self.0.fetch_sub(ONE, Ordering::SeqCst);
     }
 
@@ -38,19 +36,6 @@ impl Holds {
     /// From now on nothing waits for anything.
     pub(super) fn is_over(&self) -> bool {
         self.0.load(Ordering::SeqCst) & OVER != 0
-    }
-}
-
-impl Link {
-    /// One more room holds the connection.
-    pub(crate) fn hold(&self) {
-        self.holds.hold();
-    }
-
-    /// One holds it no longer. `true`: the mailbox was parked and is to be run again.
-    pub(crate) fn release(&self) -> bool {
-        self.holds.release();
-        !self.must_wait() && self.unpark()
     }
 }
 

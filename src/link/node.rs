@@ -1,10 +1,11 @@
 //! What comes from other nodes: to those who subscribe here, and into the histories.
 
 use super::feed::News;
-use super::{Command, Shared, lock};
+use super::{Command, Shared};
 use crate::backplane::{Kept, Node, Post, Tail};
 use crate::history::{Offset, Since};
 use crate::logging::Throttle;
+use crate::sync::lock;
 
 /// After which of these messages comes what was published here since the topic was subscribed to, see
 /// [`Backplane::mark`](crate::backplane::Backplane::mark).

@@ -12,8 +12,8 @@ use crate::backplane::{Backplane, Presences};
 use crate::config::{Compress, Config};
 #[cfg(feature = "tls")]
 use {
-    super::lock,
     crate::net::{Stream, Tls, TlsStream},
+    crate::sync::lock,
 };
 
 /// See the module's documentation.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::Link;
-use super::queue::Segment;
+use super::outbox::Segment;
 use super::shared::Shared;
 use crate::config::Compress;
 use crate::message::Message;

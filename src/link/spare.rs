@@ -15,8 +15,8 @@ use std::cell::RefCell;
 use std::sync::Mutex;
 use std::thread::LocalKey;
 
-use super::aside::Aside;
 use super::event::EventBatch;
+use super::outbox::Aside;
 
 /// Kept by each thread; half of it is passed on or taken over at a time.
 const KEPT: usize = 32;
@@ -24,7 +24,7 @@ const KEPT: usize = 32;
 /// loops and the workers when a hundred connections say something at once.
 const COMMON: usize = 4;
 /// The largest output buffer that is kept: together at most half a MiB, usually a hundredth of it.
-pub(super) const BYTES: usize = 4096;
+const BYTES: usize = 4096;
 /// But for a few of at most this size, for replies to all that one read may bring, twice that for how
 /// vectors grow. Those of a loop are let go of when it has been idle.
 const LARGE: usize = 128 << 10;
@@ -59,8 +59,26 @@ pub(super) fn take_buffer() -> Buffer {
 }
 
 /// One of more than [`BYTES`] bytes, if there is one.
-pub(super) fn take_large_buffer() -> Buffer {
+fn take_large_buffer() -> Buffer {
     take(&LARGE_BUFFERS, &COMMON_LARGE, KEPT_LARGE)
+}
+
+/// Finds room for so many more bytes of small messages, if it is to be had without allocating.
+#[cold]
+pub(super) fn widen(buf: &mut Buffer, more: usize) -> &mut Buffer {
+    let len = buf.len();
+    if len + more > BYTES {
+        let mut large = take_large_buffer();
+        if large.capacity() >= len + more {
+            large.extend_from_slice(buf);
+            std::mem::swap(buf, &mut large);
+        }
+        give_buffer(large);
+    } else if buf.capacity() > BYTES / 4 {
+        // Twice as large it might be too large to be kept.
+        buf.reserve_exact(BYTES - len);
+    }
+    buf
 }
 
 /// Takes back a buffer that has been written.

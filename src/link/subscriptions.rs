@@ -12,10 +12,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::topics::{MAX_NAME, Named, Topic};
-use super::{Command, Link, lock};
+use super::{Command, Link};
 use crate::config::Compress;
 use crate::history::{self, Since};
 use crate::logging::Throttle;
+use crate::sync::lock;
 
 /// Each topic is in one of these at most.
 #[derive(Debug, Default)]

@@ -16,7 +16,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
-use super::queue::QueueKey;
+use super::outbox::QueueKey;
 use super::{Histories, LoopHandle, Shared, SharedFrame};
 use crate::backplane::{Backplane, Post};
 use crate::id::PeerId;

@@ -5,6 +5,8 @@ use tungstenite::Utf8Bytes;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 
+use crate::message::CloseCause;
+
 /// A rule that the other side broke: the connection is failed (§7.1.7) with `code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Violation {
@@ -17,6 +19,15 @@ impl Violation {
         Self {
             code: CloseCode::Protocol,
             why,
+        }
+    }
+
+    /// As which the other side's violation is reported.
+    pub(crate) fn cause(self) -> CloseCause {
+        match self.code {
+            CloseCode::Invalid => CloseCause::InvalidUtf8,
+            CloseCode::Size => CloseCause::TooBig,
+            _ => CloseCause::Protocol(self.why),
         }
     }
 

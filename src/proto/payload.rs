@@ -14,7 +14,7 @@
 //! echo allocates nothing per message that is not large, and large ones don't make the allocator
 //! give pages back to the system and fetch them again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 
@@ -24,6 +24,7 @@ use tungstenite::protocol::Message;
 use super::close::Violation;
 use super::mask::mask;
 use super::spent::Spent;
+use crate::sync::lock;
 
 /// The most memory that small messages share.
 const BLOCK: usize = 4096;
@@ -73,7 +74,7 @@ struct Spare {
 
 impl Home {
     fn open(&self) -> std::sync::MutexGuard<'_, Spare> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn take_back(&self, bytes: Vec<u8>) {

@@ -2,7 +2,7 @@
 //!
 //! Closing is a set of facts, and the verdict is derived from them:
 //!
-//! - *we sent* a close frame: the outbox is sealed, and `goodbye` tells why;
+//! - *we sent* a close frame: the outbox is sealed, and `local_close` tells why;
 //! - *they sent* one: `Ending::received`;
 //! - *failed*: the peer broke a rule, so nothing it sends counts any more (§7.1.7);
 //! - *eof*: nothing more can come.
@@ -27,7 +27,7 @@ use super::conn::{Conn, Context, Phase, Told};
 use super::liveness::Moment;
 use super::upstream::Upstream;
 use crate::error::Error;
-use crate::link::{Event, Load, cause_of};
+use crate::link::{Event, Load};
 use crate::message::{CloseCause, CloseCode, CloseFrame, CloseReason, Initiator, Utf8Bytes};
 use crate::metrics::Refusal;
 use crate::proto::Violation;
@@ -82,14 +82,14 @@ impl Conn {
         ending.received = Some(frame);
         ending.peer_first = peer_first;
         if peer_first {
-            self.go_away(code, "", CloseCause::Handshake, cx);
+            self.close_after_inbox(code, "", CloseCause::Handshake, cx);
         } else {
             self.dirty = true;
         }
     }
 
     /// Closes, once the handler has dealt with what it was given.
-    pub(crate) fn go_away<U: Upstream>(
+    pub(crate) fn close_after_inbox<U: Upstream>(
         &mut self,
         code: CloseCode,
         text: &'static str,
@@ -101,7 +101,7 @@ impl Conn {
             self.peer.link.close(code, text, cause);
             self.dirty = true;
         } else {
-            cx.batch.push_back(Event::GoAway { code, text, cause });
+            cx.batch.push_back(Event::Close { code, text, cause });
             self.deliver(cx);
         }
     }
@@ -111,7 +111,7 @@ impl Conn {
     pub(crate) fn fail<U: Upstream>(&mut self, violation: Violation, cx: &mut Context<'_, U>) {
         log::debug!("{}: {}", self.peer.link.id, violation.why);
         self.begin_ending(cx).failed = Some(violation);
-        self.go_away(violation.code, violation.why, cause_of(violation), cx);
+        self.close_after_inbox(violation.code, violation.why, violation.cause(), cx);
         // If a close frame is out already, nothing more will be: the verdict is due.
         self.dirty = true;
     }
@@ -125,7 +125,7 @@ impl Conn {
         cx: &mut Context<'_, U>,
     ) {
         self.begin_ending(cx);
-        self.go_away(code, text, cause, cx);
+        self.close_after_inbox(code, text, cause, cx);
     }
 
     /// The peer has closed its half of the connection.
@@ -200,7 +200,7 @@ impl Conn {
             self.release(cx);
             self.linger(cx);
         } else if sealed && !ending.hurried {
-            let cause = self.peer.link.outbox().goodbye().map(|g| g.cause);
+            let cause = self.peer.link.outbox().local_close().map(|ours| ours.cause);
             if cause == Some(CloseCause::RateLimit) {
                 ending.hurried = true;
                 self.since = Moment::at(cx.now);
@@ -214,10 +214,10 @@ impl Conn {
     pub(super) fn closing_cause(&self) -> Option<CloseCause> {
         let ending = self.ending.as_ref()?;
         let received = ending.received.as_ref().map(|_| CloseCause::Handshake);
-        ending.failed.map(cause_of).or_else(|| {
+        ending.failed.map(Violation::cause).or_else(|| {
             // Found out by a worker, which closes at once.
             let outbox = self.peer.link.outbox();
-            let cause = outbox.goodbye().map(|goodbye| goodbye.cause);
+            let cause = outbox.local_close().map(|ours| ours.cause);
             cause.filter(|cause| cause.is_violation()).or(received)
         })
     }
@@ -318,20 +318,20 @@ impl Conn {
 
     fn reason(&self, cause: CloseCause) -> CloseReason {
         let outbox = self.peer.link.outbox();
-        let goodbye = outbox.goodbye();
+        let ours = outbox.local_close();
         let ending = self.ending.as_deref();
         let received = ending.and_then(|ending| ending.received.as_ref());
         let peer_first = ending.is_some_and(|e| e.peer_first || e.failed.is_some());
-        let (code, text) = match (received, goodbye) {
+        let (code, text) = match (received, ours) {
             (Some(frame), _) if peer_first => match frame {
                 Some(frame) => (frame.code, frame.reason.clone()),
                 None => (CloseCode::Status, Utf8Bytes::default()),
             },
-            (_, Some(goodbye)) => (goodbye.code, goodbye.text.clone()),
+            (_, Some(ours)) => (ours.code, ours.text.clone()),
             (_, None) => (CloseCode::Abnormal, Utf8Bytes::default()),
         };
         // It is the peer that breaks a rule, whoever finds it out.
-        let local = goodbye.is_some_and(|g| !g.cause.is_violation()) && !peer_first;
+        let local = ours.is_some_and(|ours| !ours.cause.is_violation()) && !peer_first;
         CloseReason {
             code,
             text,
@@ -340,10 +340,10 @@ impl Conn {
             } else {
                 Initiator::Peer
             },
-            clean: received.is_some() && goodbye.is_some(),
+            clean: received.is_some() && ours.is_some(),
             // A limit or a panic says more than the handshake that it led to.
-            cause: match goodbye {
-                Some(goodbye) if local && goodbye.cause != CloseCause::Handshake => goodbye.cause,
+            cause: match ours {
+                Some(ours) if local && ours.cause != CloseCause::Handshake => ours.cause,
                 _ => cause,
             },
             undelivered: outbox.undelivered(),

@@ -217,7 +217,7 @@ impl Conn {
         self.again = true;
         self.write_first(head);
         if let Some(code) = cx.stopping {
-            self.go_away(code, "", CloseCause::Shutdown, cx);
+            self.close_after_inbox(code, "", CloseCause::Shutdown, cx);
         }
         self.flush(cx);
     }

@@ -13,7 +13,7 @@ use crate::id::Key;
 use crate::message::CloseCode;
 
 /// Connections told to go away per turn, so that a large server stays able to write what they say last.
-const FAREWELLS: usize = 256;
+const CLOSES: usize = 256;
 
 /// Between two batches of a drain, on average; each time it is from half to one and a half of this, so
 /// that several loops and several servers don't keep step.
@@ -74,17 +74,17 @@ impl Stopping {
     /// Those that are to be told now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Key> {
         let due = match &mut self.pace {
-            None => FAREWELLS,
+            None => CLOSES,
             Some(pace) if now < pace.next => 0,
             Some(pace) => {
                 let elapsed = now.saturating_duration_since(pace.begun);
                 let told = pace.total - self.untold.len();
                 let due = pace.share(elapsed).saturating_sub(told);
-                if due <= FAREWELLS {
+                if due <= CLOSES {
                     // The last of them on time.
                     pace.next = (now + jittered()).min((pace.begun + pace.over).max(now));
                 }
-                due.min(FAREWELLS)
+                due.min(CLOSES)
             }
         };
         self.untold.split_off(self.untold.len().saturating_sub(due))
@@ -169,7 +169,7 @@ mod tests {
         // No time at all, and very many.
         let told = run(1000, Duration::ZERO, Duration::from_secs(1));
         assert!(told.last().unwrap().0 <= 100);
-        assert_eq!(told[0].1, FAREWELLS);
+        assert_eq!(told[0].1, CLOSES);
         run(1, Duration::from_secs(1), Duration::from_secs(2));
     }
 }

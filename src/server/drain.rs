@@ -3,8 +3,8 @@
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-use crate::link::lock;
 use crate::message::CloseCode;
+use crate::sync::lock;
 
 /// How [`ServerHandle::drain`](crate::ServerHandle::drain) goes about it.
 ///

@@ -14,7 +14,7 @@ use crate::config::Compress;
 use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::hub::{Home, Timer};
-use crate::link::{Command, LoopHandle, Shared, SharedFrame, lock};
+use crate::link::{Command, LoopHandle, Shared, SharedFrame};
 use crate::message::{CloseCode, LatestKey, Message};
 use crate::metrics::{BackplaneMetrics, Metrics, WorkerCounters};
 use crate::net::LocalAddr;
@@ -23,6 +23,7 @@ use crate::net::Tls;
 #[cfg(unix)]
 use crate::net::notify;
 use crate::proto::may_travel;
+use crate::sync::lock;
 use crate::worker::Pool;
 
 /// A server, from any thread: cheap to clone. Letting go of it changes nothing; the server runs

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use http::{Method, StatusCode};
 use super::handle::ServerHandle;
 use super::handler::{Accept, Handler};
 use crate::config::Config;
+use crate::guard::guarded;
 use crate::http::{Request, Response};
 use crate::hub::Task;
 use crate::id::PeerId;
@@ -18,7 +18,7 @@ use crate::id::PeerId;
 use crate::link::Compression;
 use crate::link::{
     Agreement, Command, Event, EventBatch, Inline, Link, Load, Opening, defer_wakes, give_batch,
-    keeps_spare, lock, release_own_spare, wake_deferred,
+    keeps_spare, release_own_spare, wake_deferred,
 };
 use crate::logging::Throttle;
 use crate::message::{Bytes, CloseCause, CloseCode, CloseReason, Initiator, Message, Utf8Bytes};
@@ -29,6 +29,7 @@ use crate::proto::deflate;
 use crate::proto::handshake::{accept_response, choose_subprotocol, first_offered};
 use crate::proto::http::{HttpError, write_response};
 use crate::reactor::{NoRun, Run, Upstream};
+use crate::sync::lock;
 use crate::worker::{RunQueue, Work};
 
 /// Runs the events of any connection against the handler.
@@ -94,7 +95,7 @@ impl<H: Handler> Engine<H> {
                     link.tell_writable();
                     self.writable(peer, &mut session);
                 }
-                Some(Event::GoAway { code, text, cause }) => drop(link.close(code, text, cause)),
+                Some(Event::Close { code, text, cause }) => drop(link.close(code, text, cause)),
                 Some(Event::Eof) => link.handle.command(Command::Finished(link.id.key())),
                 Some(Event::Closed(reason)) => self.close(peer, session.take(), &reason),
                 Some(Event::Message(_) | Event::Connected(_)) | None => {}
@@ -239,20 +240,6 @@ fn panicked(id: PeerId, what: &str) {
     static PANICS: Throttle = Throttle::new();
     if let Some(more) = PANICS.pass() {
         log::error!("{id}: the handler panicked{what}{more}");
-    }
-}
-
-/// Runs user code. `None`: it panicked.
-fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
-    let outcome = catch_unwind(AssertUnwindSafe(run));
-    outcome.map_err(discard).ok()
-}
-
-/// Drops what user code panicked with, whose `Drop` is user code again.
-fn discard(payload: Box<dyn Any + Send>) {
-    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // Enough of that.
-        std::mem::forget(another);
     }
 }
 

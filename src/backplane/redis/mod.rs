@@ -30,7 +30,7 @@ mod subscriber;
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,7 @@ use super::{Backplane, BackplaneState, Node, Post};
 use crate::error::{Error, Result};
 use crate::history::History;
 use crate::id::PeerId;
+use crate::sync::lock;
 use present::Present;
 use publisher::Publisher;
 use retry::End;
@@ -396,9 +397,4 @@ impl fmt::Debug for Redis {
             .field("prefix", &self.inner.prefix)
             .finish_non_exhaustive()
     }
-}
-
-/// A panic while a lock is held would be a bug of ours, not a reason to stop serving others.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,7 +7,7 @@ use std::hash::Hash;
 use crate::message::{Bytes, LatestKey, Message};
 use crate::proto::{FirstByte, MAX_HEADER, data_frame, encode, encode_header};
 
-use super::spare::{self, Buffer};
+use crate::link::spare::{self, Buffer};
 
 /// From this payload size on, a reference is cheaper than a copy: below it, copying costs less
 /// than one more element in a vectored write.
@@ -23,7 +23,7 @@ pub(crate) struct QueueKey {
 }
 
 impl QueueKey {
-    pub(super) fn published(topic: u64, key: LatestKey) -> Self {
+    pub(in crate::link) fn published(topic: u64, key: LatestKey) -> Self {
         let topic = Some(topic);
         Self { topic, key }
     }
@@ -87,7 +87,7 @@ impl Segment {
     }
 
     /// The bytes of all these, to be sent as they are.
-    pub(super) fn join(segments: impl IntoIterator<Item = Self>) -> Self {
+    pub(in crate::link) fn join(segments: impl IntoIterator<Item = Self>) -> Self {
         let mut all = Vec::new();
         for segment in segments {
             let (head, tail) = segment.parts();
@@ -147,11 +147,11 @@ pub(super) struct Queue {
 
 /// How many messages did not stay in a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Lost {
+pub(in crate::link) struct Lost {
     /// Dropped to make room.
-    pub(super) dropped: u32,
+    pub(in crate::link) dropped: u32,
     /// Replaced by a later one of the same key.
-    pub(super) conflated: u32,
+    pub(in crate::link) conflated: u32,
 }
 
 impl Queue {

@@ -1,0 +1,127 @@
+//! The policy when too much waits: what is refused, dropped, or closed for.
+
+use super::queue::{Queue, Segment};
+use super::{Outbox, spare};
+use crate::config::{Config, Overflow};
+use crate::error::SendError;
+use crate::message::{CloseCause, CloseCode, Message};
+
+/// The largest frame that is accepted: with the limit at most 1 GiB too, sums fit 32 bits.
+pub(in crate::link) const MAX_FRAME: usize = 1 << 30;
+
+/// More than so many bytes of small messages that wait are a sign that the peer does not keep up.
+pub(super) const FRESH: usize = 16 << 10;
+
+/// What a message that is kept one by one, because it may be dropped, costs beside its bytes, about.
+const KEPT: usize = 128;
+
+pub(super) enum Room {
+    Made,
+    Full,
+    Closed,
+}
+
+impl Outbox {
+    /// Whether so many bytes find room whatever the policy, and need not be kept one by one.
+    pub(in crate::link) fn has_plenty(&self, bytes: usize, config: &Config) -> bool {
+        let little = self.queued() + bytes <= config.outbound_bytes / 2;
+        little && config.overflow != Overflow::DropOldest
+    }
+
+    /// What waits goes out in this turn of the loop, as far as can be foreseen. Then it is not worth
+    /// keeping by key, and costs no more than any message.
+    pub(super) fn keeps_up(&self) -> bool {
+        !self.stalled && !self.keeps_some() && self.buffered() < FRESH
+    }
+
+    /// Makes room for a frame of `size` bytes, as the policy says.
+    pub(super) fn make_room(&mut self, size: usize, config: &Config) -> Room {
+        if size > MAX_FRAME {
+            return Room::Full;
+        }
+        let limit = config.outbound_bytes;
+        let too_much = |queued: usize| queued + size > limit && queued > limit / 2;
+        if !too_much(self.held(config)) {
+            return Room::Made;
+        }
+        match config.overflow {
+            Overflow::DropNewest => return Room::Full,
+            Overflow::Close => {
+                self.discard();
+                self.close(CloseCode::Again, "too slow", CloseCause::Overflow);
+                return Room::Closed;
+            }
+            Overflow::DropOldest => {}
+        }
+        while too_much(self.held(config)) {
+            let Some(dropped) = self.drop_oldest() else {
+                // All that is left is being written: `TAKE` bytes at most, or one message.
+                break;
+            };
+            self.note_discarded(dropped);
+        }
+        Room::Made
+    }
+
+    /// What counts towards the limit: where every message is kept one by one, the memory that takes.
+    pub(in crate::link) fn held(&self, config: &Config) -> usize {
+        let kept = self.queue_if_any().map_or(0, Queue::count);
+        self.queued() + kept * kept_beside(config)
+    }
+
+    /// The same, with the refusal for the message.
+    pub(super) fn room_for(
+        &mut self,
+        size: usize,
+        config: &Config,
+    ) -> Result<(), fn(Message) -> SendError> {
+        match self.make_room(size, config) {
+            Room::Made => Ok(()),
+            Room::Full => Err(SendError::Full),
+            Room::Closed => Err(SendError::Closed),
+        }
+    }
+
+    /// Drops the oldest message that may be dropped; gives its size.
+    fn drop_oldest(&mut self) -> Option<usize> {
+        let queue = &mut self.aside.as_mut()?.queue;
+        while let Some(segment) = queue.pop() {
+            match segment {
+                // Control frames: they stay, in front of all that is left.
+                Segment::Small(bytes) => {
+                    let buf = self.buf.get_or_insert_with(spare::take_buffer);
+                    buf.extend_from_slice(&bytes);
+                }
+                whole => {
+                    queue.lost.dropped += 1;
+                    return Some(whole.len());
+                }
+            }
+        }
+        None
+    }
+
+    /// Throws away what the loop has not taken.
+    fn discard(&mut self) {
+        let waiting = self.aside.as_mut().map_or(0, |aside| {
+            let queue = std::mem::take(&mut aside.queue);
+            queue.len()
+        });
+        self.note_discarded(waiting + self.buffered());
+        self.buf = None;
+    }
+
+    /// So many bytes that were queued will not be sent.
+    fn note_discarded(&mut self, bytes: usize) {
+        self.queued -= bytes as u32;
+        self.aside().discarded += bytes;
+    }
+}
+
+/// What each message that waits counts towards the limit beside its bytes.
+pub(in crate::link) fn kept_beside(config: &Config) -> usize {
+    match config.overflow {
+        Overflow::DropOldest => KEPT,
+        _ => 0,
+    }
+}

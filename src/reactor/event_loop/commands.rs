@@ -1,0 +1,142 @@
+//! What others ask of the loop, carried out.
+
+use std::time::Instant;
+
+use super::EventLoop;
+use crate::id::Key;
+use crate::link::{Command, Link, Permit};
+use crate::peer::Peer;
+use crate::reactor::spreading::{Reach, Spread};
+use crate::reactor::stopping::Stopping;
+use crate::reactor::upstream::Upstream;
+
+impl<U: Upstream> EventLoop<U> {
+    /// Carries out what was asked; what is asked meanwhile waits for the next turn.
+    pub(super) fn commands(&mut self) {
+        let mut own = Vec::new();
+        self.handle.take_own(&mut own);
+        for command in own {
+            self.execute(command);
+        }
+        for _ in 0..self.inlet.commands.len() {
+            match self.inlet.commands.try_recv() {
+                Ok(command) => self.execute(command),
+                Err(_) => break,
+            }
+        }
+        self.spread();
+    }
+
+    fn execute(&mut self, command: Command) {
+        use Command::{Broadcast, Flush, Publish, Resume};
+        if !matches!(command, Broadcast(..) | Publish(..) | Flush(_) | Resume(_)) {
+            // It may write to outboxes, or change who is there.
+            self.spread();
+        }
+        match command {
+            Command::Flush(key) => self.touch(key),
+            Command::Resume(key) => self.serve(key, |conn, _| conn.resume()),
+            Command::Accept(key, head) => self.serve(key, |conn, cx| conn.accept(head, cx)),
+            Command::Respond(key, status, response) => {
+                self.serve(key, |conn, cx| conn.respond(status, response, cx));
+            }
+            Command::Finished(key) => self.serve(key, |conn, cx| conn.finished(cx)),
+            #[cfg(feature = "tls")]
+            Command::Secured(key, stream, step) => {
+                self.serve(key, |conn, cx| conn.secured(stream, step, cx));
+            }
+            #[cfg(feature = "deflate")]
+            Command::Fail(key, violation) => self.serve(key, |conn, cx| {
+                if conn.is_open() {
+                    conn.fail(violation, cx);
+                }
+            }),
+            Command::Terminate(key) => self.serve(key, |conn, cx| conn.terminate(cx)),
+            Command::Run(link) => self.runnable.push(Peer { link }),
+            Command::Dial(dial) => self.dials.push_back(dial),
+            Command::Adopt(stream, remote) => self.adopt(stream, remote),
+            Command::Send { link, message } => self.apply(&link, |link| {
+                link.outbox().push_reserved(message, link.config());
+            }),
+            Command::SendLatest { link, key } => self.apply(&link, |link| link.push_latest(key)),
+            Command::Close(link) => self.apply(&link, |link| link.outbox().push_close_frame()),
+            Command::Broadcast(frame, permit) => self.gather(Spread::All(frame, permit)),
+            Command::Publish(publication, permit) => {
+                self.gather(Spread::Topic(publication, permit));
+            }
+            Command::Multicast { frame, to, except } => {
+                self.reach().multicast(&frame, &to, except);
+                self.handle.ordered_applied();
+            }
+            Command::Batch(commands, permit) => self.execute_all(commands, permit),
+            // If the connection is gone, it is struck off by a command behind this one.
+            Command::Subscribe(key, topic) => self.audience.subscribe(topic, key),
+            Command::Unsubscribe(key, topic) => self.audience.unsubscribe(topic, key),
+            Command::CatchUp(key) => self.serve(key, |conn, _| conn.catch_up()),
+            Command::Shutdown(deadline) => {
+                let untold = self.stop_accepting();
+                self.stopping = Some(Stopping::at_once(untold, deadline));
+            }
+            Command::Drain {
+                code,
+                spread,
+                deadline,
+            } => {
+                let (untold, now) = (self.stop_accepting(), Instant::now());
+                self.stopping = Some(Stopping::spread(untold, code, spread, now, deadline));
+            }
+        }
+    }
+
+    fn execute_all(&mut self, commands: Vec<Command>, permit: Permit) {
+        for command in commands {
+            self.execute(command);
+        }
+        self.inlet.give_back(permit);
+    }
+
+    /// The connections that there are; no others follow.
+    fn stop_accepting(&mut self) -> Vec<Key> {
+        self.acceptor.close(self.poll.registry());
+        self.conns.keys().collect()
+    }
+
+    /// Carries out an ordered command that writes to an outbox.
+    fn apply(&mut self, link: &Link, act: impl FnOnce(&Link)) {
+        act(link);
+        self.touch(link.id.key());
+        self.handle.ordered_applied();
+    }
+
+    /// Spreads a frame together with those before and behind it, if they are for the same connections.
+    fn gather(&mut self, spread: Spread) {
+        if !self.run.takes(&spread) {
+            self.spread();
+        }
+        self.run.push(spread);
+    }
+
+    /// Puts what was gathered into the outboxes.
+    fn spread(&mut self) {
+        if self.run.is_empty() {
+            return;
+        }
+        let mut run = std::mem::take(&mut self.run);
+        self.reach().spread(&run);
+        for spread in run.drain() {
+            self.inlet.give_back(spread.into_permit());
+            self.handle.ordered_applied();
+        }
+        // Keeps the memory.
+        self.run = run;
+    }
+
+    fn reach(&mut self) -> Reach<'_> {
+        Reach {
+            conns: &mut self.conns,
+            audience: &self.audience,
+            touched: &mut self.touched,
+            index: self.handle.index,
+        }
+    }
+}

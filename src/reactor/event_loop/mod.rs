@@ -1,0 +1,397 @@
+//! The turn of a loop, and only the turn.
+//!
+//! Each turn is the same list of steps (`EventLoop::turn`). Steps that a peer can prolong have a
+//! budget. A connection that was cut short goes on the `again` list: readiness is edge-triggered, so
+//! nobody will remind us. Listeners, dials and what is left to be closed are looked at by `timeout`.
+//!
+//! | file | steps |
+//! |---|---|
+//! | `start` | before the first: what can fail, the thread, the tokens |
+//! | `sleep` | `wait`, and the memory that is let go of when it is quiet |
+//! | `admission` | `accept`, `dial` |
+//! | `commands` | `commands` |
+
+mod admission;
+mod commands;
+mod sleep;
+mod start;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mio::{Events, Poll, Token};
+
+use self::start::{LAST_LISTENER, LISTENERS, WAKER};
+use super::acceptor::{self, Acceptor};
+use super::conn::{Conn, Context, News, TURN_BUDGET};
+use super::outbound::Outbound;
+use super::slab::Slab;
+use super::spreading::Run;
+use super::stopping::Stopping;
+use super::timer::Wheel;
+use super::topics::Audience;
+use super::upstream::Upstream;
+use crate::error::Error;
+use crate::id::Key;
+use crate::link::{self, Dial, EventBatch, Inlet, LoopHandle};
+use crate::message::{CloseCause, Message};
+use crate::metrics::Refusal;
+use crate::peer::Peer;
+use crate::proto::{Blocks, InPlace, ReadBuffer};
+
+pub(crate) use self::start::{Prepared, handles, spawn_all};
+
+/// Events taken from the kernel per turn.
+const EVENTS: usize = 1024;
+
+/// Runnable connections are passed on in groups of this size, so that with more than one core the
+/// workers begin while the loop still reads. What inline handlers replied is written after as many, while
+/// those connections are in the cache, the kernel's part of them above all.
+const GROUP: usize = 32;
+
+/// Of one in so many runs it is noted how long it had to wait for a worker.
+const WAITS: u32 = 8;
+
+/// One loop: its sockets, its clock, its lists.
+pub(crate) struct EventLoop<U> {
+    poll: Poll,
+    events: Events,
+    inlet: Inlet,
+    handle: Arc<LoopHandle>,
+    upstream: U,
+    acceptor: Acceptor,
+    conns: Slab<Conn>,
+    /// Who of them subscribes to what.
+    audience: Audience,
+    wheel: Wheel,
+    /// The clock: milliseconds since `start`, which is the epoch of what is counted, read once per turn.
+    start: Instant,
+    now: u64,
+    /// When the turn began.
+    woke: Instant,
+    /// Runs of handlers, inline or on workers, wrapping: of some samples are taken.
+    runs: u32,
+    /// Connections cut short, each once.
+    again: Vec<Key>,
+    /// Connections that are to be made; always empty on a server.
+    dials: VecDeque<Box<Dial>>,
+    /// Frames for many, gathered and not spread yet; empty between steps.
+    run: Run,
+    /// Connections that were sent something this turn, each once.
+    touched: Vec<Key>,
+    /// Connections to be removed; may name one twice.
+    gone: Vec<Key>,
+    runnable: Vec<Peer>,
+    large_left: usize,
+    /// Work was given away a moment ago.
+    nap: bool,
+    /// Another loop is behind with what handlers of this one ask for: nothing is read meanwhile.
+    ahead: bool,
+    /// There was something to do since memory was last let go of.
+    untidy: bool,
+    stopping: Option<Stopping>,
+    tools: Tools,
+}
+
+/// What connections use while they are served.
+struct Tools {
+    buf: ReadBuffer,
+    blocks: Blocks,
+    in_place: InPlace,
+    messages: Vec<Message>,
+    batch: EventBatch,
+    out: Outbound,
+}
+
+impl<U: Upstream> EventLoop<U> {
+    fn new(prepared: Prepared, upstream: U, acceptor: Acceptor) -> Self {
+        let Prepared {
+            poll,
+            inlet,
+            handle,
+        } = prepared;
+        let blocks = Blocks::new(upstream.is_inline());
+        let start = handle.counters.busy.epoch();
+        // A read that fills it is cut short for the turn.
+        let buf = ReadBuffer::new(handle.config.read_buffer);
+        Self {
+            poll,
+            events: Events::with_capacity(EVENTS),
+            inlet,
+            handle,
+            upstream,
+            acceptor,
+            conns: Slab::default(),
+            audience: Audience::default(),
+            wheel: Wheel::new(0),
+            start,
+            now: 0,
+            woke: Instant::now(),
+            runs: 0,
+            again: Vec::new(),
+            dials: VecDeque::new(),
+            run: Run::default(),
+            touched: Vec::new(),
+            gone: Vec::new(),
+            runnable: Vec::new(),
+            large_left: 0,
+            nap: false,
+            ahead: false,
+            untidy: false,
+            stopping: None,
+            tools: Tools {
+                buf,
+                blocks,
+                in_place: InPlace::default(),
+                messages: Vec::new(),
+                batch: EventBatch::default(),
+                out: Outbound::default(),
+            },
+        }
+    }
+
+    fn run(mut self) {
+        self.handle.run_here();
+        while self.turn() {}
+        self.turn_ended(Instant::now());
+        log::debug!("loop {}: ended", self.handle.index);
+    }
+
+    /// `false` when the loop is done.
+    fn turn(&mut self) -> bool {
+        if let Err(error) = self.wait() {
+            log::error!("loop {}: {error}; stopping", self.handle.index);
+            self.end_all();
+            return false;
+        }
+        self.large_left = TURN_BUDGET;
+        self.ahead = link::still_ahead();
+        self.go_on();
+        self.sockets();
+        self.accept();
+        self.commands();
+        self.dial();
+        self.timers();
+        self.flush();
+        self.stop();
+        self.pass_on(0);
+        self.reap();
+        self.stopping.is_none() || !self.conns.is_empty() || !self.dials.is_empty()
+    }
+
+    // ---- the steps ----
+
+    /// First those that were cut short: they have waited longer than whoever has news.
+    fn go_on(&mut self) {
+        let mut served = 0;
+        for key in std::mem::take(&mut self.again) {
+            self.serve(key, |conn, cx| {
+                conn.listed = false;
+                conn.advance(cx);
+            });
+            if self.large_left > 0 {
+                served = self.again.len();
+            }
+        }
+        // Those that found the turn's budget used up go before those that used it.
+        self.again.rotate_left(served);
+    }
+
+    fn sockets(&mut self) {
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            match event.token() {
+                WAKER => {}
+                Token(n) if (LISTENERS..=LAST_LISTENER).contains(&n) => {
+                    self.acceptor.ready(n - LISTENERS)
+                }
+                Token(n) => {
+                    let news = News {
+                        readable: event.is_readable(),
+                        writable: event.is_writable(),
+                        closed: event.is_read_closed() || event.is_error(),
+                    };
+                    if let Some(key) = self.key(n) {
+                        self.serve(key, |conn, cx| conn.ready(news, cx));
+                    }
+                    self.pass_on(GROUP);
+                    if self.upstream.is_inline() && self.touched.len() >= GROUP {
+                        self.flush();
+                    }
+                }
+            }
+        }
+        self.events = events;
+    }
+
+    fn timers(&mut self) {
+        let mut fired = Vec::new();
+        self.wheel.expire(self.now, &mut fired);
+        for slot in fired {
+            self.serve_slot(slot, |conn, cx| {
+                conn.on_deadline(cx);
+                conn.flush_if_dirty(cx);
+            });
+        }
+    }
+
+    /// One write for each connection that was sent something since the last time.
+    fn flush(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for key in touched.drain(..) {
+            self.serve(key, |conn, cx| {
+                conn.touched = false;
+                conn.flush(cx);
+            });
+        }
+        // Keeps the memory, and what was touched while flushing.
+        touched.append(&mut self.touched);
+        self.touched = touched;
+    }
+
+    /// While the server stops: closes some more; at the deadline, all.
+    fn stop(&mut self) {
+        let Some(stopping) = &mut self.stopping else {
+            return;
+        };
+        let now = Instant::now();
+        if now >= stopping.deadline {
+            return self.end_all();
+        }
+        let code = stopping.code;
+        for key in stopping.due(now) {
+            self.serve(key, |conn, cx| {
+                if conn.is_open() {
+                    conn.close_after_inbox(code, "", CloseCause::Shutdown, cx);
+                    conn.flush_if_dirty(cx);
+                } else {
+                    conn.stop_opening(cx);
+                }
+            });
+        }
+    }
+
+    /// Makes the gathered connections run, if there are at least so many.
+    fn pass_on(&mut self, at_least: usize) {
+        if self.runnable.len() > at_least {
+            // A nap, not sleep, follows.
+            self.nap = !self.upstream.is_inline();
+            for peer in self.runnable.drain(..) {
+                let timed = self.runs % WAITS == 0;
+                self.runs = self.runs.wrapping_add(1);
+                self.upstream.schedule(peer, timed.then_some(self.woke));
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some(key) = self.gone.pop() {
+            let Some(mut conn) = self.conns.remove(key) else {
+                continue;
+            };
+            self.wheel.cancel(key.slot);
+            conn.leave_opening();
+            // Whoever goes and nothing is known of has hung up.
+            conn.note_refusal(Refusal::HungUp);
+            conn.part(self.poll.registry());
+            #[cfg(feature = "tls")]
+            if !U::DIALS && conn.is_securing() {
+                conn.leave_handshake();
+            }
+            conn.uncount();
+            conn.peer.link.end_subscriptions();
+            self.handle.counters.connections.take_away(1);
+            acceptor::discharge(
+                &self.handle.shared,
+                conn.peer.link.remote(),
+                conn.is_refused(),
+                conn.is_counted_by_ip(),
+            );
+        }
+    }
+
+    // ---- helpers ----
+
+    /// Lets a connection do something, and looks at what it needs next.
+    fn serve(&mut self, key: Key, act: impl FnOnce(&mut Conn, &mut Context<'_, U>)) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            // A late command for a connection that is gone.
+            return;
+        };
+        let own_config = U::DIALS.then(|| conn.peer.link.config().clone());
+        let config = own_config.as_ref().unwrap_or(&self.handle.config);
+        let mut cx = Context {
+            upstream: &self.upstream,
+            config,
+            start: self.start,
+            now: self.now,
+            buf: self.tools.buf.bytes(),
+            blocks: &mut self.tools.blocks,
+            in_place: &mut self.tools.in_place,
+            messages: &mut self.tools.messages,
+            batch: &mut self.tools.batch,
+            out: &mut self.tools.out,
+            runnable: &mut self.runnable,
+            dials: &mut self.dials,
+            large_left: &mut self.large_left,
+            runs: &mut self.runs,
+            counters: &self.handle.counters,
+            stopping: self.stopping.as_ref().map(|stopping| stopping.code),
+        };
+        act(conn, &mut cx);
+        if conn.gone {
+            self.gone.push(key);
+            return;
+        }
+        if conn.again && !conn.listed {
+            conn.listed = true;
+            self.again.push(key);
+        }
+        if conn.is_dirty() && !std::mem::replace(&mut conn.touched, true) {
+            self.touched.push(key);
+        }
+        if std::mem::take(&mut conn.rearm) {
+            match conn.deadline(config, self.now) {
+                Some(at) => self.wheel.arm(key.slot, at),
+                None => self.wheel.cancel(key.slot),
+            }
+        }
+    }
+
+    /// Whose token this is.
+    fn key(&mut self, token: usize) -> Option<Key> {
+        let (key, _) = self.conns.get_slot_mut(token as u32)?;
+        (start::token(key) == Token(token)).then_some(key)
+    }
+
+    fn serve_slot(&mut self, slot: u32, act: impl FnOnce(&mut Conn, &mut Context<'_, U>)) {
+        let key = self.conns.get_slot_mut(slot).map(|(key, _)| key);
+        if let Some(key) = key {
+            self.serve(key, act);
+        }
+    }
+
+    fn touch(&mut self, key: Key) {
+        if let Some(conn) = self.conns.get_mut(key) {
+            if !std::mem::replace(&mut conn.touched, true) {
+                self.touched.push(key);
+            }
+        }
+    }
+
+    /// Drops every connection, telling the handlers.
+    fn end_all(&mut self) {
+        if !self.conns.is_empty() {
+            self.handle.shared.note_cut_off();
+        }
+        for key in self.conns.keys() {
+            self.serve(key, |conn, cx| conn.cut_off(cx));
+        }
+        for dial in std::mem::take(&mut self.dials) {
+            self.upstream.failed(dial, Error::Closed);
+        }
+        self.pass_on(0);
+        self.reap();
+    }
+}
