@@ -286,10 +286,10 @@ impl Deflate {
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let window = |bits: u8| (9..=15).contains(&bits);
         if !(1..=9).contains(&self.level) {
-            return Err("the level of compression is from 1 to 9");
+            return Err("the level of Deflate must be 1 to 9");
         }
         if !window(self.send_bits) || !window(self.receive_bits) {
-            return Err("the window bits of compression are from 9 to 15");
+            return Err("the window_bits of Deflate must be 9 to 15");
         }
         Ok(())
     }

@@ -118,7 +118,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(what) => write!(f, "invalid setting: {what}"),
+            Self::Config(why) => f.write_str(why),
             Self::Bind { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
             Self::Io(source) => write!(f, "{source}"),
             #[cfg(feature = "tls")]

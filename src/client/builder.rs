@@ -321,8 +321,8 @@ impl Client {
         if let Some(Err(why)) = self.config.deflate.as_ref().map(Deflate::check) {
             return invalid(why.to_owned());
         }
-        if let Some(needs) = needs(&self.config) {
-            return invalid(format!("a client needs {needs}"));
+        if let Some(why) = out_of_range(&self.config) {
+            return invalid(why.to_owned());
         }
         let mut request = ClientRequest {
             host: self.url.authority,
@@ -359,29 +359,29 @@ impl Client {
     }
 }
 
-/// The first setting that makes no sense.
-fn needs(config: &Config) -> Option<&'static str> {
+/// The first setting that is out of range.
+fn out_of_range(config: &Config) -> Option<&'static str> {
     // Counters of bytes are 32 bits wide and their differences must not wrap.
     let widest = 1 << 30;
     let wrong = [
         (
             !(1..=widest).contains(&(config.max_message as usize)),
-            "max_message of 1 byte to 1 GiB",
+            "max_message must be 1 byte to 1 GiB",
         ),
         (
             !(1..=widest).contains(&config.inbound_messages)
                 || !(1..=widest).contains(&config.inbound_bytes),
-            "inbound_limit of at least one message and byte, at most 1 GiB",
+            "inbound_limit must be at least one message and one byte, and at most 2^30 of each",
         ),
         (
             config.outbound_bytes > widest,
-            "outbound_limit of at most 1 GiB",
+            "outbound_limit must be at most 1 GiB",
         ),
     ];
     wrong
         .iter()
         .find(|(wrong, _)| *wrong)
-        .map(|(_, needs)| *needs)
+        .map(|(_, why)| *why)
 }
 
 impl std::fmt::Debug for Client {

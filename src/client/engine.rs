@@ -72,8 +72,8 @@ impl Clients {
     /// can't be had.
     pub fn start(loops: usize, workers: usize) -> Result<Self> {
         if !(1..=PeerId::MAX_LOOPS).contains(&loops) || workers > 4096 {
-            let needs = "clients need 1 to 256 loops and at most 4096 workers";
-            return Err(Error::Config(needs.into()));
+            let why = "loops must be 1 to 256, and workers 0 to 4,096";
+            return Err(Error::Config(why.into()));
         }
         let config = Config {
             loops,

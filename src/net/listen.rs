@@ -68,9 +68,9 @@ pub struct Bound(pub(crate) Listener);
 impl<A: ToSocketAddrs> Listen for ReusePort<A> {
     fn listen(self) -> Result<Vec<Bound>> {
         // It can't be shown: it may be anything.
-        let shown = "what is to be shared";
+        let shown = "the ReusePort address";
         let addrs = self.0.to_socket_addrs().map_err(unresolved(shown))?;
-        let mut failed = Error::Config(format!("{shown} has no address"));
+        let mut failed = Error::Config(format!("{shown} resolves to nothing"));
         for addr in addrs {
             match Listener::reusing(addr) {
                 Ok(listener) => return Ok(vec![Bound(listener)]),
@@ -319,7 +319,7 @@ fn resolve(addr: impl ToSocketAddrs, shown: &str) -> Result<Vec<Bound>> {
     match (bound.is_empty(), failed) {
         (false, _) => Ok(bound),
         (true, Some(error)) => Err(error),
-        (true, None) => Err(Error::Config(format!("{shown} has no address"))),
+        (true, None) => Err(Error::Config(format!("{shown} resolves to nothing"))),
     }
 }
 
@@ -329,7 +329,7 @@ impl Listen for &str {
             #[cfg(unix)]
             Some(path) => Ok(vec![Bound(Listener::unix(path).map_err(bind_error(self))?)]),
             #[cfg(not(unix))]
-            Some(_) => Err(Error::Config("no Unix sockets on this system".into())),
+            Some(_) => Err(Error::Config("this system has no Unix sockets".into())),
             None => resolve(self, self),
         }
     }

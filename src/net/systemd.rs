@@ -37,7 +37,7 @@ impl Listen for SystemdSockets {
         let mut bound = Vec::new();
         for n in 0..handed.len() {
             let wrong = || {
-                let why = format!("socket {n} of systemd is no listening stream socket");
+                let why = format!("socket {n} of systemd is not a listening stream socket");
                 Error::Config(why)
             };
             let listening = if let Ok(Some(tcp)) = handed.take_tcp_listener(n) {

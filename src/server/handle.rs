@@ -292,7 +292,7 @@ impl ServerHandle {
         };
         match running.shared.reload_tls(tls) {
             true => Ok(()),
-            false => Err(Error::Config("this server speaks no TLS".into())),
+            false => Err(Error::Config("this server does not speak TLS".into())),
         }
     }
 

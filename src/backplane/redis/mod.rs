@@ -159,7 +159,7 @@ impl Redis {
     pub fn new(url: impl AsRef<str>) -> Result<Self> {
         // What the crate says may contain the password.
         let client = Client::open(url.as_ref())
-            .map_err(|_| Error::Config("this is not the URL of a Redis".into()))?;
+            .map_err(|_| Error::Config("this is not the URL of a Redis server".into()))?;
         let (jobs, queue) = unbounded();
         Ok(Self {
             inner: Arc::new(Inner {
@@ -215,7 +215,7 @@ impl Redis {
 impl Backplane for Redis {
     fn start(&self, node: Weak<dyn Node>) -> Result<()> {
         let Some(queue) = lock(&self.queue).take() else {
-            return Err(Error::Config("a Redis is for one server".into()));
+            return Err(Error::Config("a Redis belongs to one server".into()));
         };
         let mut threads = lock(&self.threads);
         let publisher = Publisher::new(self.inner.clone(), queue);
