@@ -95,8 +95,11 @@ pub struct Tail {
 
 /// How topics span several servers. [`Local`], which is the default, says that there is one.
 ///
-/// Given to [`Server::backplane`](crate::Server::backplane). No method may block: they are called by
-/// whoever publishes and subscribes, loops among them, and some under locks of the server's.
+/// Given to [`Server::backplane`](crate::Server::backplane). Only [`who`](Self::who) and
+/// [`stop`](Self::stop) may block: the others are called by the threads that publish and subscribe,
+/// event loops among them. [`subscribe`](Self::subscribe), [`unsubscribe`](Self::unsubscribe),
+/// [`mark`](Self::mark) and [`announce`](Self::announce) are called with a lock of the server held, so
+/// they must not call the [`Node`].
 pub trait Backplane: Debug + Send + Sync + 'static {
     /// The server starts. What comes from other nodes goes to `node`, which is gone when the server is.
     ///

@@ -15,7 +15,7 @@
 //! | `membership` | what handlers hold: one connection's way into a room, and a room seen from outside |
 //! | `seat` | one joining, and how much of its messages waits |
 //! | `schedule` | when a tick is due, as pure data |
-//! | `ticker` | the one thread that knows the time |
+//! | `ticker` | the thread that wakes rooms and timers when they are due |
 //! | `timer` | timers for handlers |
 //! | `home` | what all of these need of their server |
 //! | `task` | what workers run |
