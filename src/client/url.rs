@@ -1,4 +1,4 @@
-//! What may stand in the URL of a WebSocket (RFC 6455 §3), and what the handshake makes of it.
+//! What the URL of a WebSocket may contain (RFC 6455 §3), and what the handshake makes of it.
 //!
 //! Nothing is decoded, and nothing encoded: a path reaches the server as it was written. Absent:
 //! Unicode host names (write `xn--…`), and user info, which would end up in logs.

@@ -1,5 +1,5 @@
-//! systemd: sockets that it hands over, and telling it how we are. On other systems, and started by hand,
-//! there are none, and nobody is told.
+//! systemd: sockets that it hands over, and telling it our state. On other systems, and when started by
+//! hand, there are no sockets, and nothing is told.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
