@@ -20,9 +20,9 @@
 //! | `home` | what all of these need of their server |
 //! | `task` | what workers run |
 //!
-//! The locks of a room, in the order in which they may be held inside one another: its stage (held by
-//! whoever runs it, while user code runs), the registry of its kind, its inbox. Nothing of a user is
-//! dropped under the last two.
+//! The locks of a room are its stage (held by the thread that runs it, while user code runs), the registry
+//! of its kind, and its inbox. Nothing of a user is dropped under the last two. For their order see
+//! [`link`](crate::link), *Locks*.
 
 mod home;
 mod members;

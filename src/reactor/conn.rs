@@ -94,7 +94,7 @@ impl<U> Context<'_, U> {
     }
 }
 
-/// Where a connection stands. What each state needs lives in it.
+/// The state of a connection. What each state needs lives in it.
 #[derive(Debug)]
 pub(crate) enum Phase {
     /// The request is arriving.
