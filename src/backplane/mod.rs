@@ -58,10 +58,7 @@ impl Post {
 
 /// A message of a topic with history, as the backplane has it.
 #[derive(Clone, Debug)]
-#[allow(
-    clippy::exhaustive_structs,
-    reason = "backplanes make these"
-)]
+#[allow(clippy::exhaustive_structs, reason = "backplanes make these")]
 pub struct Kept {
     /// What was published.
     pub post: Post,
@@ -79,10 +76,7 @@ pub struct Kept {
 
 /// What the backplane has of a topic with history.
 #[derive(Clone, Debug)]
-#[allow(
-    clippy::exhaustive_structs,
-    reason = "backplanes make these"
-)]
+#[allow(clippy::exhaustive_structs, reason = "backplanes make these")]
 pub struct Tail {
     /// The name of the topic.
     pub topic: Box<str>,

@@ -379,10 +379,7 @@ fn out_of_range(config: &Config) -> Option<&'static str> {
             "outbound_limit must be at most 1 GiB",
         ),
     ];
-    wrong
-        .iter()
-        .find(|(wrong, _)| *wrong)
-        .map(|(_, why)| *why)
+    wrong.iter().find(|(wrong, _)| *wrong).map(|(_, why)| *why)
 }
 
 impl std::fmt::Debug for Client {
