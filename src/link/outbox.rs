@@ -22,19 +22,30 @@ use super::spare::{self, Buffer};
 /// can be neither dropped nor replaced any more.
 const TAKE: usize = 256 << 10;
 
-/// More than so many bytes of small messages that wait are a sign that the peer does not keep up.
+/// More bytes of small messages than this that wait are a sign that the peer does not keep up.
 const FRESH: usize = 16 << 10;
 
 /// What a message that is kept one by one, because it may be dropped, costs beside its bytes, about.
 const KEPT: usize = 128;
 
-/// So many of them are taken at a time, at most.
+/// Messages that are kept one by one and taken at a time, at most.
 const TAKE_MESSAGES: usize = 1024;
 
 /// The largest frame that is accepted: with the limit at most 1 GiB too, sums fit 32 bits.
 pub(super) const MAX_FRAME: usize = 1 << 30;
 
-/// See the module's documentation.
+/// What waits for one peer; behind the lock of its [`Link`](super::Link), which callers hold.
+///
+/// - to queue, on any thread: `push_plain` and `push` for messages, `push_latest` and `push_shared` for
+///   what replaces another or was encoded for many, `control` for pings and pongs;
+/// - to queue what goes through the loop's channel: `reserve` and `reserve_latest` count it at the call,
+///   `push_reserved` and `push_latest` queue it when the loop carries it out;
+/// - to end: `close` queues the close frame; `seal` only accepts nothing more, and `say_goodbye` queues
+///   that frame later; `abandon` throws everything away;
+/// - for the loop, on its thread: `take` what is to be written, then `written`; `stall`, `count`,
+///   `take_pushed`;
+/// - between the two: `request_flush`, when something was queued, says whether the loop has to be told;
+/// - facts: `status`, `queued`, `is_sealed`, `is_finished`, `is_dead`, `undelivered`.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     /// Whole frames, to be sent before `queue`; not empty. Given away when the loop takes it: an
@@ -214,7 +225,7 @@ impl Outbox {
         }
     }
 
-    /// Queues a frame that was encoded for many, or one that so many `messages` were joined to; if the
+    /// Queues a frame that was encoded for many, or one to which `messages` frames were joined; if the
     /// peer does not keep up, in place of an unsent one of the same key. `false`: it was refused.
     pub(crate) fn push_shared(
         &mut self,
@@ -245,7 +256,7 @@ impl Outbox {
         true
     }
 
-    /// Whether so many bytes find room whatever the policy, and need not be kept one by one.
+    /// Whether `bytes` find room whatever the policy, and need not be kept one by one.
     pub(crate) fn has_plenty(&self, bytes: usize, config: &Config) -> bool {
         let little = self.queued() + bytes <= config.outbound_bytes / 2;
         little && config.overflow != Overflow::DropOldest
@@ -343,7 +354,7 @@ impl Outbox {
     }
 
     /// The loop is told later than [`request_flush`](Self::request_flush) or
-    /// [`push_plain`](Self::push_plain) asked for: whoever else sends meanwhile tells it.
+    /// [`push_plain`](Self::push_plain) asked for: another thread that sends meanwhile tells it.
     pub(crate) fn put_off_flush(&mut self) {
         self.flush_requested = false;
     }
@@ -435,7 +446,7 @@ impl Outbox {
         std::mem::take(&mut self.pushed) as usize
     }
 
-    /// Messages dropped and replaced in the queue since this was last asked. Whoever queues asks before
+    /// Messages dropped and replaced in the queue since this was last asked. A thread that queues asks before
     /// the lock is given back.
     pub(super) fn take_lost(&mut self) -> Lost {
         match &mut self.aside {
@@ -625,7 +636,7 @@ impl Outbox {
     }
 }
 
-/// Finds room for so many more bytes of small messages, if it is to be had without allocating.
+/// Finds room for `more` bytes of small messages, if that is possible without allocating.
 #[cold]
 fn widen(buf: &mut Buffer, more: usize) -> &mut Buffer {
     let len = buf.len();

@@ -1,7 +1,9 @@
 //! The turn of a loop, and only the turn.
 //!
-//! Each turn is the same list of steps (`EventLoop::turn`). Every step is bounded, and what it cuts
-//! short goes on the `again` list: readiness is edge-triggered, so nobody will remind us.
+//! Each turn is the same list of steps (`EventLoop::turn`). Steps that a peer can prolong have a budget.
+//! A connection that is cut short goes on the `again` list, as readiness is edge-triggered and no event
+//! will come for it; listeners, dials and the connections still to be closed at the end are looked at by
+//! `timeout`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -41,14 +43,14 @@ const EVENTS: usize = 1024;
 /// [`LoopHandle`](crate::link::LoopHandle).
 const NAP: Duration = Duration::from_millis(1);
 
-/// After so much idleness, memory kept for reuse is released.
+/// After this much idleness, memory kept for reuse is released.
 const TIDY: Duration = Duration::from_millis(100);
 
 /// Runnable connections are passed on in groups of this size, so that with more than one core the
 /// workers begin while the loop still reads.
 const GROUP: usize = 32;
 
-/// Of one in so many runs it is noted how long it had to wait for a worker.
+/// Of one run in this many it is noted how long it had to wait for a worker.
 const WAITS: u32 = 8;
 
 /// Connections that a client's loop begins to make per turn.
@@ -57,7 +59,7 @@ const DIALS: usize = 64;
 const WAKER: Token = Token(usize::MAX);
 /// Connections have their slot for a token, and above it their generation where there is room: a
 /// socket that is on a worker for its TLS handshake may outlive its connection, and its events are not
-/// for whoever has the slot by then. Listeners begin here.
+/// for the connection that has the slot by then. Listeners begin here.
 const LISTENERS: usize = PeerId::MAX_SLOTS as usize;
 const LAST_LISTENER: usize = u32::MAX as usize - 1;
 
@@ -115,7 +117,7 @@ pub(crate) struct EventLoop<U> {
     upstream: U,
     acceptor: Acceptor,
     conns: Slab<Conn>,
-    /// Who of them subscribes to what.
+    /// Which of them subscribe to what.
     audience: Audience,
     wheel: Wheel,
     /// The clock: milliseconds since `start`, which is the epoch of what is counted, read once per turn.
@@ -403,7 +405,7 @@ impl<U: Upstream> EventLoop<U> {
         }
     }
 
-    /// First those that were cut short: they have waited longer than whoever has news.
+    /// First those that were cut short: they have waited longer than those with new events.
     fn go_on(&mut self) {
         let mut served = 0;
         for key in std::mem::take(&mut self.again) {
@@ -433,7 +435,7 @@ impl<U: Upstream> EventLoop<U> {
         self.touched = touched;
     }
 
-    /// While the server stops: says farewell to some more; at the deadline, to all.
+    /// While the server stops: closes some more connections; at the deadline, all of them.
     fn stop(&mut self) {
         let Some(stopping) = &mut self.stopping else {
             return;
@@ -455,7 +457,7 @@ impl<U: Upstream> EventLoop<U> {
         }
     }
 
-    /// Makes the gathered connections run, if there are at least so many.
+    /// Makes the gathered connections run, if there are more than `at_least`.
     fn pass_on(&mut self, at_least: usize) {
         if self.runnable.len() > at_least {
             // A nap, not sleep, follows.
@@ -475,7 +477,7 @@ impl<U: Upstream> EventLoop<U> {
             };
             self.wheel.cancel(key.slot);
             conn.leave_opening();
-            // Whoever goes and nothing is known of has hung up.
+            // A connection that goes, and of which nothing else is known, has hung up.
             conn.note_refusal(Refusal::HungUp);
             conn.part(self.poll.registry());
             #[cfg(feature = "tls")]
@@ -714,7 +716,7 @@ impl<U: Upstream> EventLoop<U> {
         self.take_in(stream, remote, None, opening);
     }
 
-    /// Hangs up on somebody who was not even taken in.
+    /// Closes a connection that was not even taken in.
     fn turn_away(&self, remote: RemoteAddr, why: Refusal) {
         log::debug!(
             "loop {}: {remote} refused: {}",
