@@ -10,7 +10,7 @@ pub(super) struct Aside {
     pub(super) queue: Queue,
     /// Decided: nothing more is accepted.
     pub(super) goodbye: Option<Goodbye>,
-    /// Bytes that were accepted and then thrown away because there was no room: for whoever is told the end.
+    /// Bytes that were accepted and then thrown away because there was no room: for the reason of the end.
     pub(super) discarded: usize,
 }
 

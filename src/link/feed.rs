@@ -365,7 +365,7 @@ impl Feed {
         tag != 0 && offset.tag != 0 && tag != offset.tag
     }
 
-    /// The messages of that, and to where each takes whoever gets it; at last, that it is live.
+    /// The messages of that, and how far each takes the subscriber that gets it; at last, that it is live.
     pub(super) fn messages<'a>(
         &'a self,
         topic: &'a str,

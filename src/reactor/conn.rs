@@ -289,7 +289,7 @@ impl Conn {
         untold
     }
 
-    /// Open, or about to be: whoever is told that a connection opens may broadcast to it at once.
+    /// Open, or about to be: a handler that is told that a connection opens may broadcast to it at once.
     pub(crate) fn hears_broadcasts(&self) -> bool {
         self.is_open() || (self.told != Told::Nothing && matches!(self.phase, Phase::Deciding))
     }
@@ -385,7 +385,7 @@ impl Conn {
         self.again |= more && !self.gone && !self.waits(cx);
     }
 
-    /// Whether reading is suspended. Whoever ends the suspension sets `again`.
+    /// Whether reading is suspended. What ends the suspension sets `again`.
     pub(super) fn waits<U: Upstream>(&self, cx: &Context<'_, U>) -> bool {
         match self.phase {
             Phase::Deciding => true,

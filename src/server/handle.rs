@@ -38,7 +38,7 @@ struct Inner {
     /// For rooms and timers.
     home: Arc<Home>,
     running: OnceLock<Running>,
-    /// Held by whoever waits for the end first; others wait for the lock.
+    /// Held by the first thread that waits for the end; others wait for the lock.
     state: Mutex<State>,
     /// The latest deadline that was given for the end.
     deadline: Mutex<Option<Instant>>,
