@@ -23,8 +23,8 @@ pub enum RemoteAddr {
 impl RemoteAddr {
     /// The peer's IP address, which is what limits per address count by; `None` on a Unix socket.
     ///
-    /// It is given as the kernel (or the proxy) gave it: an IPv4 peer of a dual-stack listener is `::ffff:a.b.c.d`
-    /// (see [`IpAddr::to_canonical`]).
+    /// It is given as the kernel (or the proxy) gave it: an IPv4 peer of a dual-stack listener is
+    /// `::ffff:a.b.c.d` (see [`IpAddr::to_canonical`]).
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Ip(addr) => Some(addr.ip()),

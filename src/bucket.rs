@@ -1,4 +1,4 @@
-//! A token bucket: so much a second in the long run, and so much at once after a silence.
+//! A token bucket: a rate a second in the long run, and a burst at once after a silence.
 //!
 //! No clock of its own: time comes in as milliseconds from any fixed start. No lock.
 
@@ -46,7 +46,7 @@ impl Bucket {
         self.level(now) < 0
     }
 
-    /// Nothing was taken for so long that it is as good as new.
+    /// Nothing was taken for long enough that it is full again.
     pub(crate) fn is_full(&self, now: u64) -> bool {
         self.level(now) == i64::from(self.rate.burst) * ONE
     }
@@ -57,7 +57,7 @@ impl Bucket {
         self.at = now;
     }
 
-    /// Takes so many, even if there are fewer: what is missing has to grow first.
+    /// Takes `tokens`, even if there are fewer: what is missing has to grow first.
     pub(crate) fn draw(&mut self, tokens: usize, now: u64) {
         let milli = i64::try_from(tokens)
             .unwrap_or(i64::MAX)

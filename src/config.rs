@@ -8,10 +8,10 @@ use crate::patterns::Patterns;
 
 /// What happens to a message that finds the outbound queue of its peer full.
 ///
-/// The queue counts every byte from [`Peer::send`](crate::Peer::send) until the kernel took it. It
-/// is full for a message that would take it past the limit; only while the queue is at most half
-/// full, one message is accepted whatever its size, so that a reply larger than what is left can be
-/// sent at all. Control frames are always accepted.
+/// The queue counts every byte from [`Peer::send`](crate::Peer::send) until the kernel has taken it. A
+/// message that would take it past the limit finds it full; but while the queue is at most half full, one
+/// message of any size is accepted, so that a large reply can be sent at all. Control frames are always
+/// accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Overflow {
@@ -22,20 +22,20 @@ pub enum Overflow {
     /// Give the new message back in [`SendError::Full`](crate::SendError::Full).
     DropNewest,
     /// Drop the oldest messages that are not yet being written, until the new one fits. Each message that
-    /// waits counts 128 bytes more than it has towards the limit: that is what keeping it by itself costs.
+    /// waits counts as 128 bytes more than its size: that is what keeping it separately costs.
     DropOldest,
 }
 
 /// Whether one message is compressed, where permessage-deflate was agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Compress {
-    /// From the threshold of the settings on. What [`Peer::send`](crate::Peer::send) does.
+    /// If it reaches the threshold of the settings. What [`Peer::send`](crate::Peer::send) does.
     #[default]
     Auto,
-    /// However short it is.
+    /// Always, however short it is.
     Always,
-    /// Not at all: it is compressed already, or holds a secret beside text that someone else chose
-    /// (the length of what comes out tells about both; CRIME, BREACH).
+    /// Never: it is compressed already, or holds a secret beside text that someone else chose (the
+    /// compressed length reveals something about both: CRIME, BREACH).
     Never,
 }
 
@@ -98,11 +98,11 @@ fn same_host(scheme: &str, from: &str, host: &str) -> bool {
     plain(from) == plain(host)
 }
 
-/// In which header the proxies that a server [trusts](crate::Server::trust_proxies) tell the client's
+/// The header in which the proxies that a server [trusts](crate::Server::trust_proxies) tell the client's
 /// address.
 ///
-/// Only one can be believed: a proxy that writes one of these headers hands the other through as the
-/// client wrote it.
+/// Only one can be believed: a proxy that writes one of these headers passes the other on as the client
+/// wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ForwardedHeader {
@@ -111,7 +111,7 @@ pub enum ForwardedHeader {
     XForwardedFor,
     /// `Forwarded`, RFC 7239.
     Forwarded,
-    /// In none: they use the PROXY protocol, or it is of no interest.
+    /// Neither: they use the PROXY protocol, or the address is of no interest.
     None,
 }
 
@@ -120,10 +120,10 @@ pub enum ForwardedHeader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProxyProtocol {
-    /// They must, and are hung up on otherwise.
+    /// They must; others are closed.
     Required,
-    /// They may. Mind that a proxy that sends no header of its own hands through what its client
-    /// sends first, which may be one.
+    /// They may. Mind that a proxy that sends no header of its own passes on what its client sends first,
+    /// which may be a forged one.
     Optional,
 }
 
@@ -134,8 +134,8 @@ pub enum OverRate {
     /// Stop reading from it until its allowance has grown again: TCP slows the sender down.
     #[default]
     Wait,
-    /// Close with 1008 (policy violation). A peer that goes on all the same is dropped 2 s after it was
-    /// told.
+    /// Close with 1008 (policy violation). A peer that goes on all the same is dropped 2 s after the
+    /// close frame.
     Close,
 }
 
@@ -167,13 +167,13 @@ impl MessageRate {
 }
 
 /// How many bytes a peer may send: frames of every kind count, with their headers, and compressed
-/// messages as they are; what TLS adds does not. A token bucket.
+/// messages at their compressed size; what TLS adds does not. A token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteRate {
     /// Bytes a second in the long run; at least 1.
     pub per_second: u32,
-    /// Bytes at once after a silence; at least 1. What one read of the socket brings (64 KiB, more in
-    /// the middle of a large message) may go beyond; then what follows waits for as long as that takes.
+    /// Bytes at once after a silence; at least 1. One read of the socket (64 KiB, more in the middle of a
+    /// large message) may exceed it; what follows then waits until the excess has been made up for.
     pub burst: u32,
     /// What happens to a peer that sends more.
     pub over: OverRate,
@@ -203,8 +203,8 @@ impl ByteRate {
 /// "Send" and "receive" are from our own point of view, whichever side of the connection we are on.
 ///
 /// A message is inflated up to the limit for messages and no further, so a small frame can't become
-/// a large allocation. What it holds, a stranger may be able to guess from its length, if secrets and
-/// the stranger's own words are compressed together (BREACH): send such messages uncompressed
+/// a large allocation. If a secret and text that a stranger chose are compressed together, the stranger
+/// may be able to guess the secret from the length (BREACH): send such messages uncompressed
 /// ([`Peer::send_with`](crate::Peer::send_with),
 /// [`ServerHandle::broadcast_with`](crate::ServerHandle::broadcast_with),
 /// [`Server::compress`](crate::Server::compress) for topics), or don't compress.
@@ -233,8 +233,8 @@ impl Deflate {
         }
     }
 
-    /// The effort, from 1 (fastest) to 9 (smallest). Defaults to 1. Anything else is an error at the
-    /// start.
+    /// The effort, from 1 (fastest) to 9 (smallest). Default: 1. Anything else is an
+    /// [`Error::Config`](crate::Error::Config) when the server or client is started.
     ///
     /// Measured on single messages: level 1 takes half to three quarters of the time of level 2, and
     /// a tenth to a half of that of level 9. JSON of 1 KiB shrinks to 0.53 with level 1 and 0.41 with 6
@@ -246,8 +246,8 @@ impl Deflate {
         self
     }
 
-    /// Messages shorter than so many bytes are sent uncompressed: there is little to be had from
-    /// them. Defaults to 1024. Received messages may always be compressed.
+    /// Messages shorter than `bytes` are sent uncompressed: there is little to gain from them. Default:
+    /// 1024. Received messages may always be compressed.
     #[must_use]
     pub fn threshold(mut self, bytes: usize) -> Self {
         self.threshold = bytes;
@@ -255,7 +255,7 @@ impl Deflate {
     }
 
     /// Whether the window is kept between messages, in what we send and in what we receive, if the
-    /// peer agrees. Many small messages that resemble each other then shrink far more. Defaults to
+    /// peer agrees. Many small messages that resemble each other then shrink far more. Default:
     /// neither.
     ///
     /// It costs memory *per connection*, for as long as the connection lives: what we send takes
@@ -269,7 +269,8 @@ impl Deflate {
     }
 
     /// The largest window, as the power of two of its bytes, in what we send and in what we receive:
-    /// 9 (512 bytes) to 15 (32 KiB). Defaults to 15 for both. Anything else is an error at the start.
+    /// 9 (512 bytes) to 15 (32 KiB). Default: 15 for both. Anything else is an
+    /// [`Error::Config`](crate::Error::Config) when the server or client is started.
     ///
     /// The peer may ask for a smaller window in what we send, and gets it, down to 9. For 8, which the
     /// compressor doesn't have, a server goes on without compression, and a client fails. The peer may
@@ -286,10 +287,10 @@ impl Deflate {
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let window = |bits: u8| (9..=15).contains(&bits);
         if !(1..=9).contains(&self.level) {
-            return Err("the level of compression is from 1 to 9");
+            return Err("the level of Deflate must be 1 to 9");
         }
         if !window(self.send_bits) || !window(self.receive_bits) {
-            return Err("the window bits of compression are from 9 to 15");
+            return Err("the window_bits of Deflate must be 9 to 15");
         }
         Ok(())
     }

@@ -11,11 +11,11 @@ use http::{HeaderMap, StatusCode};
 
 use crate::message::Message;
 
-/// Why a server could not be set up or run, or a client not be connected.
+/// Why a server could not be set up or run, or a client could not be connected.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The caller's fault: a setting that makes no sense, or an address that can't be read.
+    /// The caller's fault: an invalid setting, or an address that can't be read. Says which and why.
     Config(String),
     /// An address could not be listened on.
     Bind {
@@ -37,9 +37,9 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// The host of a URL has no address, or the resolver can't tell.
+    /// The host of a URL has no address, or could not be resolved.
     Resolve {
-        /// The host as it stands in the URL.
+        /// The host as written in the URL.
         host: String,
         /// What the system said.
         source: io::Error,
@@ -60,7 +60,7 @@ pub enum Error {
         /// The headers of the answer, such as `WWW-Authenticate`, `Retry-After` or `Location`.
         headers: Box<HeaderMap>,
     },
-    /// The server's answer is no HTTP, or not a correct opening handshake (RFC 6455 §4.1).
+    /// The server's answer is not HTTP, or not a correct opening handshake (RFC 6455 §4.1).
     Handshake(&'static str),
     /// The opening handshake was not through within
     /// [`Client::handshake_timeout`](crate::Client::handshake_timeout).
@@ -118,7 +118,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(what) => write!(f, "invalid setting: {what}"),
+            Self::Config(why) => f.write_str(why),
             Self::Bind { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
             Self::Io(source) => write!(f, "{source}"),
             #[cfg(feature = "tls")]
@@ -159,7 +159,7 @@ pub enum Sent {
     Queued,
     /// Queued, but the peer reads more slowly than it is sent: the kernel's buffer is full, or more
     /// than half of the outbound limit waits. [`Handler::writable`](crate::Handler::writable) is
-    /// called once the queue is empty again; whoever sends no more until then stays within the limit.
+    /// called once the queue is empty again; a sender that waits for that stays within the limit.
     Congested,
 }
 
@@ -177,7 +177,7 @@ pub enum SendError {
 }
 
 impl SendError {
-    /// The same refusal of the message that the refused one was made of.
+    /// The same refusal, of the message that the refused one was made from.
     #[cfg(feature = "deflate")]
     pub(crate) fn about(self, message: Message) -> Self {
         match self {

@@ -14,7 +14,7 @@
 //! | `follow start TOPIC`, `follow now TOPIC` | all that is kept, then live; only live |
 //!
 //! OFFSET is opaque to clients: `EPOCH-NUMBER` or `EPOCH-NUMBER-TAG`, decimal numbers. TOPIC is the rest
-//! of the line, so it may have blanks, and no line feed.
+//! of the line, so it may contain spaces, but no line feed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,15 +26,15 @@ use crate::message::{Bytes, Message, Utf8Bytes};
 /// How much a topic keeps; see [`Server::history`](crate::Server::history).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
-    /// The last so many messages. They are held in memory, on each node that has subscribers.
-    /// `usize::MAX`: as many as there are.
+    /// How many messages are kept, the last ones. They are held in memory, on each node that has
+    /// subscribers. `usize::MAX`: as many as there are.
     pub messages: usize,
-    /// And none that is older. Default: as old as may be.
+    /// Messages older than this are not kept. Default: `None`, however old.
     pub age: Option<Duration>,
-    /// And no more than so many bytes of one topic (in Redis a few hundredths less, perhaps), each message
-    /// counted with the line before it and 80 bytes for keeping it. One that is longer than that is not kept
-    /// at all, nor is what came before it: so [`max_message`](crate::Server::max_message) had better be less,
-    /// where peers publish. Default: 64 MiB.
+    /// The most bytes of one topic (in Redis perhaps a few hundredths less), each message counted with the
+    /// line before it and 80 bytes for keeping it. A message that is longer than that is not kept at all,
+    /// nor is what came before it: so [`max_message`](crate::Server::max_message) should be less where
+    /// peers publish. Default: 64 MiB.
     pub bytes: usize,
 }
 
@@ -42,7 +42,7 @@ pub struct History {
 pub(crate) const BESIDE: usize = 80;
 
 impl History {
-    /// The last so many messages, however old, and no more than 64 MiB of a topic.
+    /// The last `messages` messages, however old, and no more than 64 MiB of a topic.
     pub fn last(messages: usize) -> Self {
         Self {
             messages,
@@ -51,28 +51,28 @@ impl History {
         }
     }
 
-    /// The messages of so long a time, however many, and no more than 64 MiB of a topic.
+    /// The messages of the last `age`, however many, and no more than 64 MiB of a topic.
     pub fn for_the_last(age: Duration) -> Self {
         Self::last(usize::MAX).no_older_than(age)
     }
 
-    /// No more than so many [`bytes`](Self::bytes) of a topic, instead of 64 MiB. `usize::MAX`: as many as
-    /// there are.
+    /// No more than this number of [`bytes`](Self::bytes) of a topic, instead of 64 MiB. `usize::MAX`: as
+    /// many as there are.
     pub fn no_larger_than(mut self, bytes: usize) -> Self {
         self.bytes = bytes;
         self
     }
 
-    /// None that is older than this.
+    /// No message that is older than this.
     pub fn no_older_than(mut self, age: Duration) -> Self {
         self.age = Some(age);
         self
     }
 }
 
-/// Where in a topic with history a message stands. Offsets of one epoch are in the order of the
-/// messages; there is another epoch when the history was lost, as by a restart of a server that keeps
-/// it in memory.
+/// The position of a message in a topic with history. Offsets of one epoch are in the order of the
+/// messages; another epoch begins when the history is lost, as by a restart of a server that keeps it in
+/// memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Offset {
     pub(crate) epoch: u64,
@@ -105,7 +105,7 @@ impl FromStr for Offset {
     }
 }
 
-/// This text is no [`Offset`].
+/// This text is not an [`Offset`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoOffset;
 
@@ -117,7 +117,7 @@ impl fmt::Display for NoOffset {
 
 impl std::error::Error for NoOffset {}
 
-/// From where on a subscriber wants a topic; see [`Peer::subscribe_from`](crate::Peer::subscribe_from).
+/// Where a subscriber wants a topic to begin; see [`Peer::subscribe_from`](crate::Peer::subscribe_from).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
     /// What is published from now on.
@@ -154,7 +154,7 @@ impl fmt::Display for Since {
     }
 }
 
-/// A client asks for a topic. Whether it may have it, the [`Handler`](crate::Handler) knows:
+/// A client's request for a topic. The [`Handler`](crate::Handler) decides whether it may have it:
 ///
 /// ```no_run
 /// use framemill::{Follow, History, Message, Peer, Server};
@@ -180,7 +180,7 @@ impl fmt::Display for Since {
 pub struct Follow {
     /// The topic.
     pub topic: String,
-    /// From where on.
+    /// Where it is to begin.
     pub since: Since,
 }
 
@@ -196,14 +196,14 @@ impl Follow {
         (!topic.contains('\n')).then_some(Self { topic, since })
     }
 
-    /// The message that asks for it.
+    /// The message that makes this request.
     pub fn message(&self) -> Message {
         Message::text(format!("follow {} {}", self.since, self.topic))
     }
 
-    /// The server's answer if the client is not to have it: its [`Follower`] takes it for
+    /// The server's answer if the client may not have it: its [`Follower`] takes it for
     /// [`Followed::Refused`]. [`Peer::subscribe_from`](crate::Peer::subscribe_from) sends it by itself to
-    /// whoever subscribes to too many topics.
+    /// a peer that subscribes to too many topics.
     pub fn refusal(&self) -> Message {
         refused(&self.topic, self.since)
     }
@@ -231,7 +231,7 @@ pub(crate) fn refused(topic: &str, since: Since) -> Message {
     Message::text(format!("refused {since} {topic}\n"))
 }
 
-/// The client's side: which topics it follows, and how far it has come in each. Independent of
+/// The client's side: which topics it follows, and how far it has got in each. Independent of
 /// connections, so that it outlives them.
 ///
 /// ```no_run
@@ -266,7 +266,7 @@ pub struct Follower {
     topics: BTreeMap<String, Since>,
 }
 
-/// What a message of the server's was, see [`Follower::take`].
+/// What a message from the server was, see [`Follower::take`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Followed {
@@ -274,12 +274,12 @@ pub enum Followed {
     Message {
         /// The topic.
         topic: String,
-        /// Where it stands there.
+        /// Its position in the topic.
         offset: Offset,
         /// As it was published.
         message: Message,
     },
-    /// All that was missed has come.
+    /// Everything that was missed has arrived.
     Live {
         /// The topic.
         topic: String,
@@ -294,18 +294,18 @@ pub enum Followed {
         /// What follows is after this.
         offset: Offset,
     },
-    /// The server does not let this client have it, as it follows too many topics, or this one is not for
-    /// it. It is asked for again on the next connection, unless it is [forgotten](Follower::forget).
+    /// The server refuses the topic, because the client follows too many or may not have this one. It is
+    /// asked for again on the next connection, unless it is [forgotten](Follower::forget).
     Refused {
         /// The topic.
         topic: String,
     },
-    /// Nothing of a topic that is followed.
+    /// Not about a topic that is followed.
     Other(Message),
 }
 
 impl Follower {
-    /// Follows nothing yet.
+    /// A follower of nothing yet.
     pub fn new() -> Self {
         Self::default()
     }
@@ -317,7 +317,7 @@ impl Follower {
         Follow { topic, since }.message()
     }
 
-    /// Forgets a topic. The server has to be told in words of your own.
+    /// Forgets a topic. Nothing is sent: tell the server in a message of your own.
     pub fn forget(&mut self, topic: &str) {
         self.topics.remove(topic);
     }
@@ -330,7 +330,7 @@ impl Follower {
         }
     }
 
-    /// What has to be sent on a new connection.
+    /// The messages that have to be sent on a new connection.
     pub fn requests(&self) -> Vec<Message> {
         let ask = |(topic, &since): (&String, &Since)| {
             let topic = topic.clone();
@@ -339,7 +339,7 @@ impl Follower {
         self.topics.iter().map(ask).collect()
     }
 
-    /// Tells what a message of the server's is, and remembers how far it takes this client.
+    /// Says what a message from the server is, and remembers how far this client has got.
     pub fn take(&mut self, message: Message) -> Followed {
         let Some((line, topic, len)) = self.line(&message) else {
             return Followed::Other(message);

@@ -166,8 +166,8 @@ impl Request {
         &self.body
     }
 
-    /// The client: whoever is at the other end of the connection, or whom it speaks for if that is a
-    /// proxy that the server [trusts](crate::Server::trust_proxies).
+    /// The client's address: the other end of the connection, or what that names as its client if it is
+    /// a proxy that the server [trusts](crate::Server::trust_proxies).
     pub fn remote_addr(&self) -> RemoteAddr {
         self.remote_addr
     }
@@ -319,7 +319,7 @@ impl Response {
         Self::plain(StatusCode::NOT_FOUND, "not found\n")
     }
 
-    /// 403: known or not, this client may not.
+    /// 403: this client is not allowed, whoever it is.
     pub fn forbidden() -> Self {
         Self::plain(StatusCode::FORBIDDEN, "forbidden\n")
     }

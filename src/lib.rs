@@ -37,8 +37,8 @@
 //! ```
 //!
 //! [`ServerHandle::publish`] sends to everyone there, from any thread; [`Peer::publish_latest`] is for
-//! state of which only the newest matters to whoever can't keep up. The order promise of [`Peer`] holds
-//! for all of them.
+//! state of which a subscriber that can't keep up needs only the newest. The order promise of [`Peer`]
+//! holds for all of them.
 //!
 //! # Features
 //!
@@ -51,11 +51,11 @@
 //!
 //! # Threads
 //!
-//! Beside handlers with `workers(0)`, a loop calls little that is yours, and all of it should be quick:
-//! [`Server::on_quiet`], [`Backplane::subscribe`] and [`unsubscribe`](Backplane::unsubscribe) of a backplane
-//! of your own, and the `Drop` of what a message was made of with `Bytes::from_owner`. Rooms and timers of a
-//! server with `workers(0)` run on the loop, the ticker, or whatever thread brings them work. Every
-//! `Redis` has two threads of its own.
+//! Apart from handlers under `workers(0)`, a loop runs little of your code, and all of that should be
+//! quick: [`Server::on_quiet`], [`Backplane::subscribe`] and [`unsubscribe`](Backplane::unsubscribe) of a
+//! backplane of your own, and the `Drop` of what a message was made of with `Bytes::from_owner`. Rooms and
+//! timers of a server with `workers(0)` run on the loop, the ticker, or the thread that brings them work.
+//! Every `Redis` has two threads of its own.
 //!
 //! | thread | number | does |
 //! |---|---|---|

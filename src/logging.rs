@@ -1,10 +1,11 @@
-//! Warnings that somebody outside can cause as often as they like are written a few times a while; the
-//! others are only counted.
+//! Warnings that somebody outside can cause at will: a few in each period are written, the others are
+//! only counted.
 //!
 //! What is logged where: errors and warnings are what an operator should know of; debug tells the end
-//! of each connection, or its refusal or answer, with its id in front; nothing is logged per message. The target
-//! is the module: `framemill::reactor::ending` for how connections end, `framemill::server` for handlers
-//! that panic.
+//! of each connection, or its refusal or answer, with its id in front; nothing is logged per message.
+//! The target is the module (`framemill::reactor::ending` for how connections end, `framemill::server`
+//! for handlers that panic), but for `framemill::history`, `framemill::topics` and
+//! `framemill::backplane`, which stand for what several modules do.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -12,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
-/// So many lines of one kind …
+/// Lines of one kind that are written …
 const LINES: u32 = 5;
 
-/// … in so much time.
+/// … per period of this length.
 const WHILE: Duration = Duration::from_secs(10);
 
 /// Lets a few lines of one kind pass; a `static` beside the line itself.
@@ -24,7 +25,7 @@ pub(crate) struct Throttle(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// When the current while began.
+    /// When the current period began.
     since: Option<Instant>,
     passed: u32,
     held: u64,

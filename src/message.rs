@@ -40,15 +40,15 @@ impl From<String> for LatestKey {
     }
 }
 
-/// Who brought a connection to its end.
+/// Which side brought a connection to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Initiator {
     /// The other side: it sent the first close frame, broke a rule (a message that is too big is one), hung
     /// up, or the transport failed.
     Peer,
     /// This side: a call of [`Peer::close`](crate::Peer::close) or
-    /// [`terminate`](crate::Peer::terminate), a rate, a queue that was full, a time that was up, a panic, a
-    /// shutdown. So a peer that vanishes without a word, and is dropped for its silence, is dropped by us.
+    /// [`terminate`](crate::Peer::terminate), a rate limit, a full queue, a timeout, a panic, a shutdown.
+    /// So a peer that vanishes without a word, and is dropped for its silence, is dropped by us.
     Local,
 }
 
@@ -56,8 +56,8 @@ pub enum Initiator {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseCause {
-    /// The peer sent a close frame, first or in answer to ours. Whether both were exchanged tells
-    /// [`CloseReason::is_clean`] (RFC 6455 §7.1.4).
+    /// The peer sent a close frame, first or in answer to ours. [`CloseReason::is_clean`] says whether
+    /// both sides sent one (RFC 6455 §7.1.4).
     Handshake,
     /// The peer closed its half of the TCP connection without a close frame.
     Eof,
@@ -79,13 +79,14 @@ pub enum CloseCause {
     WriteStall,
     /// The close frame was sent, but the peer did not answer in time.
     CloseTimeout,
-    /// The connection was dropped before the opening handshake was through, or `open` accepted what can't
-    /// be: a subprotocol that was not offered.
+    /// The connection was dropped before the opening handshake was through, or `open` chose a
+    /// subprotocol that was not offered.
     HandshakeTimeout,
     /// The handler panicked; closed with 1011.
     Panic,
     /// The server, or the engine of the client, was shut down; closed with 1001, or with the code of the
-    /// [`Drain`](crate::Drain). Who was cut off at the deadline may have been told nothing.
+    /// [`Drain`](crate::Drain). A peer that was cut off at the deadline may have been sent no
+    /// close frame.
     Shutdown,
     /// [`Peer::terminate`](crate::Peer::terminate) was called; nothing more was said.
     Terminated,
@@ -157,7 +158,7 @@ impl CloseReason {
         &self.text
     }
 
-    /// Who brought the end about.
+    /// Which side brought the end about.
     pub fn initiator(&self) -> Initiator {
         self.initiator
     }
@@ -173,10 +174,11 @@ impl CloseReason {
     }
 
     /// Bytes that [`Peer::send`](crate::Peer::send) accepted and the kernel never took, frame headers
-    /// included: at least these did not reach the peer. What
-    /// [`Overflow::DropOldest`](crate::Overflow::DropOldest) dropped is among them; what a later message of
-    /// the same key took the place of ([`Peer::send_latest`](crate::Peer::send_latest)) is not. With TLS, what has been encrypted counts
-    /// as taken, of which the kernel may lack up to 64 KiB.
+    /// included: at least these did not reach the peer. Messages that
+    /// [`Overflow::DropOldest`](crate::Overflow::DropOldest) dropped are among them; those that a later
+    /// message of the same key replaced ([`Peer::send_latest`](crate::Peer::send_latest)) are not. With
+    /// TLS, what has been encrypted counts as taken, though up to 64 KiB of it may not have reached the
+    /// kernel.
     pub fn undelivered_bytes(&self) -> usize {
         self.undelivered
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Networks {
     prefixes: Vec<Prefix>,
-    /// Whoever comes by a Unix socket is in it.
+    /// Connections through a Unix socket are in it.
     unix: bool,
 }
 

@@ -13,19 +13,18 @@ use crate::link::Link;
 use crate::message::{CloseCause, CloseCode, LatestKey, Message};
 use crate::proto::may_travel;
 
-/// One connection, seen from anywhere: cheap to clone, to be sent to and used by any thread, for as
-/// long as you like. After the connection has ended, sending to it gives [`SendError::Closed`].
+/// A handle to one connection: cheap to clone, usable from any thread, for as long as you like. After the
+/// connection has ended, sending to it gives [`SendError::Closed`].
 ///
 /// **Order.** What one thread sends to one peer, by [`send`](Self::send), by
 /// [`publish`](Self::publish) or by [`ServerHandle::broadcast`](crate::ServerHandle::broadcast), arrives
-/// in the order of its calls.
-/// Between threads there is no order but that of your own locks.
+/// in the order of its calls. Between threads there is no order but that of your own locks.
 ///
 /// **Sending never blocks.** It queues; the loop writes. What a slow peer leaves in the queue is limited,
-/// see [`Server::outbound_limit`](crate::Server::outbound_limit). Only what goes to many waits at times:
-/// [`publish`](Self::publish).
+/// see [`Server::outbound_limit`](crate::Server::outbound_limit). Only [`publish`](Self::publish), which
+/// sends to many, waits at times.
 ///
-/// Two are equal if they are the same connection. For a map, [`id`](Self::id) is the key: it tells the
+/// Two are equal if they are the same connection. As a key in a map, use [`id`](Self::id): it tells the
 /// connections of one server apart.
 #[derive(Clone)]
 pub struct Peer {
@@ -41,13 +40,13 @@ impl Peer {
     /// Sends a message: text, binary, or a [`Message::Ping`], [`Message::Pong`] or
     /// [`Message::Close`] of your own.
     ///
-    /// A payload made with `Bytes::from_owner` may be dropped by a loop's thread, so its `Drop` must not
-    /// panic.
+    /// A payload made with `Bytes::from_owner` may be dropped by a loop's thread, and with a lock of the
+    /// connection held: so its `Drop` must be quick, must not panic, and must not use a [`Peer`].
     ///
     /// # Errors
     /// The message comes back if the connection is closed or closing, if the queue is full and
-    /// [`Overflow::DropNewest`](crate::Overflow::DropNewest) is in force, or if it is nothing that can
-    /// be sent (a raw frame, a control frame over 125 bytes, a close code that may not travel).
+    /// [`Overflow::DropNewest`](crate::Overflow::DropNewest) is in force, or if it can't be sent (a raw
+    /// frame, a control frame over 125 bytes, a close code that must not be sent).
     pub fn send(&self, message: impl Into<Message>) -> Result<Sent, SendError> {
         self.link.send(message.into(), Compress::Auto)
     }
@@ -57,7 +56,7 @@ impl Peer {
     /// current state of each key instead of its history, and the queue holds one message per key.
     ///
     /// A message that takes an earlier one's place may arrive before others that were sent in
-    /// between. It is compressed from the threshold of the settings on.
+    /// between. It is compressed if it reaches the threshold of the settings.
     ///
     /// # Errors
     /// As for [`send`](Self::send).
@@ -69,8 +68,8 @@ impl Peer {
         self.link.send_latest(message.into(), key.into())
     }
 
-    /// The same as [`send`](Self::send), with a word on compression: whether this one message is
-    /// compressed, whatever its length. Without permessage-deflate there is no difference.
+    /// The same as [`send`](Self::send), but says whether this one message is compressed, whatever its
+    /// length. Without permessage-deflate there is no difference.
     ///
     /// # Errors
     /// As for [`send`](Self::send).
@@ -86,31 +85,31 @@ impl Peer {
     /// any thread, for as long as it lives or until it [unsubscribes](Self::unsubscribe). A topic is any
     /// name; it exists while somebody subscribes to it.
     ///
-    /// Holds from this call on: what this thread publishes next arrives. `true`: it subscribes now,
-    /// and perhaps did before. `false`: the connection is closed or closing; it subscribes to as many topics
-    /// as it [may](crate::Server::max_subscriptions), or the name is over 1,024 bytes long; or it belongs to
-    /// a client, which has no topics.
+    /// Takes effect with this call: what this thread publishes next arrives. `true`: it is subscribed,
+    /// perhaps it was before. `false`: the connection is closed or closing; it already subscribes to as
+    /// many topics as it [may](crate::Server::max_subscriptions); the name is over 1,024 bytes long; or the
+    /// connection belongs to a client, which has no topics.
     pub fn subscribe(&self, topic: &str) -> bool {
         self.link.subscribe(topic)
     }
 
     /// Subscribes to a topic that [keeps](crate::Server::history) its last messages, from one of them
     /// on: what is kept after it is sent first, then what is published from then on, with no gap and
-    /// nothing twice. Each message says where it stands; between them comes what is told in
-    /// [`Follow`](crate::Follow): `live` once all is sent that was missed, `gap` before that if the
-    /// history does not reach back so far.
+    /// nothing twice. Each message carries its position; between them come lines that a
+    /// [`Follower`](crate::Follower) reads: `live` once everything missed has been sent, `gap` before that
+    /// if the history does not reach back far enough.
     ///
     /// Does not wait: with a backplane that keeps the history, what was missed may come a little later,
-    /// and not before Redis is back. A subscription of before is replaced. What this peer published
+    /// and not before Redis is back. An earlier subscription is replaced. What this peer published
     /// itself comes with the rest of what it missed. `false`: the topic keeps nothing, or as for
     /// [`subscribe`](Self::subscribe); a peer that may not subscribe to one more is told so, by
     /// [`Follow::refusal`](crate::Follow::refusal).
     ///
     /// A history may be longer than the [`outbound_limit`](crate::Server::outbound_limit): it is sent in
-    /// pieces, as the peer reads, and never fills more than about a quarter of that. A peer that is slower
-    /// than whoever publishes is told `gap` for what is not kept any more. Once it is live, what it leaves
-    /// in the queue is subject to [`Overflow`](crate::Overflow) as all else: a client that is closed for it
-    /// comes back for the rest, but of what is dropped it is told nothing.
+    /// pieces, as the peer reads, and never fills more than about a quarter of that. A peer that reads more
+    /// slowly than others publish is told `gap` for what is no longer kept. Once it is live, what it leaves
+    /// in the queue is subject to [`Overflow`](crate::Overflow) like everything else: a client that is
+    /// closed for it comes back for the rest, but it is not told of what is dropped.
     pub fn subscribe_from(&self, topic: &str, since: impl Into<Since>) -> bool {
         self.link.subscribe_from(topic, since.into())
     }
@@ -121,15 +120,16 @@ impl Peer {
         self.link.unsubscribe_from(topic)
     }
 
-    /// Sends a text or binary message to all who subscribe to `topic`, except this connection itself,
-    /// whether or not it subscribes. The message is encoded once (and compressed once for each size of
-    /// window that was agreed on); each subscriber's own queue limit and
-    /// [`Overflow`](crate::Overflow) apply, so a slow one delays nobody. Whether it is compressed, the
-    /// topic says: [`Server::compress`](crate::Server::compress).
+    /// Sends a text or binary message to all subscribers of `topic`, except this connection itself,
+    /// whether or not it subscribes. The message is encoded once (and compressed once for each window size
+    /// that was agreed on); each subscriber's own queue limit and [`Overflow`](crate::Overflow) apply, so a
+    /// slow one delays nobody. Whether it is compressed is set by topic:
+    /// [`Server::compress`](crate::Server::compress).
     ///
-    /// This connection may be closed already: others can be told so. Waits while many messages to many
-    /// are still on their way, unless it is called on a loop (a handler with `workers(0)`). `false`: it
-    /// is not a text or binary message, the server has ended, or the connection is not a server's.
+    /// This connection may be closed already, so the others can be told of its end. Waits while many
+    /// messages to many are still on their way, unless it is called on a loop (a handler with
+    /// `workers(0)`). `false`: it is not a text or binary message, the server has ended, or the connection
+    /// is not a server's.
     pub fn publish(&self, topic: &str, message: impl Into<Message>) -> bool {
         let link = &self.link;
         let shared = &link.handle.shared;
@@ -165,16 +165,16 @@ impl Peer {
         sendable && self.link.close(code, reason, CloseCause::Handshake)
     }
 
-    /// Drops the connection at once, without a close frame: for a peer that is not worth a word, or does not
-    /// take one. What is queued for it is thrown away, and counted as
+    /// Drops the connection at once, without a close frame: for a peer that misbehaves or no longer reads.
+    /// What is queued for it is thrown away, and counted as
     /// [undelivered](crate::CloseReason::undelivered_bytes).
     ///
-    /// [`Handler::close`](crate::Handler::close) is told [`CloseCause::Terminated`], as ever behind the
-    /// messages that had arrived before. In [`Handler::open`](crate::Handler::open) it hangs up on who asks,
-    /// whatever the answer. A client does not reconnect.
+    /// [`Handler::close`](crate::Handler::close) is told [`CloseCause::Terminated`], as always after the
+    /// messages that had arrived before. Called in [`Handler::open`](crate::Handler::open), it disconnects
+    /// the client whatever `open` returns. A client does not reconnect.
     ///
-    /// May be called while the connection is closing, and, with nothing left to tell, while it only waits for
-    /// the peer to hang up. `false`: it is gone, or was terminated before.
+    /// May be called while the connection is closing, and while it only waits for the peer to hang up, when
+    /// the handler has been told its end already. `false`: it is gone, or was terminated before.
     pub fn terminate(&self) -> bool {
         self.link.terminate()
     }
@@ -184,8 +184,8 @@ impl Peer {
         self.link.outbox().is_sealed()
     }
 
-    /// Bytes queued for this peer, frame headers included: everything from
-    /// [`send`](Self::send) until the kernel took it.
+    /// Bytes queued for this peer, frame headers included: everything from [`send`](Self::send) until
+    /// the kernel has taken it.
     pub fn queued_bytes(&self) -> usize {
         self.link.outbox().queued()
     }
@@ -196,7 +196,8 @@ impl Peer {
         self.link.remote()
     }
 
-    /// The subprotocol that was agreed on.
+    /// The subprotocol that was agreed on. `None`: none was, or the handshake is not answered yet, as in
+    /// [`Handler::open`](crate::Handler::open).
     pub fn subprotocol(&self) -> Option<&str> {
         self.link.subprotocol()
     }

@@ -240,7 +240,7 @@ fn answers_that_are_refused() {
     let alone = |more: &str, why| to(Deflate::new(), &format!("{ALONE}{more}"), why);
     let not_offered = "the server chose an extension that was not offered";
     let malformed = "Sec-WebSocket-Extensions is malformed";
-    let unsure = "a parameter of permessage-deflate stands twice";
+    let unsure = "a parameter of permessage-deflate appears twice";
     let window = "a max_window_bits is invalid";
     let cases = [
         bare("permessage-deflate", not_offered),

@@ -365,7 +365,7 @@ fn max_message_has_a_limit_itself() {
     ] {
         match start(refused) {
             Err(Error::Config(why)) => {
-                assert!(why.contains("max_message of at most 1 GiB"), "{why}");
+                assert!(why.contains("max_message must be 1 byte to 1 GiB"), "{why}");
             }
             other => panic!("{refused}: {other:?}"),
         }

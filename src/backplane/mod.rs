@@ -58,20 +58,17 @@ impl Post {
 
 /// A message of a topic with history, as the backplane has it.
 #[derive(Clone, Debug)]
-#[allow(
-    clippy::exhaustive_structs,
-    reason = "whoever writes a backplane makes these"
-)]
+#[allow(clippy::exhaustive_structs, reason = "backplanes make these")]
 pub struct Kept {
     /// What was published.
     pub post: Post,
-    /// Where it stands. Numbers begin with 1 in each epoch and have no holes.
+    /// Its position. Numbers begin with 1 in each epoch and have no holes.
     pub offset: Offset,
     /// The node that published it: any number that no other node has.
     pub node: u64,
-    /// The how-manieth of that node; grows.
+    /// Its position among the messages of that node; grows.
     pub sequence: u64,
-    /// Of this node, one who does not get it: whoever published it.
+    /// The connection of this node that does not get it: the one that published it.
     pub except: Option<PeerId>,
     /// How long ago it was published.
     pub age: Duration,
@@ -79,10 +76,7 @@ pub struct Kept {
 
 /// What the backplane has of a topic with history.
 #[derive(Clone, Debug)]
-#[allow(
-    clippy::exhaustive_structs,
-    reason = "whoever writes a backplane makes these"
-)]
+#[allow(clippy::exhaustive_structs, reason = "backplanes make these")]
 pub struct Tail {
     /// The name of the topic.
     pub topic: Box<str>,
@@ -95,13 +89,16 @@ pub struct Tail {
 
 /// How topics span several servers. [`Local`], which is the default, says that there is one.
 ///
-/// Given to [`Server::backplane`](crate::Server::backplane). No method may block: they are called by
-/// whoever publishes and subscribes, loops among them, and some under locks of the server's.
+/// Given to [`Server::backplane`](crate::Server::backplane). Only [`who`](Self::who) and
+/// [`stop`](Self::stop) may block: the others are called by the threads that publish and subscribe,
+/// event loops among them. [`subscribe`](Self::subscribe), [`unsubscribe`](Self::unsubscribe),
+/// [`mark`](Self::mark) and [`announce`](Self::announce) are called with a lock of the server held, so
+/// they must not call the [`Node`].
 pub trait Backplane: Debug + Send + Sync + 'static {
     /// The server starts. What comes from other nodes goes to `node`, which is gone when the server is.
     ///
     /// # Errors
-    /// Whatever makes it impossible to start; that the others can't be reached yet is no such thing.
+    /// Anything that makes it impossible to start; that other nodes can't be reached yet is not an error.
     fn start(&self, node: Weak<dyn Node>) -> Result<()>;
 
     /// A topic has its first subscriber here. Calls for one topic come in the order of what happened.
@@ -129,20 +126,20 @@ pub trait Backplane: Debug + Send + Sync + 'static {
     }
 
     /// This node, as in [`Kept::node`], and a sequence: what is published to this topic here from now on
-    /// has a greater one. So whoever subscribes and then publishes finds its own among what is
-    /// [fetched](Node::adopt). Default: it can't tell.
+    /// has a greater one. So a thread that subscribes and then publishes finds its own message among what
+    /// is [fetched](Node::adopt). Default: `None`, it can't tell.
     fn mark(&self, topic: &str) -> Option<(u64, u64)> {
         let _ = topic;
         None
     }
 
-    /// Somebody here wants to know all that there is of a topic: [`Node::missing`].
+    /// A subscriber here needs what there is of a topic: ask [`Node::missing`] from where on.
     fn refresh(&self, topic: &str) {
         let _ = topic;
     }
 
-    /// Somebody of this name has entered a topic here, or nobody of this name is left. Calls for one
-    /// topic come in the order of what happened.
+    /// This name has been entered in a topic here, or is not there any more. Calls for one topic come in
+    /// the order of what happened.
     fn announce(&self, topic: &str, name: &str, present: bool) {
         let _ = (topic, name, present);
     }
@@ -162,21 +159,21 @@ pub trait Backplane: Debug + Send + Sync + 'static {
 
 /// The server, as its backplane sees it.
 pub trait Node: Send + Sync {
-    /// Gives a message to all who subscribe to its topic here. Waits while a loop has too many of
-    /// such on its way. One thread's calls arrive in order.
+    /// Gives a message to all who subscribe to its topic here. Waits while too many of these are on their
+    /// way to a loop. One thread's calls arrive in order.
     fn deliver(&self, post: Post);
 
-    /// The next message of a topic with history; without it for those whose server keeps none of this
-    /// topic. `false`: it does not follow the one before, and what is [missing](Self::missing) is to be
+    /// The next message of a topic with history. A server that keeps no history of this topic delivers it
+    /// without its offset. `false`: it does not follow the one before, and what is [missing](Self::missing) is to be
     /// fetched.
     fn deliver_kept(&self, kept: Kept) -> bool;
 
     /// Whether what was kept of this topic is wanted, and after which offset (in the same epoch; all in
     /// another). Asked once what is published there is heard, so that nothing comes between, and not
-    /// again before the answer. Whoever comes meanwhile waits for the next one.
+    /// again before the answer. A subscriber that comes meanwhile waits for the next one.
     fn missing(&self, topic: &str) -> Option<Offset>;
 
-    /// What was wanted: the answer.
+    /// The answer to [`missing`](Self::missing): what was wanted.
     fn adopt(&self, tail: Tail);
 
     /// Nothing is heard of this topic at present: from now on something may be missing.
@@ -193,7 +190,7 @@ pub struct BackplaneState {
     pub topics: usize,
     /// Those of them that are subscribed to at the other end by now.
     pub subscribed: usize,
-    /// Messages that wait to be passed on, those on their way included.
+    /// Messages that wait to be passed on, including those on their way.
     pub queued: usize,
     /// Their bytes.
     pub queued_bytes: usize,

@@ -26,7 +26,7 @@ use crate::id::PeerId;
 pub struct Shards<B>(Vec<B>);
 
 impl<B: Backplane> Shards<B> {
-    /// These together.
+    /// Spreads topics over these.
     ///
     /// # Errors
     /// [`Error::Config`] if there are none.
@@ -42,7 +42,7 @@ impl<B: Backplane> Shards<B> {
     }
 }
 
-/// Which of so many a topic is on.
+/// Which of `shards` a topic is on.
 fn place(topic: &str, shards: usize) -> usize {
     // FNV-1a: the same on each machine and in each version.
     let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);

@@ -25,11 +25,11 @@ use crate::proto::{ClientRequest, new_key};
 use crate::sync::lock;
 
 /// Opens a WebSocket to `url` and waits until the opening handshake is through, at most 10 s. The
-/// [`Peer`] sends from any thread, the receiver gives what happens, in order: full duplex.
+/// [`Peer`] sends from any thread, the receiver gives what happens, in order.
 ///
-/// The channel holds 64 events; when nobody receives, this server is slowed down, and nobody else. If
-/// the receiver is dropped, what arrives is thrown away; once the peer is dropped too, the connection is
-/// closed with the next thing that arrives, but not before. To be sure of the end, [`close`](Peer::close).
+/// The channel holds 64 events; when nobody receives, only this server is slowed down. If the receiver
+/// is dropped, what arrives is thrown away; once the peer is dropped too, the connection is closed when
+/// something arrives next, but not before. To be sure that it ends, call [`close`](Peer::close).
 ///
 /// All settings are those of [`Client`], which also has reconnection, headers and subprotocols.
 ///
@@ -84,10 +84,10 @@ fn common() -> Result<Arc<Clients>> {
 /// | [`reconnect`](Self::reconnect) | off | |
 ///
 /// # URLs
-/// `ws://host:port/path?query` (port 80 unless there is another), with a name, an IPv4 address or an
-/// IPv6 address in brackets; and `ws+unix:/path/of/socket`, perhaps followed by `:/path?query`. The path
-/// is sent as it stands, so what needs percent-encoding must have it. There may be no fragment
-/// (RFC 6455 §3), and no user info: it would end up in logs; send an `Authorization` header instead.
+/// `ws://host:port/path?query` (port 80 unless another is given), with a name, an IPv4 address or an
+/// IPv6 address in brackets; and `ws+unix:/path/of/socket`, optionally followed by `:/path?query`. The
+/// path is sent as written, so percent-encode what needs it. Fragments are not allowed (RFC 6455 §3),
+/// nor is user info, which would end up in logs; send an `Authorization` header instead.
 #[derive(Clone)]
 #[must_use = "a client does nothing until it is connected or started"]
 pub struct Client {
@@ -114,7 +114,7 @@ pub(super) struct Plan {
     pub(super) reconnect: Option<Reconnect>,
 }
 
-/// As good as never, and no sum of it overflows.
+/// In effect never, and small enough that no sum with it overflows.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl Client {
@@ -141,7 +141,7 @@ impl Client {
         })
     }
 
-    /// Whom to trust to be the server of a `wss://` URL. Default: [`Trust::system`].
+    /// Whom to trust as the server of a `wss://` URL. Default: [`Trust::system`].
     #[cfg(feature = "tls")]
     pub fn trust(mut self, trust: Trust) -> Self {
         self.trust = Some(trust);
@@ -158,8 +158,8 @@ impl Client {
     // ---- the request ----
 
     /// Adds a header to the request, such as `Authorization` or `Cookie`. Those of the handshake
-    /// itself (`Host`, `Upgrade`, `Sec-WebSocket-…`) are left out. One that can't be a header is
-    /// reported when connecting.
+    /// itself (`Host`, `Upgrade`, `Sec-WebSocket-…`) are left out. An invalid name or value
+    /// is an [`Error::Config`] when connecting.
     pub fn header<N, V>(mut self, name: N, value: V) -> Self
     where
         N: TryInto<HeaderName>,
@@ -180,15 +180,15 @@ impl Client {
         self
     }
 
-    /// Offers a subprotocol; call it once for each, the best first. The server chooses one of them or
-    /// none: [`Peer::subprotocol`].
+    /// Offers a subprotocol; call it once for each, in order of preference. The server chooses one of
+    /// them or none: [`Peer::subprotocol`].
     pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
         self.subprotocols.push(name.into());
         self
     }
 
     /// The origin to send, for servers that ask for one: `https://example.com`. Default: none, as this
-    /// is no browser.
+    /// is not a browser.
     pub fn origin(mut self, origin: impl Into<String>) -> Self {
         self.origin = Some(origin.into());
         self
@@ -196,15 +196,17 @@ impl Client {
 
     // ---- limits ----
 
-    /// The longest message, in bytes, assembled from all its fragments. Default: 1 MiB. Memory grows
-    /// with what has arrived, never with what a header claims.
+    /// The longest message, in bytes, assembled from all its fragments: 1 byte to 1 GiB. Default: 1 MiB.
+    /// Anything else is an [`Error::Config`] when connecting. Memory grows with what has arrived, never
+    /// with what a header claims.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.config.max_message = bytes.try_into().unwrap_or(u32::MAX);
         self
     }
 
-    /// What may wait for the handler: messages, and bytes. Default: 64, 1 MiB. When either is reached,
-    /// nothing more is read until a quarter is left; TCP slows the server down. The channel of
+    /// What may wait for the handler: messages, and bytes, each from 1 to 2³⁰. Default: 64, 1 MiB.
+    /// Anything else is an [`Error::Config`] when connecting. When either is reached, nothing more is
+    /// read until a quarter is left; TCP slows the server down. The channel of
     /// [`connect`](Self::connect) holds 64 events on top.
     pub fn inbound_limit(mut self, messages: usize, bytes: usize) -> Self {
         self.config.inbound_messages = messages;
@@ -212,8 +214,8 @@ impl Client {
         self
     }
 
-    /// What may wait to be written, in bytes. Default: 1 MiB. Past it, [`overflow`](Self::overflow)
-    /// says what happens.
+    /// What may wait to be written, in bytes, at most 1 GiB. Default: 1 MiB. Anything else is an
+    /// [`Error::Config`] when connecting. Past the limit, [`overflow`](Self::overflow) says what happens.
     pub fn outbound_limit(mut self, bytes: usize) -> Self {
         self.config.outbound_bytes = bytes;
         self
@@ -227,31 +229,31 @@ impl Client {
 
     // ---- times ----
 
-    /// How long it may take to become a WebSocket: resolving the name, connecting to one address after
-    /// the other, and the server's answer. Default: 10 s.
+    /// How long it may take to open a WebSocket: resolving the name, connecting to one address after the
+    /// other, and the server's answer. Default: 10 s.
     ///
-    /// An address that others stand behind gets its share of that, at most 2 s.
+    /// An address that is followed by others gets its share of that, at most 2 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.config.handshake_timeout = timeout.min(NEVER);
         self
     }
 
-    /// After how much silence the server is pinged, and how long it may stay silent then. Default:
-    /// 25 s, 20 s. Anything received counts as a sign of life.
+    /// How long the server may be silent before it is pinged, and how much longer before it is dropped.
+    /// Default: 25 s, 20 s. Anything received counts as a sign of life.
     pub fn ping(mut self, after: Duration, timeout: Duration) -> Self {
         self.config.ping_interval = Some(after);
         self.config.pong_timeout = timeout;
         self
     }
 
-    /// No pings: a server that vanishes without a word is never noticed unless something is sent.
+    /// Sends no pings: a server that vanishes without a word is not noticed until something is sent.
     pub fn no_ping(mut self) -> Self {
         self.config.ping_interval = None;
         self
     }
 
-    /// How long the closing handshake may take, once the first close frame is there or sent, and how
-    /// long the server may then take to end the TCP connection. Default: 10 s.
+    /// How long the closing handshake may take, counted from the first close frame, sent or received,
+    /// and how long the server may then take to end the TCP connection. Default: 10 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.config.close_timeout = timeout.min(NEVER);
         self
@@ -272,41 +274,40 @@ impl Client {
     // ---- connecting ----
 
     /// Connects, waits until the opening handshake is through, and passes what happens then to the
-    /// returned channel, in order. It holds 64 events; when nobody receives, this server is slowed
-    /// down, and nobody else. The channel ends with the client.
+    /// returned channel, in order. It holds 64 events; when nobody receives, only this server is slowed
+    /// down. The channel ends with the client.
     ///
-    /// The first connection is not [retried](Self::reconnect): whoever waits for it is told at once.
+    /// The first connection is not [retried](Self::reconnect): its failure is returned at once.
     ///
     /// If the receiver is dropped, what arrives is thrown away; once all handles and peers are dropped
-    /// too, the connection is closed with the next thing that arrives, but not before. To be sure of the
-    /// end, [`close`](ClientHandle::close).
+    /// too, the connection is closed when something arrives next, but not before. To be sure that it ends,
+    /// call [`close`](ClientHandle::close).
     ///
-    /// A handler may call this if it runs on a worker, which then waits like everybody. For `wss://` there
-    /// must be another that is free: workers make the TLS handshakes.
+    /// A handler may call this if it runs on a worker, which then blocks. For `wss://` another worker must
+    /// be free, as workers make the TLS handshakes.
     ///
     /// # Errors
-    /// [`Error::Config`] for a setting that makes no sense; [`Error::Resolve`], [`Error::Connect`],
-    /// [`Error::Refused`], [`Error::Handshake`] or [`Error::Timeout`] if there is no WebSocket;
-    /// [`Error::Io`] if the threads can't be had.
+    /// [`Error::Config`] for an invalid setting; [`Error::Resolve`], [`Error::Connect`],
+    /// [`Error::Refused`], [`Error::Handshake`] or [`Error::Timeout`] if no WebSocket could be opened;
+    /// [`Error::Io`] if the threads can't be started.
     pub fn connect(self) -> Result<(ClientHandle, Receiver<ClientEvent>)> {
         common()?.connect(self)
     }
 
-    /// Begins to connect and returns at once: what comes of it, the handler is told, on worker threads
-    /// of the process' own. With [`reconnect`](Self::reconnect) the first connection is retried like
-    /// any other.
+    /// Begins to connect and returns at once. The handler is told the outcome; it runs on worker threads
+    /// that are shared by the process. With [`reconnect`](Self::reconnect) the first connection is
+    /// retried like any other.
     ///
     /// # Errors
-    /// [`Error::Config`] for a setting that makes no sense, [`Error::Io`] if the threads can't be had.
+    /// [`Error::Config`] for an invalid setting, [`Error::Io`] if the threads can't be started.
     pub fn start(self, handler: impl ClientHandler) -> Result<ClientHandle> {
         common()?.open(self, handler)
     }
 
-    /// The same, and waits for the end of the last connection: how that was.
+    /// The same, but waits for the end of the last connection, and returns how it ended.
     ///
     /// # Errors
-    /// As for [`start`](Self::start), and as for [`connect`](Self::connect) if there was no connection
-    /// at the last attempt.
+    /// As for [`start`](Self::start), and as for [`connect`](Self::connect) if the last attempt failed.
     pub fn run_with(self, handler: impl ClientHandler) -> Result<CloseReason> {
         self.start(handler)?.wait()
     }
@@ -321,8 +322,8 @@ impl Client {
         if let Some(Err(why)) = self.config.deflate.as_ref().map(Deflate::check) {
             return invalid(why.to_owned());
         }
-        if let Some(needs) = needs(&self.config) {
-            return invalid(format!("a client needs {needs}"));
+        if let Some(why) = out_of_range(&self.config) {
+            return invalid(why.to_owned());
         }
         let mut request = ClientRequest {
             host: self.url.authority,
@@ -359,29 +360,26 @@ impl Client {
     }
 }
 
-/// The first setting that makes no sense.
-fn needs(config: &Config) -> Option<&'static str> {
+/// The first setting that is out of range.
+fn out_of_range(config: &Config) -> Option<&'static str> {
     // Counters of bytes are 32 bits wide and their differences must not wrap.
     let widest = 1 << 30;
     let wrong = [
         (
             !(1..=widest).contains(&(config.max_message as usize)),
-            "max_message of 1 byte to 1 GiB",
+            "max_message must be 1 byte to 1 GiB",
         ),
         (
             !(1..=widest).contains(&config.inbound_messages)
                 || !(1..=widest).contains(&config.inbound_bytes),
-            "inbound_limit of at least one message and byte, at most 1 GiB",
+            "inbound_limit must be at least one message and one byte, and at most 2^30 of each",
         ),
         (
             config.outbound_bytes > widest,
-            "outbound_limit of at most 1 GiB",
+            "outbound_limit must be at most 1 GiB",
         ),
     ];
-    wrong
-        .iter()
-        .find(|(wrong, _)| *wrong)
-        .map(|(_, needs)| *needs)
+    wrong.iter().find(|(wrong, _)| *wrong).map(|(_, why)| *why)
 }
 
 impl std::fmt::Debug for Client {

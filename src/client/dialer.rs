@@ -2,7 +2,7 @@
 //!
 //! The system's resolver blocks, so it is asked neither on a loop nor on a worker, but on threads of
 //! its own: as many as there is to do at once, at most a few, and none while there is nothing. The same
-//! threads watch the time: whoever is about to ask sees to it that another does, so that a name without
+//! threads watch the time: one that is about to ask sees to it that another does, so that a name without
 //! an answer holds up nobody but those who wait for it. An address that needs no resolver goes straight
 //! to a loop.
 
@@ -30,10 +30,18 @@ const THREADS: usize = LOOKUPS + 1;
 /// A thread with nothing to do stays this long.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// See the module's documentation.
+/// What waits before it is connected; one for each `Clients`, which all its threads use.
+///
+/// - for sessions, on any thread: [`dial`](Self::dial), whose outcome comes through a loop;
+/// - for handles of clients: [`hurry`](Self::hurry), when a client is not wanted any more;
+/// - for the end of the `Clients`: [`stop`](Self::stop), then [`join`](Self::join);
+/// - the rest runs on threads of its own.
+///
+/// Only `join` waits for threads, and not even that for the resolver.
 pub(super) struct Dialer {
     /// Held, to read, while something is handed to a loop, and, to write, while all is being stopped; so
-    /// nothing comes to a loop behind the command that ends it. Taken before the queue's lock.
+    /// nothing comes to a loop behind the command that ends it. For its order and the queue's see
+    /// [`link`](crate::link), *Locks*.
     gate: RwLock<()>,
     queue: Mutex<Queue>,
     changed: Condvar,

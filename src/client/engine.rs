@@ -36,13 +36,13 @@ const EVENTS: usize = 64;
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Threads for clients: event loops that own the connections, and workers that call the handlers. One
-/// of these serves thousands of clients: bots, load generators, gateways.
+/// `Clients` serves thousands of clients: bots, load generators, gateways.
 ///
-/// [`connect`](crate::connect()) and the methods of [`Client`] use one that all of the process shares,
-/// with one loop and a worker per core, at least two; start one of your own to choose the number of
-/// threads, or to be able to [shut it down](Self::shutdown).
+/// [`connect`](crate::connect()) and the methods of [`Client`] use one that is shared by the process,
+/// with one loop and a worker per core, at least two; start your own to choose the number of threads, or
+/// to be able to [shut it down](Self::shutdown).
 ///
-/// Letting go of it cuts off all its connections at once.
+/// Dropping it cuts off all its connections at once.
 pub struct Clients {
     pub(super) engine: Arc<Engine>,
     threads: Mutex<Option<Threads>>,
@@ -64,17 +64,16 @@ pub(super) struct Engine {
 }
 
 impl Clients {
-    /// Starts so many event loops, 1 to 256, and so many workers. One loop is enough for thousands of
-    /// connections; without workers the handlers run on the loops, which is fastest, but then they must
-    /// not block.
+    /// Starts `loops` event loops (1 to 256) and `workers` worker threads (0 to 4,096). One loop is enough
+    /// for thousands of connections; without workers the handlers run on the loops, which is fastest, but
+    /// then they must not block.
     ///
     /// # Errors
-    /// [`Error::Config`] for numbers that make no sense, [`Error::Io`] if a thread or a poll instance
-    /// can't be had.
+    /// [`Error::Config`] for other numbers, [`Error::Io`] if a thread or a poll instance can't be created.
     pub fn start(loops: usize, workers: usize) -> Result<Self> {
         if !(1..=PeerId::MAX_LOOPS).contains(&loops) || workers > 4096 {
-            let needs = "clients need 1 to 256 loops and at most 4096 workers";
-            return Err(Error::Config(needs.into()));
+            let why = "loops must be 1 to 256, and workers 0 to 4,096";
+            return Err(Error::Config(why.into()));
         }
         let config = Config {
             loops,
@@ -106,12 +105,12 @@ impl Clients {
         })
     }
 
-    /// Begins to connect and returns at once: what comes of it, the handler is told. Names are
-    /// resolved on threads of their own. After a [`shutdown`](Self::shutdown) this very call tells it
-    /// [`Error::Closed`].
+    /// Begins to connect and returns at once; the handler is told the outcome. Names are resolved on
+    /// threads of their own. After a [`shutdown`](Self::shutdown) the handler is told [`Error::Closed`]
+    /// before this returns.
     ///
     /// # Errors
-    /// [`Error::Config`] for a setting that makes no sense.
+    /// [`Error::Config`] for an invalid setting.
     pub fn open(&self, client: Client, handler: impl ClientHandler) -> Result<ClientHandle> {
         let sink = Sink::Calls(Box::new(handler));
         self.launch(client, sink, None)
@@ -173,13 +172,13 @@ impl Clients {
         Ok(handle)
     }
 
-    /// Connections that are open, or on their way to be.
+    /// Connections that are open or opening.
     pub fn connections(&self) -> usize {
         self.engine.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// Ends all clients in good order, and waits for it: no more attempts, handlers deal with what has
-    /// arrived, what is queued is sent and then a close frame with 1001, the answers are waited for.
+    /// Ends all clients in good order, and waits for that: makes no more attempts, lets handlers deal with
+    /// what has arrived, sends what is queued and then a close frame with 1001, and waits for the answers.
     /// After `deadline` what is left is cut off. Clients that had no connection are told
     /// [`Error::Closed`].
     ///
@@ -241,7 +240,7 @@ impl Threads {
     }
 }
 
-/// As good as never, and no sum of it overflows.
+/// In effect never, and small enough that no sum with it overflows.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl Drop for Clients {

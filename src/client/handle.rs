@@ -27,7 +27,7 @@ struct State {
     closing: Option<(CloseCode, String)>,
     /// Somebody waits for the end, and nobody may receive any more: what finds no room is dropped.
     discards: bool,
-    /// The connection for whose events the feeder watches the channel. One of before may be watched for as
+    /// The connection for whose events the feeder watches the channel. An earlier one may be watched for as
     /// well, to no effect.
     watched: Option<PeerId>,
 }
@@ -104,8 +104,8 @@ impl Control {
     }
 }
 
-/// A client, from any thread: cheap to clone, and good for all connections that it makes one after
-/// the other, where a [`Peer`] is one of them. Letting go of it changes nothing.
+/// A handle to a client: cheap to clone, and usable from any thread. It stands for all connections that
+/// the client makes one after the other, where a [`Peer`] is one of them. Dropping it changes nothing.
 #[derive(Clone)]
 pub struct ClientHandle {
     pub(super) control: Arc<Control>,
@@ -126,7 +126,7 @@ impl ClientHandle {
         }
     }
 
-    /// Sends through the connection that is open now; as [`Peer::send`].
+    /// Sends through the connection that is open now, like [`Peer::send`].
     ///
     /// # Errors
     /// As for [`Peer::send`]; [`SendError::Closed`] while there is no connection.
@@ -149,8 +149,8 @@ impl ClientHandle {
 
     /// Ends the client: begins the closing handshake as [`Peer::close`] does, behind all that was
     /// sent, and there are no further attempts. Messages that arrive from now on are thrown away, as in
-    /// browsers. A pause between two attempts is over at once; a
-    /// handshake under way is closed when it is through.
+    /// browsers. A pause between two attempts is over at once; a handshake under way is
+    /// finished and then closed.
     ///
     /// `false`: it was ending already, or the code must not be sent.
     pub fn close(&self, code: CloseCode, reason: &str) -> bool {
@@ -172,14 +172,14 @@ impl ClientHandle {
         }
     }
 
-    /// The same, and waits until the server has answered or its time is up, at most
+    /// The same, but waits until the server has answered or its time is up, at most
     /// [`close_timeout`](crate::Client::close_timeout) and, if no connection is open,
     /// [`handshake_timeout`](crate::Client::handshake_timeout). Events that find the channel full
     /// meanwhile are dropped.
     ///
-    /// How the last connection ended; `None` if none was open, or if the end did not come in time
-    /// because a handler still blocks. Must not be called by the client's own handler, which would wait
-    /// for itself.
+    /// Returns how the last connection ended; `None` if none was open, or if the end did not come in
+    /// time because a handler still blocks. Must not be called by the client's own handler, which would
+    /// wait for itself.
     pub fn close_and_wait(&self, code: CloseCode, reason: &str) -> Option<CloseReason> {
         self.close(code, reason);
         lock(&self.control.state).discards = true;
@@ -188,10 +188,10 @@ impl ClientHandle {
         self.control.wait(Some(deadline))?.ok()
     }
 
-    /// Waits until the last connection is over: how that ended.
+    /// Waits until the last connection is over, and returns how it ended.
     ///
     /// # Errors
-    /// Why there was no connection at the last attempt.
+    /// Why the last attempt failed.
     pub fn wait(&self) -> Result<CloseReason> {
         self.control.wait(None).unwrap_or(Err(Error::Closed))
     }

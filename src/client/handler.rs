@@ -8,8 +8,8 @@ use crate::error::Error;
 use crate::message::{CloseReason, Message};
 use crate::peer::Peer;
 
-/// What a client does with what happens to it. It is one client's own, so its state can be in its
-/// fields; it outlives the single connection if the client [reconnects](crate::Client::reconnect).
+/// Your client's logic. Each client has a handler of its own, so its state can be in its fields; it
+/// outlives the single connection if the client [reconnects](crate::Client::reconnect).
 ///
 /// All methods are called on worker threads, so they may block, one at a time and in order. On
 /// [`Clients`](crate::Clients) without workers they run on the loop, and must not block.
@@ -22,16 +22,16 @@ use crate::peer::Peer;
 /// A panic closes the connection with 1011, after which only `close` is called, and there is no further
 /// attempt.
 pub trait ClientHandler: Send + 'static {
-    /// A text or binary message has arrived. Pings are answered without asking.
+    /// A text or binary message has arrived. Pings are answered automatically.
     fn message(&mut self, peer: &Peer, message: Message);
 
     /// A connection is open. `headers` are those of the server's answer; the subprotocol is
-    /// [`Peer::subprotocol`]. After a reconnect this is another [`Peer`]: those of before are closed.
+    /// [`Peer::subprotocol`]. After a reconnect this is another [`Peer`]; the earlier ones are closed.
     fn open(&mut self, peer: &Peer, headers: &HeaderMap) {
         let _ = (peer, headers);
     }
 
-    /// After [`Sent::Congested`](crate::Sent::Congested): all that was queued is with the kernel.
+    /// After [`Sent::Congested`](crate::Sent::Congested): the kernel has taken all that was queued.
     fn writable(&mut self, peer: &Peer) {
         let _ = peer;
     }
@@ -42,7 +42,7 @@ pub trait ClientHandler: Send + 'static {
     }
 
     /// Another attempt will be made, after a pause. [`ClientHandle::close`](crate::ClientHandle::close)
-    /// calls it off.
+    /// cancels it.
     fn retry(&mut self, retry: &Retry) {
         let _ = retry;
     }
@@ -68,12 +68,12 @@ where
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientEvent {
-    /// A connection is open, with the headers of the server's answer. Not given for the first: that is
-    /// what `connect` has waited for. After a reconnect the peer is another one.
+    /// A connection is open, with the headers of the server's answer. Not sent for the first, which
+    /// `connect` has waited for. After a reconnect the peer is another one.
     Open(Peer, Box<HeaderMap>),
     /// A text or binary message has arrived.
     Message(Message),
-    /// After [`Sent::Congested`](crate::Sent::Congested): all that was queued is with the kernel.
+    /// After [`Sent::Congested`](crate::Sent::Congested): the kernel has taken all that was queued.
     Writable,
     /// The connection is over. The last event, unless `Reconnecting` follows.
     Close(CloseReason),

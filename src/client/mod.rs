@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `builder` | [`Client`]: where to, and with what settings |
-//! | `url` | what may stand in the URL of a WebSocket |
+//! | `url` | what the URL of a WebSocket may contain |
 //! | `engine` | [`Clients`]: the threads, and how their parts hang together |
 //! | `dialer` | what blocks or waits before a connection: names, and pauses between attempts |
 //! | `waiting` | attempts that wait for the end of a pause, or for a name |

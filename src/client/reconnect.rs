@@ -13,14 +13,15 @@ use crate::message::{CloseCause, CloseCode, CloseReason, Initiator};
 /// exponential back-off with full jitter, so that a server that comes back is not overrun by all its
 /// clients in the same moment.
 ///
-/// Tried again is after whatever may be better next time: a connection that was lost or could not be
-/// made, a timeout, an answer of 408, 425, 429 or 5xx, a close with a code other than 1000. Not tried
-/// again is after a close that this side asked for, whatever the server made of it, after a clean 1000
+/// It reconnects after what may go better next time: a connection that was lost or could not be made, a
+/// timeout, a response of 408, 425, 429 or 5xx, a close with a code other than 1000. It does not
+/// reconnect after a close that this side asked for, whatever the server answered, after a clean 1000
 /// (unless [`after_normal`](Self::after_normal)), after a panic of the handler, or when the server
-/// refuses with another status or does not speak WebSocket.
+/// refuses with any other status or does not speak WebSocket.
 ///
 /// A `Retry-After` in the server's answer does not change the wait. It is among the headers of
-/// [`Error::Refused`], which [`Retry::reason`] has: a client may be closed, and another be started later.
+/// [`Error::Refused`], which [`Retry::reason`] has: to honour it, close the client and start another
+/// later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reconnect {
     base: Duration,
@@ -29,7 +30,7 @@ pub struct Reconnect {
     after_normal: bool,
 }
 
-/// Half a second at first, 30 s at most, without end.
+/// At most half a second before the first attempt and 30 s before any; no limit on attempts.
 impl Default for Reconnect {
     fn default() -> Self {
         Self {
@@ -42,7 +43,8 @@ impl Default for Reconnect {
 }
 
 impl Reconnect {
-    /// The default: half a second at first, 30 s at most, without end.
+    /// The default: at most half a second before the first attempt and 30 s before any; no limit on
+    /// attempts.
     pub fn new() -> Self {
         Self::default()
     }
@@ -54,7 +56,7 @@ impl Reconnect {
         self
     }
 
-    /// Gives up after so many attempts in a row. Default: never. A connection that lasted at least
+    /// Gives up after `attempts` failures in a row. Default: never. A connection that lasted at least
     /// as long as the longest delay begins a new row.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {

@@ -2,8 +2,8 @@
 //! when a connection ends.
 //!
 //! A session goes from hand to hand: the dialer has it while it waits, then it travels with its
-//! [`Dial`](crate::link::Dial), then it lies in the link of the open connection, where whoever runs the
-//! mailbox takes it up. So exactly one thread has it at any time, and it needs no lock of its own.
+//! [`Dial`](crate::link::Dial), then it lies in the link of the open connection, where the thread that
+//! runs the mailbox takes it up. So exactly one thread has it at any time, and it needs no lock of its own.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(super) struct Session {
     attempts: u32,
     /// Since when the current connection is open.
     opened: Option<Instant>,
-    /// Whoever waits for the first connection.
+    /// The thread that waits for the first connection.
     ready: Option<Sender<Result<Peer>>>,
     /// The handler panicked: it is only told the end.
     panicked: bool,

@@ -1,4 +1,4 @@
-//! What may stand in the URL of a WebSocket (RFC 6455 §3), and what the handshake makes of it.
+//! What the URL of a WebSocket may contain (RFC 6455 §3), and what the handshake makes of it.
 //!
 //! Nothing is decoded, and nothing encoded: a path reaches the server as it was written. Absent:
 //! Unicode host names (write `xn--…`), and user info, which would end up in logs.
@@ -31,7 +31,7 @@ pub(super) enum Place {
 impl Url {
     pub(super) fn parse(url: &str) -> Result<Self, &'static str> {
         if !url.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err("only visible ASCII may stand in it; encode the rest");
+            return Err("it may contain visible ASCII only; percent-encode the rest");
         }
         if url.contains('#') {
             return Err("it has a fragment, which RFC 6455 forbids");
@@ -235,15 +235,15 @@ mod tests {
             ("ws://a\\b/", "its host is invalid"),
             (
                 "ws://h/a b",
-                "only visible ASCII may stand in it; encode the rest",
+                "it may contain visible ASCII only; percent-encode the rest",
             ),
             (
                 "ws://h/ä",
-                "only visible ASCII may stand in it; encode the rest",
+                "it may contain visible ASCII only; percent-encode the rest",
             ),
             (
                 "ws://h/\r\nX: y",
-                "only visible ASCII may stand in it; encode the rest",
+                "it may contain visible ASCII only; percent-encode the rest",
             ),
         ];
         for (url, why) in cases {

@@ -14,7 +14,7 @@ use super::url::Place;
 use crate::error::{Error, duplicate};
 use crate::link::Target;
 
-/// What a name resolved to is good for so long: thousands of clients of one server ask once. A failure
+/// What a name resolved to is good for this long: thousands of clients of one server ask once. A failure
 /// is not kept, only told to all who wait for that name.
 const FRESH: Duration = Duration::from_secs(1);
 

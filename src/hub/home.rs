@@ -13,15 +13,22 @@ use crate::peer::Peer;
 use crate::sync::lock;
 use crate::worker::{RunQueue, WeakRunQueue};
 
-/// Ticks of rooms of one rate are so far apart, or at the same time: so the ticker wakes no more often
+/// Ticks of rooms of one rate are this far apart, or at the same time: so the ticker wakes no more often
 /// than this, however many rooms there are.
 const SLOT: Duration = Duration::from_micros(500);
 
-/// The first period of a room begins so much later at most: who wants a tick each half minute does not
-/// want to wait another for the first.
+/// The most by which the first period of a room begins later: a room with a tick each half minute should
+/// not wait another half minute for the first.
 const SPREAD: Duration = Duration::from_millis(100);
 
-/// See the module's documentation.
+/// What the rooms and timers of one server share; the server has it, and each room refers to it.
+///
+/// - for the server: it says who the workers are, when the server runs, when nothing is to be woken any
+///   more, and at last that everything has [ended](Self::end);
+/// - for rooms and timers, on any thread: [`run`](Self::run) makes something run, [`at`](Self::at) has
+///   something looked at by the ticker, [`tell_end`](Self::tell_end) registers who is told of the end.
+///   `run` may run it on the spot, so it is called with no lock of a room held but the stage that the
+///   caller runs in.
 pub(crate) struct Home {
     /// Not set while the server has not been started, and without workers.
     workers: OnceLock<WeakRunQueue<Task>>,
@@ -35,7 +42,7 @@ pub(crate) struct Home {
     pub(crate) ticks: TickCounters,
 }
 
-/// Whoever is to be told that the server has ended.
+/// Something that is to be told that the server has ended.
 pub(super) trait Guest: Send + Sync {
     fn ended(&self, home: &Arc<Home>);
 }

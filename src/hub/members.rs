@@ -10,14 +10,14 @@ use crate::link::{LoopHandle, SharedFrame};
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
 
-/// A room as it is seen by its own code while it is called: who is in it, and the way to all of them.
+/// What a room's own code sees while it is called: who is in the room, and the way to all of them.
 pub struct Members {
     name: Arc<str>,
     list: Vec<Arc<Seat>>,
     /// Where in `list` they are.
     places: HashMap<PeerId, usize>,
     groups: Vec<Group>,
-    /// Those that were put out in this call.
+    /// Those that were removed in this call.
     removed: Vec<Arc<Seat>>,
     closing: bool,
 }
@@ -72,13 +72,13 @@ impl Members {
     }
 
     /// Sends a text or binary message to all members, encoding it once (and compressing it once for
-    /// each size of window that was agreed on). Each member's own queue limit and
+    /// each window size that was agreed on). Each member's own queue limit and
     /// [`Overflow`](crate::Overflow) apply. Other kinds of messages are not sent.
     pub fn broadcast(&mut self, message: impl Into<Message>) {
         self.send_all(&message.into(), None, Compress::Auto);
     }
 
-    /// The same, with a word on compression, as [`Peer::send_with`].
+    /// The same, saying whether to compress, as [`Peer::send_with`] does.
     pub fn broadcast_with(&mut self, message: impl Into<Message>, compress: Compress) {
         self.send_all(&message.into(), None, compress);
     }
@@ -88,7 +88,7 @@ impl Members {
         self.send_all(&message.into(), Some(id), Compress::Auto);
     }
 
-    /// Puts a member out: what its handler still passes on is dropped, and [`leave`](super::Room::leave)
+    /// Removes a member: what its handler still passes on is dropped, and [`leave`](super::Room::leave)
     /// is not called for it. `false`: it was not in the room.
     ///
     /// Its connection stays as it is, so tell the peer why, or [close](Peer::close) it; with
@@ -100,8 +100,8 @@ impl Members {
         was_in
     }
 
-    /// Closes the room once this call is over: all members are out, as with [`remove`](Self::remove),
-    /// and the room is dropped. The next to join that name finds a new room.
+    /// Closes the room once this call is over: all members are removed, as with
+    /// [`remove`](Self::remove), and the room is dropped. The next peer to join that name finds a new room.
     ///
     /// Their connections stay as they are, as with `remove`; with
     /// [`Rooms::handler`](super::Rooms::handler), they are closed with 1000.

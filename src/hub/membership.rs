@@ -23,13 +23,12 @@ impl<R: Room> Membership<R> {
         Self { room, seat }
     }
 
-    /// Passes a message on to the room. If the room has refused the peer, has put it out or is
-    /// closed, the message is dropped: the peer is told nothing of that here.
+    /// Passes a message on to the room. If the room has refused or removed the peer or is closed, the
+    /// message is dropped, and the peer is not told.
     ///
     /// Returns at once. While as many messages (or bytes) of this membership wait in the room as may wait
     /// for the handler ([`inbound_limit`](crate::Server::inbound_limit)), the handler is given no
-    /// more of the connection's messages: a peer that says more than the room can deal with is slowed
-    /// down.
+    /// more of the connection's messages: a peer that sends more than the room can handle is slowed down.
     pub fn message(&self, message: Message) {
         let waiting = self.seat.wait(message.len());
         self.room.place.call(Call::Message(waiting, message));
@@ -66,7 +65,7 @@ pub struct RoomHandle<R: Room> {
     pub(super) place: Arc<Place<R>>,
 }
 
-/// What a room has been through. See [`RoomHandle::stats`].
+/// How a room keeps up with its clock. See [`RoomHandle::stats`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RoomStats {
@@ -74,10 +73,10 @@ pub struct RoomStats {
     pub ticks: u64,
     /// Ticks that were merged with a later one: they had no call of their own.
     pub merged: u64,
-    /// Ticks that were due while an earlier one still waited or ran, merged or not: if there are many,
+    /// Ticks that were due while an earlier one still waited or ran, merged or not. If there are many,
     /// the room, or the machine, does not keep up.
     pub overruns: u64,
-    /// The latest that a tick has begun after it was due.
+    /// The longest time between when a tick was due and when it began.
     pub worst_late: Duration,
 }
 
@@ -97,13 +96,13 @@ impl<R: Room> RoomHandle<R> {
         self.len() == 0
     }
 
-    /// What the room has been through.
+    /// How the room has kept up with its clock so far.
     pub fn stats(&self) -> RoomStats {
         self.place.stats()
     }
 
-    /// Calls `f` with the room, in its turn, where the room runs; returns at once. `false`: the room is
-    /// closed. If it closes before `f` has its turn, `f` is dropped.
+    /// Has `f` called with the room, in its turn and where the room runs; returns at once. `false`: the
+    /// room is closed. If it closes before `f` has its turn, `f` is dropped.
     pub fn with(&self, f: impl FnOnce(&mut R, &mut Members) + Send + 'static) -> bool {
         self.place.call(Call::With(Box::new(f)))
     }

@@ -15,14 +15,14 @@
 //! | `membership` | what handlers hold: one connection's way into a room, and a room seen from outside |
 //! | `seat` | one joining, and how much of its messages waits |
 //! | `schedule` | when a tick is due, as pure data |
-//! | `ticker` | the one thread that knows the time |
+//! | `ticker` | the thread that wakes rooms and timers when they are due |
 //! | `timer` | timers for handlers |
 //! | `home` | what all of these need of their server |
 //! | `task` | what workers run |
 //!
-//! The locks of a room, in the order in which they may be held inside one another: its stage (held by
-//! whoever runs it, while user code runs), the registry of its kind, its inbox. Nothing of a user is
-//! dropped under the last two.
+//! The locks of a room are its stage (held by the thread that runs it, while user code runs), the registry
+//! of its kind, and its inbox. Nothing of a user is dropped under the last two. For their order see
+//! [`link`](crate::link), *Locks*.
 
 mod home;
 mod members;

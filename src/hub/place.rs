@@ -27,7 +27,13 @@ use crate::peer::Peer;
 use crate::sync::lock;
 use crate::worker::Mailbox;
 
-/// See the module's documentation.
+/// Where the room of one name is; registry, members and handles refer to it.
+///
+/// - for all, on any thread: [`call`](Self::call) has a call made in its turn; [`len`](Self::len) and
+///   [`stats`](Self::stats) are as of the last call;
+/// - for the registry, with itself locked: [`put_in`](Self::put_in) and [`retire`](Self::retire), after
+///   which the caller makes it [run](Self::make_run) once nothing is locked;
+/// - for the thread that runs it, one at a time: `run`, and all calls of the room under it.
 pub(super) struct Place<R: Room> {
     pub(super) name: Arc<str>,
     pub(super) home: Arc<Home>,

@@ -17,8 +17,8 @@ use crate::peer::Peer;
 /// encodes once. All that is sent in one call goes out together when the call is over: one write for
 /// each connection (or sooner, if somebody else sends to it meanwhile). Order is kept between all of these.
 ///
-/// **Panics.** A room that panics is closed, its members (and whoever is just joining) with 1011.
-/// Nothing else is disturbed, and the next to join that name finds a new room.
+/// **Panics.** A room that panics is closed; its members, and a peer that is just joining, are closed
+/// with 1011. Nothing else is disturbed, and the next peer to join that name finds a new room.
 ///
 /// ```
 /// use framemill::{Members, Message, Peer, Refused, Room, Rooms, Tick};
@@ -31,7 +31,7 @@ use crate::peer::Peer;
 ///     type Join = ();
 ///
 ///     fn join(&mut self, room: &mut Members, _: &Peer, _: ()) -> Result<(), Refused> {
-///         // The handler below closes who is refused with 1013, try again later.
+///         // The handler below closes a refused peer with 1013 (try again later).
 ///         if room.len() < 8 { Ok(()) } else { Err(Refused) }
 ///     }
 ///
@@ -51,25 +51,25 @@ use crate::peer::Peer;
 /// ```
 ///
 /// With `workers(0)` a room runs on the thread that brings it work: the loop's, the ticker's, or one of
-/// yours; one that is running already is only given more, which the ticker's thread deals with.
+/// yours. What is brought to a room that is running already is dealt with on the ticker's thread.
 pub trait Room: Send + 'static {
-    /// What comes along when somebody joins: a name, a token. `()` if there is nothing to say.
+    /// What a peer brings along when it joins: a name, a token. `()` if it is nothing.
     type Join: Send + 'static;
 
-    /// Somebody wants in. They are not among the members yet: what is broadcast here goes to those
-    /// who were there before.
+    /// A peer asks to join. It is not among the members yet: what is broadcast here goes to those that
+    /// were there before.
     ///
     /// # Errors
-    /// [`Refused`]: no. The connection is left as it is, so tell the peer why, or
-    /// [close](Peer::close) it; its [`Membership`](super::Membership) is without effect. With
+    /// [`Refused`] if it may not. The connection is left as it is, so tell the peer why, or
+    /// [close](Peer::close) it; its [`Membership`](super::Membership) has no effect. With
     /// [`Rooms::handler`](super::Rooms::handler), it is closed with 1013, unless it was closed here.
     fn join(&mut self, room: &mut Members, peer: &Peer, join: Self::Join) -> Result<(), Refused>;
 
     /// A member's handler has passed on a message.
     fn message(&mut self, room: &mut Members, peer: &Peer, message: Message);
 
-    /// Somebody has left, or has joined again (`join` follows), or is gone. They are no longer among the
-    /// members.
+    /// A member has left, has joined again (`join` follows), or its connection has ended. It is no longer
+    /// among the members.
     fn leave(&mut self, room: &mut Members, peer: &Peer) {
         let _ = (room, peer);
     }
@@ -80,7 +80,7 @@ pub trait Room: Send + 'static {
     }
 }
 
-/// No to somebody who wants to join.
+/// Refuses a peer that wants to join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 

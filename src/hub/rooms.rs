@@ -18,9 +18,9 @@ use crate::sync::lock;
 /// The rooms of one kind. Cheap to clone; made before the server or while it runs, and usually kept in
 /// the handler.
 ///
-/// A room is made when somebody joins a name that is not there, belongs to the server of that
-/// connection, and ends with it at the latest. Each server needs a `Rooms` of its own: connections of two that
-/// shared one could have the same [`PeerId`](crate::PeerId), and be taken for each other.
+/// A room is made when a peer joins a name that is not there; it belongs to the server of that connection,
+/// and ends with the server at the latest. Each server needs a `Rooms` of its own: connections of two
+/// servers that shared one could have the same [`PeerId`](crate::PeerId), and be taken for each other.
 pub struct Rooms<R: Room> {
     registry: Arc<Registry<R>>,
 }
@@ -38,7 +38,7 @@ pub(super) struct Registry<R: Room> {
 
 impl<R: Room> Rooms<R> {
     /// Rooms that are made by `make`, which is given the name. It runs where the room will run, so it
-    /// may block as the room may; if it panics, whoever is joining is closed with 1011.
+    /// may block if the room may; if it panics, the peer that is joining is closed with 1011.
     pub fn new(make: impl Fn(&str) -> R + Send + Sync + 'static) -> Self {
         let registry = Registry {
             make: Box::new(make),
@@ -66,20 +66,20 @@ impl<R: Room> Rooms<R> {
         self
     }
 
-    /// Whether rooms stay, and go on ticking, when nobody is in them. Default: no; a room closes (it is
+    /// Whether rooms stay, and go on ticking, when they are empty. Default: no; a room closes (it is
     /// dropped) when its last member has left.
     pub fn keep_empty(self, keep: bool) -> Self {
         self.registry.keep_empty.store(keep, Ordering::Relaxed);
         self
     }
 
-    /// Asks for `peer` to be let into the room of this name, which is made if there is none. Returns at
+    /// Asks for `peer` to be let into the room of this name, which is made if it is not there. Returns at
     /// once; [`Room::join`] decides. Keep the membership in the session: when it is dropped, the
     /// peer leaves the room. While as many calls wait in the room as messages may wait for a handler, the
     /// handler is given no more of the connection's messages until this one has had its turn.
     ///
-    /// A peer that is in the room already leaves it first, and its earlier membership is without effect
-    /// from then on. So is the membership of a connection that is a client's, not a server's.
+    /// A peer that is in the room already leaves it first, and its earlier membership has no effect from
+    /// then on. Neither has the membership of a connection that is a client's, not a server's.
     pub fn join(&self, name: &str, peer: &Peer, join: R::Join) -> Membership<R> {
         self.join_as(name, peer, join, false)
     }

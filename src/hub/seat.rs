@@ -56,8 +56,8 @@ impl Seat {
         self.wait_as(1, bytes)
     }
 
-    /// The joining is put in, behind so many calls. If they are many, it counts for as many messages as
-    /// may wait: whoever joins again and again is slowed down too.
+    /// The joining is put in, with `behind` calls before it. If they are many, it counts for as many
+    /// messages as may wait: a peer that joins again and again is slowed down too.
     pub(super) fn wait_to_join(self: &Arc<Self>, behind: usize) -> Waiting {
         let most = self.limit().messages;
         self.wait_as(if behind < most { 0 } else { most }, 0)

@@ -1,5 +1,5 @@
-//! The one thread that knows the time: it looks at each schedule when it is due, and passes on what
-//! it finds. It does no work of others itself, unless there are no workers.
+//! The thread that wakes rooms and timers when they are due. It does not run them itself, unless there
+//! are no workers.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;

@@ -21,7 +21,7 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// No further call begins. One that is under way on another thread goes on.
+    /// Cancels the timer: no further call begins. One that is under way on another thread goes on.
     pub fn cancel(&self) {
         if self.alarm.cancel() {
             if let Some(home) = self.alarm.home.upgrade() {
@@ -30,7 +30,7 @@ impl Timer {
         }
     }
 
-    /// Whether nothing more will come of it: it was cancelled, has gone off for the last time, has
+    /// Whether nothing more will come of it: it was cancelled, has fired for the last time, has
     /// panicked, or the server has ended.
     pub fn is_over(&self) -> bool {
         self.alarm.over.load(Ordering::SeqCst)
@@ -105,7 +105,7 @@ impl Home {
     }
 }
 
-/// When it goes off next.
+/// When it fires next.
 type Next = Box<dyn FnMut(Instant) -> Option<Instant> + Send>;
 
 /// An alarm that the ticker has. When the ticker lets go of it, that was all.

@@ -24,7 +24,7 @@ pub(crate) struct Arrivals {
 #[derive(Debug, Default)]
 struct ByIp {
     known: HashMap<IpAddr, Arrived>,
-    /// When so many are known, the uninteresting ones are forgotten.
+    /// When this many are known, the uninteresting ones are forgotten.
     tidy_at: usize,
 }
 

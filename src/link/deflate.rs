@@ -137,7 +137,7 @@ impl Drop for Compression {
 }
 
 impl Sender {
-    /// What was compressed last is in the outbox, which has counted so many with it.
+    /// What was compressed last is in the outbox; `counted` is its count, with that.
     pub(super) fn queued(&mut self, counted: u32) {
         self.queued = Some(counted);
     }

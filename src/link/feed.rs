@@ -13,16 +13,25 @@ use crate::message::Message;
 /// Nodes that are remembered, so that what comes twice is noticed.
 const NODES: usize = 4096;
 
-/// See the module's documentation.
+/// What one topic keeps, and who waits for it; behind a lock (see [`link`](super), *Locks*).
+///
+/// - for those who publish here: [`append`](Self::append), which numbers a message and keeps it;
+/// - for what comes from the backplane, which numbers them: [`follow`](Self::follow) what is published,
+///   and, for the answer to what was missing, [`rejoin`](Self::rejoin), [`take_in`](Self::take_in) and
+///   [`catch_up`](Self::catch_up);
+/// - for subscribers: [`replay`](Self::replay) says what one has missed, [`messages`](Self::messages) gives
+///   it; [`wait`](Self::wait) is for those that have to wait for an answer;
+/// - for those that forget feeds: [`is_new`](Self::is_new), [`is_over`](Self::is_over),
+///   [`size`](Self::size), [`latest`](Self::latest).
 #[derive(Debug)]
 pub(super) struct Feed {
     keep: History,
     /// The newest message, whether or not it is kept; without its tag.
     last: Offset,
-    /// Who published it, and the how-manieth of that node it is; zeros if that is not known.
+    /// The node that published it, and its number there; zeros if that is not known.
     last_of: (u64, u64),
-    /// Numbers below this were given twice, perhaps: whoever comes with one is told that it has missed
-    /// something.
+    /// Numbers below this were given twice, perhaps: a subscriber that comes with one is told that it has
+    /// missed something.
     lost_before: u64,
     /// In the order of their numbers, none of which is over `last`.
     entries: VecDeque<Entry>,
@@ -356,7 +365,7 @@ impl Feed {
         tag != 0 && offset.tag != 0 && tag != offset.tag
     }
 
-    /// The messages of that, and to where each takes whoever gets it; at last, that it is live.
+    /// The messages of that, and how far each takes the subscriber that gets it; at last, that it is live.
     pub(super) fn messages<'a>(
         &'a self,
         topic: &'a str,

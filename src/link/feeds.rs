@@ -1,8 +1,8 @@
 //! The [`Feed`]s by name: which topics have one, and when it is forgotten.
 //!
-//! One to which nothing was published goes with its last subscriber. Of the others, those of which all is too
-//! old go, and, of those that nobody subscribes to, the ones to which nothing was published for the longest
-//! time, if all together have become too large: both are looked for now and then.
+//! One to which nothing was published goes with its last subscriber. Of the others, those of which all is
+//! too old go, and, of those that nobody subscribes to, the ones to which nothing was published for the
+//! longest time, if all together have become too large: both are looked for now and then.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use crate::id::PeerId;
 use crate::patterns::Patterns;
 use crate::sync::lock;
 
-/// Feeds in memory of which all is too old are forgotten when there are so many more.
+/// Feeds in memory of which all is too old are looked for whenever there are this many more.
 const SWEEP: usize = 1024;
 
 /// See the module's documentation.
@@ -32,7 +32,7 @@ pub(crate) struct Histories {
 #[derive(Debug, Default)]
 struct Feeds {
     by_name: HashMap<Box<str>, Arc<Mutex<Feed>>>,
-    /// So many are too many to go on without looking for those that are over.
+    /// With this many, those that are over are looked for.
     sweep_at: usize,
     /// Of those that are numbered here and begin now; 0 before there are any.
     epoch: u64,
@@ -48,7 +48,8 @@ impl Feeds {
 }
 
 /// Whether nobody has a feed but the map, under whose lock this is asked: so nobody else gets it, and it
-/// is not locked.
+/// is not locked. Only such a feed may be locked under the map's lock, against the order of locks (see
+/// [`link`](super), *Locks*).
 fn is_unused(feed: &Arc<Mutex<Feed>>) -> bool {
     Arc::strong_count(feed) == 1
 }
@@ -132,7 +133,7 @@ struct Idle {
 }
 
 impl Histories {
-    /// So much more is about to be kept. `true`: it is time to look at what is idle.
+    /// `bytes` more are about to be kept. `true`: it is time to look at what is idle.
     fn grows(&self, bytes: usize, step: usize) -> bool {
         let before = self.grown.fetch_add(bytes, Ordering::Relaxed);
         before < step && before.saturating_add(bytes) >= step
@@ -160,7 +161,7 @@ impl Histories {
 }
 
 impl Shared {
-    /// So many bytes of this topic are about to be kept: makes room now and then.
+    /// `bytes` of this topic are about to be kept: makes room now and then.
     pub(super) fn make_room_to_keep(&self, topic: &str, bytes: usize) {
         let most = self.config.idle_histories;
         let step = (most / 8).max(64 << 10);

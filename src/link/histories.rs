@@ -1,9 +1,9 @@
-//! Topics that keep their last messages: how somebody gets from what is kept to what is
-//! live without a gap and without anything twice.
+//! Topics that keep their last messages: how a subscriber gets from what is kept to what is live without
+//! a gap and without anything twice.
 //!
-//! Each has a [`Feed`] behind a lock. Whoever publishes appends and asks the loops under that lock, and
-//! whoever subscribes is sent the last of what it missed and put on the loop's list under it as well;
-//! commands of a loop are carried out in order, so one is wholly before the other.
+//! Each has a [`Feed`] behind a lock. Publishing appends and asks the loops under that lock, and a
+//! subscriber is sent the last of what it missed and put on the loop's list under it as well; commands of
+//! a loop are carried out in order, so one is wholly before the other.
 //!
 //! What was missed may be more than an outbox takes. It is sent in pieces, of which the thread that
 //! subscribes sends the first, and the loop one whenever it has written most of what was queued. Only
@@ -11,9 +11,7 @@
 //! is published, as it would later.
 //!
 //! Under that lock nobody may wait for a loop: the loop may wait for the lock. So room is made before.
-//!
-//! Locks, in the order in which they are taken: a feed, the subscriptions of a link, the names of the
-//! topics, the feeds by name.
+//! For the order of this lock and others see [`link`](super), *Locks*.
 
 use std::sync::{Arc, Mutex};
 

@@ -11,7 +11,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
-/// See the module's documentation. `handled - delivered <= limit` for messages and bytes.
+/// See the module's documentation.
+///
+/// With handlers on workers `0 <= delivered - handled <= limit` for messages; for bytes it may be over
+/// by less than one message, as the message that reaches the limit is taken whole.
 #[derive(Debug, Default)]
 pub(crate) struct Inflow {
     delivered: AtomicU32,
@@ -82,7 +85,7 @@ impl Inflow {
         self.paused.load(Ordering::Relaxed) && self.try_resume(limit)
     }
 
-    /// The loop stops reading. `false`: so much has been handled meanwhile that it needn't.
+    /// The loop stops reading. `false`: enough has been handled meanwhile that it needn't.
     #[must_use]
     pub(crate) fn pause(&self, limit: Load) -> bool {
         self.paused.store(true, Ordering::Relaxed);

@@ -95,7 +95,7 @@ pub(crate) enum Command {
     Batch(Vec<Command>, Permit),
     /// Close all connections and end the loop, by this time at the latest.
     Shutdown(Instant),
-    /// The same, a few at a time over so long, with this code.
+    /// The same, a few at a time over `spread`, with this code.
     Drain {
         code: CloseCode,
         spread: Duration,
@@ -103,8 +103,8 @@ pub(crate) enum Command {
     },
 }
 
-/// Messages to many that may be on their way to a loop. Whoever broadcasts or publishes faster than the
-/// loop writes waits for it, so that the channel holds no more than this many frames.
+/// Messages to many that may be on their way to a loop. A thread that broadcasts or publishes faster than
+/// the loop writes waits for it, so that the channel holds no more than this many frames.
 const BROADCASTS: usize = 256;
 
 /// The place of one such message among [`BROADCASTS`], given back when it has been carried out.
@@ -365,8 +365,8 @@ impl LoopHandle {
         }
     }
 
-    /// Publishes without waiting or being held back, and behind all that is: for whoever has a lock that
-    /// a loop may want.
+    /// Publishes without waiting or being held back, and behind all that is: for callers that hold a lock
+    /// that a loop may want.
     pub(super) fn publish_at_once(self: &Arc<Self>, publication: Arc<Publication>, permit: Permit) {
         self.issued.fetch_add(1, Ordering::SeqCst);
         // Something may be held back all the same: the first subscriber there may have come since room

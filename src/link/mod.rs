@@ -5,25 +5,47 @@
 //! | to the handler | the inbox, a [`Mailbox`] of [`Event`]s | the loop | one worker at a time |
 //! | to the peer | the [`Outbox`] | any thread | the loop |
 //!
-//! Both have their own lock, held for moments, never one inside the other and never while user
-//! code runs. The session's lock is the third: whoever runs the mailbox holds it while running, and
-//! takes the other two inside it. Where compression keeps its window, the compressor has a fourth,
-//! inside the session's: whoever sends holds it while compressing, and takes the outbox's inside it;
-//! the inflater's is of the runner alone. The last one is around what the connection subscribes to;
-//! inside it come the outbox's and that of the server's topics, one at a time. These are all locks of a
-//! connection.
-//!
 //! A connection that is silent holds no buffers here at all.
 //!
-//! | of | files |
+//! | group | files |
 //! |---|---|
-//! | the connection | `sending`, `receiving` |
-//! | its outbox | `outbox`, `spare`: buffers used again, `deflate` |
-//! | its inbox | `event`, `inflow`: how much is not handled yet, `hold`: rooms that are behind |
-//! | the loops | `loop_handle`, `thread`: what a thread holds back from them, `dial` |
-//! | the server | `shared`, `arrivals`: limits by address |
-//! | topics | `topics`, `subscriptions`, `shared_frame` |
-//! | histories | `feed`: of one topic, `feeds`: by name, `histories`: from what is kept to what is new, `node`: from other nodes |
+//! | to the peer | `sending`, `outbox`, `spare` (buffers for reuse), `deflate` |
+//! | to the handler | `receiving`, `event`, `inflow` (how much waits), `hold` (rooms that are behind) |
+//! | to and from loops | `loop_handle`, `thread` (what a thread holds back from loops), `dial` |
+//! | the server | `shared`, `arrivals` (limits by address) |
+//! | topics | `topics`, `subscriptions`, `shared_frame` (encoded once for many) |
+//! | topics with history | `feed`, `feeds` (by name), `histories` (publishing and catching up), `node` (from other nodes) |
+//!
+//! # Locks
+//!
+//! All locks of the library that are taken inside one another, in the order in which they are: a thread
+//! that holds one takes only such as are further down. Two of one number are held together only where it
+//! says so.
+//!
+//! 1. The state of a server (`server::handle`). Only the user's own threads take it, to start the server
+//!    and to wait for its end, for which they wait with it held.
+//! 2. The *session* of a connection, the *stage* of a room (`hub::place`), the call of a timer. Only the
+//!    thread whose turn it is to run the connection, room or timer takes it, so nobody ever waits for it.
+//!    User code runs under it. A room that runs on the spot (without workers) has its stage inside the
+//!    session of the handler that brought it work.
+//! 3. A *feed* (`feed`), or the *registry* of the rooms of one kind; inside the registry, the inbox of a
+//!    room or the list of those that are told the end (`hub::home`).
+//! 4. What a connection *subscribes* to, or its *compressor*, if that keeps its window.
+//! 5. Its *outbox*, or the *topics* by name; or the names that are *present* (`backplane::presence`).
+//! 6. The *feeds* by name, inside the topics. Or the locks of a backplane, inside the topics or the names
+//!    that are present.
+//!
+//! One goes against the order: under the feeds by name, a feed may be locked that nobody but that map has
+//! (`feeds::is_unused`). No thread holds its lock then, and none can get it.
+//!
+//! A client's are apart, inside a session at most: the `Clients` of the process (`client::builder`), then
+//! the gate of a dialer, then its queue, then the state of a client (`client::handle`). All others (a
+//! connection's inbox and inflater, the ticker, the feeder, arrivals, the TLS identity, memory for reuse,
+//! log throttles) have none of these inside.
+//!
+//! From 3 on they are held for moments, and no user code runs under them, but for the `Drop` of payloads
+//! under an outbox, a backplane of the user's, and the logger. Loops take them too, so no thread waits for
+//! a loop (for its permit, see `LoopHandle::publish`) while it holds one.
 
 mod arrivals;
 #[cfg(feature = "deflate")]

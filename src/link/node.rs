@@ -101,7 +101,7 @@ impl Node for Shared {
                 for kept in std::mem::take(&mut tail.kept) {
                     news.messages.extend(feed.take_in(kept).messages);
                 }
-                // Whoever is live already has asked for nothing of before.
+                // A subscriber that is live already has asked for nothing earlier.
                 news.messages
                     .retain(|(_, kept)| kept.offset.number > now.number);
             }

@@ -56,7 +56,8 @@ impl Link {
         more
     }
 
-    /// Ends a run because the peer [must wait](Self::must_wait); `rest` is run later. `true`: it can run at once.
+    /// Ends a run because the peer [must wait](Self::must_wait); `rest` is run later. `true`: it can run
+    /// at once.
     pub(crate) fn park(&self, rest: EventBatch) -> bool {
         self.parked.store(true, Ordering::Relaxed);
         lock(&self.inbox).park(rest);
@@ -64,7 +65,7 @@ impl Link {
         !self.must_wait() && self.unpark()
     }
 
-    /// Ends a run because whoever is to have the events has no room for them; `rest` is run when
+    /// Ends a run because the receiver of the events has no room for them; `rest` is run when
     /// [`unpark`](Self::unpark) says so.
     pub(crate) fn set_aside(&self, rest: EventBatch) {
         self.parked.store(true, Ordering::Relaxed);
@@ -74,7 +75,7 @@ impl Link {
     /// The loop has written: no longer congested if at most `low` bytes are left. `Some(true)`: the
     /// mailbox was parked and runs again.
     pub(crate) fn decongest_below(&self, low: usize) -> Option<bool> {
-        // Under the lock, as whoever fills the queue sets the flag under it.
+        // Under the lock, as the thread that fills the queue sets the flag under it.
         let outbox = self.outbox();
         if outbox.queued() > low {
             return None;

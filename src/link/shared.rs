@@ -118,7 +118,7 @@ impl Shared {
     }
 
     /// Puts TLS around a connection that was accepted, if this server speaks TLS; Unix sockets stay
-    /// as they are. `counts`: its handshake is one of those of which there may be only so many.
+    /// as they are. `counts`: its handshake counts towards `max_tls_handshakes`.
     #[cfg(feature = "tls")]
     pub(crate) fn secure(&self, stream: Stream, counts: bool) -> Stream {
         match (&stream, &*lock(&self.tls)) {

@@ -63,7 +63,7 @@ fn take_large_buffer() -> Buffer {
     take(&LARGE_BUFFERS, &COMMON_LARGE, KEPT_LARGE)
 }
 
-/// Finds room for so many more bytes of small messages, if it is to be had without allocating.
+/// Finds room for `more` bytes of small messages, if that is possible without allocating.
 #[cold]
 pub(super) fn widen(buf: &mut Buffer, more: usize) -> &mut Buffer {
     let len = buf.len();

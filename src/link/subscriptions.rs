@@ -3,9 +3,9 @@
 //! The set is kept under a lock, which is held while the command goes to the loop: two threads that
 //! subscribe and unsubscribe one peer leave the set and the loop's list of subscribers alike.
 //!
-//! A topic with history may be *behind*: some of what was missed is still to be sent ([`histories`](super::histories)).
-//! Only then is it *live*, that is, on the loop's list. One that is behind changes only under the lock
-//! of its feed, but for the end of the connection.
+//! A topic with history may be *behind*: some of what was missed is still to be sent
+//! ([`histories`](super::histories)). Only after that is it *live*, that is, on the loop's list. One that
+//! is behind changes only under the lock of its feed, but for the end of the connection.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
@@ -49,7 +49,7 @@ pub(super) enum Begun {
 }
 
 impl Subscriptions {
-    /// Whether this is one of so many, or there is room for it.
+    /// Whether it has this already, or may have one more with `most` in all.
     fn may_have(&self, name: &str, most: usize) -> bool {
         let all = self.live.len() + self.behind.len() + self.waiting.len();
         all < most && name.len() <= MAX_NAME || self.has(name)
@@ -94,7 +94,7 @@ impl Link {
         subscriptions.may_have(name, self.config().max_subscriptions)
     }
 
-    /// Whoever asked for this may not subscribe to it: it is told.
+    /// The peer asked for this and may not subscribe to it: it is told.
     #[cold]
     pub(super) fn refuse(self: &Arc<Self>, name: &str, since: Since) {
         self.count_refused(name);

@@ -84,7 +84,7 @@ pub(crate) struct Publication {
     /// The number of the topic.
     pub(crate) topic: u64,
     pub(crate) frame: SharedFrame,
-    /// Whoever sent it.
+    /// The connection that sent it, which does not get it.
     pub(crate) except: Option<PeerId>,
     /// Set if only the latest matters to those who don't keep up.
     pub(crate) latest: Option<QueueKey>,

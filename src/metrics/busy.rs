@@ -1,4 +1,4 @@
-//! For how long a thread has been at work, the present piece of it included: a handler that blocks for
+//! How long a thread has been at work, including the present piece of it: a handler that blocks for
 //! minutes shows at once, not when it is through.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -41,7 +41,7 @@ impl Busy {
         self.since.store(since.max(1), Ordering::Relaxed);
     }
 
-    /// It has ended, and took so long.
+    /// It has ended, and took this long.
     #[inline]
     pub(crate) fn end(&self, took: Duration, done: &Buckets) {
         self.since.store(0, Ordering::Relaxed);

@@ -68,8 +68,8 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// For each bucket, from the shortest on: its upper bound, which none of it reached, and how many
-    /// are in it alone. The last bucket has no bound.
+    /// For each bucket, from the shortest on: its upper bound (exclusive), and how many are in this bucket
+    /// alone. The last bucket has no bound.
     pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> {
         self.counts.iter().enumerate().map(|(n, &count)| {
             let bound = (n < BOUNDS).then(|| bound(n));
@@ -93,8 +93,8 @@ impl Histogram {
         Duration::from_nanos(nanos as u64)
     }
 
-    /// What this part of them did not exceed: `quantile(0.99)` is the 99th percentile. Estimated, as
-    /// those in one bucket are taken to lie evenly in it; zero if there were none.
+    /// The time that this part of them did not exceed: `quantile(0.99)` is the 99th percentile. Estimated,
+    /// as those in one bucket are taken to be spread evenly over it; zero if there were none.
     pub fn quantile(&self, part: f64) -> Duration {
         let rank = part.clamp(0.0, 1.0) * self.count() as f64;
         let mut below = 0.0;
@@ -110,7 +110,7 @@ impl Histogram {
         Duration::ZERO
     }
 
-    /// What has come since `earlier`, an older reading of the same histogram.
+    /// What was added since `earlier`, an older reading of the same histogram.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let pairs = self.counts.iter().zip(&earlier.counts);

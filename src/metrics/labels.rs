@@ -12,7 +12,7 @@ pub(crate) enum Refusal {
     MaxConnections,
     /// `max_connections_per_ip`: 429.
     PerAddress,
-    /// Over a limit like those, and hung up on: as many are being answered as may be. Or the system could
+    /// Over a limit like those, and dropped, as too many are being answered already. Or the system could
     /// not watch one more socket.
     Unanswered,
     /// 400 and its like: no sound request.

@@ -26,8 +26,8 @@ pub(crate) use labels::Refusal;
 /// What a server has done since it was started, and how it is now:
 /// [`ServerHandle::metrics`](crate::ServerHandle::metrics).
 ///
-/// Every number is right by itself, and never goes back if it is a count; but as the threads go on
-/// while it is read, two of them may be a moment apart.
+/// Every number is right by itself, and counts never decrease; but as the threads go on while they are
+/// read, two numbers may be a moment apart.
 ///
 /// [`prometheus`](Self::prometheus) makes text of it, for
 /// [`Handler::http`](crate::Handler::http).
@@ -64,29 +64,29 @@ pub struct Metrics {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LoopMetrics {
-    /// Sockets now, those included that are opening, closing, or being told of a limit.
+    /// Sockets now, including those that are opening, closing or being refused.
     pub connections: u64,
-    /// Sockets accepted so far, those included that were over a limit.
+    /// Sockets accepted so far, including those that were over a limit.
     pub accepted: u64,
     /// Of these, those that did not become a WebSocket, by reason: `max_connections`,
-    /// `max_connections_per_ip`, `unanswered` (over a limit and not told, as too many are being told
+    /// `max_connections_per_ip`, `unanswered` (over a limit, and dropped as too many are being answered
     /// already), `bad_request`, `method`, `too_large`, `version`, `origin`, `timeout`, `silent` (nothing
-    /// came), `hung_up`, `tls`, `handler` ([`Handler::open`](crate::Handler::open) said no), `shutdown`.
-    /// Every reason is there from the start, and so with the other maps.
+    /// came), `hung_up`, `tls`, `handler` ([`Handler::open`](crate::Handler::open) refused), `shutdown`.
+    /// Every reason is there from the start, here and in the other maps.
     pub refused: BTreeMap<&'static str, u64>,
-    /// WebSockets opened so far. Each socket that was accepted comes to be counted once: here, as one of
-    /// `http_requests`, or as refused.
+    /// WebSockets opened so far. Each socket that was accepted is in the end counted once: here, in
+    /// `http_requests`, or in `refused`.
     pub opened: u64,
     /// Plain requests that the handler answered.
     pub http_requests: u64,
     /// Text and binary messages from peers.
     pub messages_received: u64,
-    /// Bytes read from sockets, all that travels included; with TLS, without its own.
+    /// Bytes read from sockets: frames, handshakes, plain HTTP; with TLS, after decryption.
     pub bytes_received: u64,
-    /// Text and binary messages to peers, each delivery of a broadcast one: those that were taken into
-    /// the queue of a peer, dropped and conflated ones included.
+    /// Text and binary messages that were taken into the queue of a peer, including those that were
+    /// dropped or conflated later. Each delivery of a broadcast counts.
     pub messages_sent: u64,
-    /// Bytes written to sockets, all that travels included; with TLS, without its own.
+    /// Bytes written to sockets: frames, handshakes, plain HTTP; with TLS, before encryption.
     pub bytes_sent: u64,
     /// Messages that found a queue full and were refused
     /// ([`Overflow::DropNewest`](crate::Overflow::DropNewest)); not among `messages_sent`.
@@ -98,18 +98,19 @@ pub struct LoopMetrics {
     /// Topics that a connection could not subscribe to:
     /// [`Server::max_subscriptions`](crate::Server::max_subscriptions).
     pub subscriptions_refused: u64,
-    /// Connections now of which the kernel took less than was there to write.
+    /// Connections now for which the kernel took less than there was to write.
     pub blocked_connections: u64,
     /// Bytes that waited for these when something was last written to each, or tried to be.
     pub blocked_bytes: u64,
     /// How often a connection was not read from because its handler was behind.
     pub reading_paused: u64,
     /// WebSockets that ended, by [`CloseCause`](crate::CloseCause): `handshake`, `eof`, `no_pong`, … (One
-    /// that [`Handler::open`](crate::Handler::open) had too long for was not opened: `timeout` of `refused`.)
+    /// for which [`Handler::open`](crate::Handler::open) took too long was never opened: it is in `refused`,
+    /// as `timeout`.)
     pub closed_by_cause: BTreeMap<&'static str, u64>,
     /// The same by the code of the first close frame: `1000` to `1015`, `3xxx`, `4xxx`, `other`.
     pub closed_by_code: BTreeMap<&'static str, u64>,
-    /// What other threads asked of the loop and it has not done yet.
+    /// Commands from other threads that the loop has not carried out yet.
     pub commands_queued: u64,
     /// Turns: from waking to sleeping again.
     pub turns: Histogram,
@@ -153,7 +154,7 @@ pub struct TickMetrics {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct BackplaneMetrics {
-    /// Whether it is there now.
+    /// Whether it is connected now.
     pub connected: bool,
     /// Connections that were lost or could not be made.
     pub failures: u64,
@@ -170,7 +171,7 @@ pub struct BackplaneMetrics {
 }
 
 impl Metrics {
-    /// Adds up what was read of each thread.
+    /// Adds up what was read from each thread.
     pub(crate) fn of(loops: Vec<LoopMetrics>, workers: Vec<WorkerMetrics>) -> Self {
         let mut metrics = Self::default();
         for each in &loops {

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// Something to listen on.
 ///
 /// - `"127.0.0.1:9001"`, `"[::]:80"`, `"localhost:0"`, a [`SocketAddr`], or a `(&str, u16)`: TCP.
-///   A name is resolved, and every address of it that can be had is listened on; with port 0, for
+///   A name is resolved, and every address of it that can be bound is listened on; with port 0, for
 ///   which the system chooses, only the first.
 /// - `"unix:/run/app.sock"`: a Unix stream socket. The file of a server that is no longer there is
 ///   replaced; it is removed when the server stops, unless another server's is there by then.
@@ -30,20 +30,20 @@ pub trait Listen {
     /// Opens the sockets.
     ///
     /// # Errors
-    /// [`Error::Bind`] if an address can't be had, [`Error::Config`] if it can't be read, or if what is
-    /// open already does not listen (which is noticed on Linux).
+    /// [`Error::Bind`] if an address can't be listened on, [`Error::Config`] if it can't be read, or if a
+    /// socket that is already open does not listen (which is noticed on Linux).
     #[doc(hidden)]
     fn listen(self) -> Result<Vec<Bound>>;
 }
 
 /// A TCP address that is listened on with `SO_REUSEPORT`: each loop has a listener of its own, and other
-/// processes of the same user may have theirs beside it. The system deals new connections out to all
-/// of them, by their addresses and ports. Default without it: the first loop accepts for all, in turn,
-/// and an address belongs to one process.
+/// processes of the same user may have theirs beside it. The system distributes new connections among
+/// them, by their addresses and ports. Without it, the first loop accepts and deals connections out to all
+/// loops in turn, and an address belongs to one process.
 ///
-/// What it brings: accepting on all loops where very many connections come and go, and several
-/// processes on one port. What it costs: the shares are only even on average; and whoever waits in the
-/// backlog of a listener that is closed is turned away by the system.
+/// Benefits: all loops accept, for servers where very many connections come and go, and several processes
+/// can share one port. Costs: the shares are even only on average, and connections that wait in the
+/// backlog of a listener when it is closed are reset by the system.
 ///
 /// ```
 /// use framemill::{ReusePort, Server};
@@ -55,7 +55,7 @@ pub trait Listen {
 #[cfg(unix)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReusePort<A>(
-    /// The address: what [`ToSocketAddrs`] takes. Of a name that has several the first that can be had
+    /// The address: what [`ToSocketAddrs`] takes. Of a name that has several, the first that can be bound
     /// is taken.
     pub A,
 );
@@ -68,9 +68,9 @@ pub struct Bound(pub(crate) Listener);
 impl<A: ToSocketAddrs> Listen for ReusePort<A> {
     fn listen(self) -> Result<Vec<Bound>> {
         // It can't be shown: it may be anything.
-        let shown = "what is to be shared";
+        let shown = "the ReusePort address";
         let addrs = self.0.to_socket_addrs().map_err(unresolved(shown))?;
-        let mut failed = Error::Config(format!("{shown} has no address"));
+        let mut failed = Error::Config(format!("{shown} resolves to nothing"));
         for addr in addrs {
             match Listener::reusing(addr) {
                 Ok(listener) => return Ok(vec![Bound(listener)]),
@@ -178,7 +178,7 @@ impl Listener {
     #[cfg(unix)]
     fn reusing(addr: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-        // As mio's own, for the sake of connections of before in TIME_WAIT.
+        // As mio's own, for the sake of earlier connections in TIME_WAIT.
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
@@ -293,7 +293,7 @@ fn bind_error(addr: impl fmt::Display) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
-/// Why there are no addresses to listen on: it is none that can be read, or the resolver said no.
+/// Why there are no addresses to listen on: the text can't be read, or the name can't be resolved.
 fn unresolved(addr: &str) -> impl FnOnce(io::Error) -> Error {
     move |source| match source.kind() {
         io::ErrorKind::InvalidInput => {
@@ -319,7 +319,7 @@ fn resolve(addr: impl ToSocketAddrs, shown: &str) -> Result<Vec<Bound>> {
     match (bound.is_empty(), failed) {
         (false, _) => Ok(bound),
         (true, Some(error)) => Err(error),
-        (true, None) => Err(Error::Config(format!("{shown} has no address"))),
+        (true, None) => Err(Error::Config(format!("{shown} resolves to nothing"))),
     }
 }
 
@@ -329,7 +329,7 @@ impl Listen for &str {
             #[cfg(unix)]
             Some(path) => Ok(vec![Bound(Listener::unix(path).map_err(bind_error(self))?)]),
             #[cfg(not(unix))]
-            Some(_) => Err(Error::Config("no Unix sockets on this system".into())),
+            Some(_) => Err(Error::Config("this system has no Unix sockets".into())),
             None => resolve(self, self),
         }
     }

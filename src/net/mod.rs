@@ -1,7 +1,8 @@
 //! A byte stream that may say "would block", and where such streams come from.
 //!
-//! Nobody above asks which transport it is: [`Stream`] and [`Listener`] have one shape for all.
-//! There is no WebSocket here.
+//! [`Stream`] and [`Listener`] have one shape for all transports. Code above asks which one it is only
+//! to find out whether TLS may go around it, and to peek at a PROXY header before TLS. There is no
+//! WebSocket here.
 
 mod listen;
 mod stream;

@@ -1,5 +1,5 @@
-//! systemd: sockets that it hands over, and telling it how we are. On other systems, and started by hand,
-//! there are none, and nobody is told.
+//! systemd: sockets that it hands over, and telling it our state. On other systems, and when started by
+//! hand, there are no sockets, and nothing is told.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -37,7 +37,7 @@ impl Listen for SystemdSockets {
         let mut bound = Vec::new();
         for n in 0..handed.len() {
             let wrong = || {
-                let why = format!("socket {n} of systemd is no listening stream socket");
+                let why = format!("socket {n} of systemd is not a listening stream socket");
                 Error::Config(why)
             };
             let listening = if let Ok(Some(tcp)) = handed.take_tcp_listener(n) {

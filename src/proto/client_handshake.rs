@@ -89,7 +89,7 @@ impl ClientRequest {
             ),
             (
                 self.subprotocols.iter().enumerate().all(unique),
-                "a subprotocol stands twice",
+                "a subprotocol is offered twice",
             ),
             (self.offers().is_ok(), "the extensions are malformed"),
         ];

@@ -42,7 +42,7 @@ impl Violation {
     };
 }
 
-/// Whether `code` may stand in a close frame.
+/// Whether `code` may be sent in a close frame.
 ///
 /// §7.4.1 and the IANA registry: 1004 is reserved; 1005, 1006 and 1015 "MUST NOT be set as a status
 /// code in a Close control frame"; §7.4.2: 0–999 are not used, 1016–2999 belong to future

@@ -1,9 +1,9 @@
 //! Who the client is behind proxies that speak HTTP: `X-Forwarded-For`, and `Forwarded` (RFC 7239).
 //!
 //! Anybody can write these headers, so they are read from the right: the last entry was added by the
-//! proxy that is connected, and is as true as that proxy; the one before it by whoever that entry names,
-//! and so on. The first address that is not a trusted proxy's is the client, and what stands to the left
-//! of it is only what the client says.
+//! proxy that is connected, and is as true as that proxy; the one before it by the host that this entry
+//! names, and so on. The first address that is not a trusted proxy's is the client, and everything to the
+//! left of it is only what the client says.
 //!
 //! Pure data: headers and addresses in, an address out.
 
@@ -120,7 +120,7 @@ fn forwarded(value: &HeaderValue, nodes: &mut Vec<Option<SocketAddr>>) -> Result
     }
 }
 
-/// §6: IPv6 addresses are in brackets here, and a port may be obfuscated, which is none to us.
+/// §6: IPv6 addresses are in brackets here, and a port may be obfuscated, which counts as no port.
 fn bracketed_node(text: &str) -> Option<SocketAddr> {
     let hidden = |port: &str| {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);

@@ -160,9 +160,9 @@ pub(crate) fn first_offered<'r>(request: &'r Request, preferred: &[String]) -> O
 
 /// Appends the 101 that opens the WebSocket.
 ///
-/// `subprotocol` comes from [`choose_subprotocol`] or [`first_offered`]; `extensions` is what was agreed to, as it is to be
-/// sent, and is trusted to be one line. Headers in `extra` that the handshake itself writes are left
-/// out.
+/// `subprotocol` comes from [`choose_subprotocol`] or [`first_offered`]; `extensions` is what was agreed
+/// to, as it is to be sent, and is trusted to be one line. Headers in `extra` that the handshake itself
+/// writes are left out.
 pub(crate) fn accept_response(
     upgrade: &Upgrade,
     subprotocol: Option<&str>,

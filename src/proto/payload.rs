@@ -54,7 +54,7 @@ pub(crate) struct Blocks {
     home: Arc<Home>,
     /// The last large frame, and its header; the next is expected to be as long. 0: none was.
     expected: usize,
-    /// That was wrong a moment ago, so that so many are not expected to be.
+    /// That was wrong a moment ago: how many more are not expected to be.
     doubted: u8,
 }
 
@@ -101,7 +101,7 @@ const DOUBTED: u8 = 15;
 const STAGGER: usize = 2048;
 /// Messages from this size on are staggered.
 const STAGGERED: usize = 32 << 10;
-/// Large memory of the usual allocators begins so many bytes into a page.
+/// How many bytes into a page large memory of the usual allocators begins.
 const ALLOCATOR: usize = 16;
 
 pub(super) const PAGE: usize = 4096;
@@ -361,7 +361,7 @@ impl Blocks {
         buffer
     }
 
-    /// A large frame has come, so long with its header.
+    /// A large frame has come; `frame` is its length with its header.
     pub(crate) fn note_large(&mut self, frame: usize) {
         self.expected = frame;
     }

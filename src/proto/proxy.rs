@@ -28,7 +28,7 @@ pub(crate) enum ProxyHeader {
     Partial,
     /// No header: something else begins here.
     Absent,
-    /// A header of so many bytes.
+    /// A header of `len` bytes.
     Found {
         len: usize,
         /// Whose connection it is; `None`: the proxy's own (a health check), or it does not know.
@@ -157,7 +157,7 @@ fn binary(buf: &[u8]) -> Result<ProxyHeader, BadProxyHeader> {
     Ok(ProxyHeader::Found { len, source })
 }
 
-/// §2.2.x: each is a type, a length of two bytes, and so many bytes; together they fill the header.
+/// §2.2.x: each is a type, a length of two bytes, and bytes of that length; together they fill the header.
 fn check_fields(mut fields: &[u8]) -> Result<(), BadProxyHeader> {
     while !fields.is_empty() {
         let rest = match *fields {

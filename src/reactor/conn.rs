@@ -3,17 +3,21 @@
 //! ```text
 //!            head complete            handler accepts
 //!   Opening ───────────────▶ Deciding ───────────────▶ Open ──▶ (closing: see `ending`)
-//!      │  bad request, limit     │ handler answers               │
-//!      └────────────┬────────────┘ with a response               │
-//!                   ▼                                            ▼
-//!               Lingering ◀──────────────────────────────────────┘
-//!          (all is written; wait for the peer to hang up)
+//!      │  bad request, limit     │ handler answers        ▲      │
+//!      └────────────┬────────────┘ with a response        │      │
+//!                   ▼                                     │      ▼
+//!               Lingering ◀───────────────────────────────┼──────┘
+//!          (all is written; wait for the peer to hang up) │
+//!                                                         │
+//!   Dialing ──────────────────────────────────────────────┘
+//!  (a client's)              server accepts
 //! ```
 //!
-//! The loop calls four entry points: [`ready`](Conn::ready) for a socket event,
-//! [`advance`](Conn::advance) to go on with what was cut short, [`flush`](Conn::flush) to write, and
-//! [`on_deadline`](Conn::on_deadline) for the one deadline that a connection has at any time. After
-//! each, it looks at `gone`, `again` and `rearm`.
+//! The loop calls [`ready`](Conn::ready) for a socket event, [`advance`](Conn::advance) to go on with
+//! what was cut short, [`flush`](Conn::flush) to write, [`on_deadline`](Conn::on_deadline) for the one
+//! deadline that a connection has at any time, and one method for each
+//! [`Command`](crate::link::Command) that is about a connection. After each, `EventLoop::serve` looks
+//! at `gone`, `again`, `dirty` and `rearm`.
 //!
 //! | file | what |
 //! |---|---|
@@ -91,7 +95,7 @@ impl<U> Context<'_, U> {
     }
 }
 
-/// Where a connection stands. What each state needs lives in it.
+/// The state of a connection. What each state needs lives in it.
 #[derive(Debug)]
 pub(crate) enum Phase {
     /// The request is arriving.
@@ -106,7 +110,14 @@ pub(crate) enum Phase {
     Lingering,
 }
 
-/// See the module's documentation.
+/// One socket and its state; only its loop touches it. The methods by families:
+///
+/// - for the loop: `ready`, `advance`, `flush` and `on_deadline`, then what its commands ask for
+///   (`accept`, `respond`, `resume`, `finished`, `secured`, `fail`, `catch_up`, `terminate`), and at the
+///   end of the server `go_away`, `stop_opening` and `cut_off`;
+/// - for accounting, when the loop takes it in or removes it: `register`, `part`, `leave_opening`,
+///   `uncount`, `note_refusal`;
+/// - everything else is for the other files of the table above.
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub(super) stream: Stream,
@@ -281,7 +292,7 @@ impl Conn {
         untold
     }
 
-    /// Open, or about to be: whoever is told that a connection opens may broadcast to it at once.
+    /// Open, or about to be: a handler that is told that a connection opens may broadcast to it at once.
     pub(crate) fn hears_broadcasts(&self) -> bool {
         self.is_open() || (self.told != Told::Nothing && matches!(self.phase, Phase::Deciding))
     }
@@ -377,7 +388,7 @@ impl Conn {
         self.again |= more && !self.gone && !self.waits(cx);
     }
 
-    /// Whether reading is suspended. Whoever ends the suspension sets `again`.
+    /// Whether reading is suspended. What ends the suspension sets `again`.
     pub(super) fn waits<U: Upstream>(&self, cx: &Context<'_, U>) -> bool {
         match self.phase {
             Phase::Deciding => true,

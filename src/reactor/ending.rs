@@ -13,7 +13,7 @@
 //! | failed, all written | half-close, linger |
 //! | eof and nothing sent | the handler finishes what it has, then all is written, then gone |
 //! | eof otherwise, all written | gone |
-//! | the close deadline, which is short for who was told that it sends too much | gone |
+//! | the close deadline, which is short for a peer that was told that it sends too much | gone |
 //!
 //! To linger is to wait for the peer to hang up while throwing away what it still sends: closing a
 //! socket with unread data resets the connection, and the peer might never see our last words.
@@ -278,7 +278,7 @@ impl Conn {
         self.end_now(CloseCause::Terminated, cx);
     }
 
-    /// The server's deadline has come. Whoever can still be told is told.
+    /// The server's deadline has come. A peer that can still be told is told.
     pub(crate) fn cut_off<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if self.is_dialing() {
             return self.not_opened(Error::Closed, cx);

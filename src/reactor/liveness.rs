@@ -2,7 +2,7 @@
 //!
 //! A connection has one timer. Traffic does not touch it: it only notes when the peer was last
 //! heard, and when the timer fires too early for that, it is set anew. So a busy connection pays
-//! for a timer every 25 seconds, not for every message.
+//! for a timer once per ping interval, not for every message.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// that a few hundred silent sockets don't shut the door for as long as a handshake may take.
 const PATIENCE_MS: u64 = 2000;
 
-/// A moment of the loop's clock, at most 49 days ago, in half the space: what comes of the upper
-/// half is told by the present.
+/// A moment of the loop's clock in milliseconds, of which only the low 32 bits are kept.
+/// [`ms`](Self::ms) restores the rest from the present time, right for moments up to 49 days ago.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment(u32);
 

@@ -2,9 +2,12 @@
 //!
 //! A loop owns its connections by `&mut`; everybody else sends it commands
 //! ([`LoopHandle`](crate::link::LoopHandle)) or puts bytes into an outbox and asks for a flush. No
-//! user code runs here unless handlers are inline, and no lock is held across a system call.
+//! lock that another thread may want is held across a read, a write or a poll, only across the write
+//! that wakes a loop. The user code that runs here is listed in the crate's documentation under
+//! *Threads*.
 //!
-//! The loop knows nothing of handlers and workers: what it needs from above is in `upstream`.
+//! The loop knows nothing of handlers and workers: what it needs from above is in `upstream`. Which
+//! module may import which is the table in `tests/layering.rs`.
 
 mod acceptor;
 mod conn;

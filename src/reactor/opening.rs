@@ -23,7 +23,7 @@ use crate::proto::http::{
 pub(crate) struct Opening {
     pub(super) buf: Vec<u8>,
     scan: HeadScan,
-    /// The head is complete, and so many bytes of body are to follow it.
+    /// The head is complete; the number is the bytes of body that are to follow it.
     body: Option<(Request, usize)>,
     /// Whatever is asked, this is the answer: a limit was reached when the connection was accepted.
     pub(super) refusal: Option<StatusCode>,

@@ -47,8 +47,8 @@ impl Conn {
         }
     }
 
-    /// Looks at the first bytes of a connection. `Some`: so many of them were the header, which may be
-    /// none, and whatever follows is no longer of this protocol. `None`: there is more to come, unless
+    /// Looks at the first bytes of a connection. `Some`: the length of the header, perhaps 0; what follows
+    /// is no longer of this protocol. `None`: there is more to come, unless
     /// the connection is over.
     fn proxy_header<U: Upstream>(&mut self, bytes: &[u8], cx: &Context<'_, U>) -> Option<usize> {
         let config = cx.config;
@@ -123,7 +123,7 @@ impl Conn {
     }
 
     /// Its client is over a limit: from here on it is counted like those that are so when they are
-    /// accepted. `false`: too many are being told already, and it is hung up on.
+    /// accepted. `false`: too many are being answered already, and it is dropped.
     fn is_to_be_told(&mut self) -> bool {
         let shared = &self.peer.link.handle.shared;
         if !acceptor::enter_refusals(shared) {

@@ -19,7 +19,7 @@ const INLINE: Load = Load {
     bytes: 1 << 20,
 };
 
-/// So many are found before they are handled.
+/// Messages that are found before they are handled.
 const ROUND: usize = 32;
 
 /// Is left where a message was taken out.
@@ -35,12 +35,12 @@ const MOST_INFLATED: usize = 1032;
 /// beats reading a little of each, and even this takes well under a millisecond. A little more than
 /// the default limit of a message, so that the longest of those is read in one go.
 const LARGE_BUDGET: usize = (1 << 20) + (64 << 10);
-/// Of which one read takes so many, so that they are unmasked while they are in the cache.
+/// Bytes of them that one read takes, so that they are unmasked while they are in the cache.
 const CHUNK: usize = 256 << 10;
 
-/// From this size on a message is expected to be followed by others like it: then only so much is
-/// read into the loop's buffer as is needed to see the next one begin, and the rest goes directly to
-/// its place.
+/// From this size on a message is expected to be followed by others like it: then only
+/// [`FIRST_READ`] bytes are read into the loop's buffer, enough to see the next one begin, and the rest
+/// goes directly to its place.
 const LARGE: usize = 32 << 10;
 /// From this size on, and up to that, a message that is handled inline may stay where it was read.
 const MIDDLING: usize = InPlace::LEAST;
@@ -51,8 +51,8 @@ const FIRST_READ: usize = 8 << 10;
 const TINY: usize = 16;
 const TINY_READ: usize = 8 << 10;
 
-/// Inline, replies to so many bytes are written at once, while they and their buffers are in the
-/// cache. Those to less wait until more connections were read, or for the end of the turn: a peer that is
+/// Inline, replies to at least this many bytes are written at once, while they and their buffers are in the
+/// cache. Those to fewer wait until more connections were read, or for the end of the turn: a peer that is
 /// woken by the first of many small writes is awake for the others, and every wake-up less is a microsecond
 /// less.
 const FLUSH_NOW: usize = 4096;
@@ -69,7 +69,7 @@ enum Stop {
     Failed(Violation),
 }
 
-/// One in so many runs of inline handlers is timed: two readings of the clock are a hundredth of what
+/// One in this many runs of inline handlers is timed: two readings of the clock are a hundredth of what
 /// it costs to answer one small message.
 const SAMPLE: u32 = 16;
 

@@ -12,7 +12,7 @@ use super::topics::Audience;
 use crate::id::Key;
 use crate::link::{Permit, Publication, SharedFrame};
 
-/// Frames are gathered up to so many bytes: then a copy costs as much as all else.
+/// Frames are gathered up to this many bytes: then a copy costs as much as all else.
 const RUN: usize = 4096;
 
 /// One frame on its way to many.

@@ -31,9 +31,9 @@ pub(super) struct Stopping {
 
 struct Pace {
     begun: Instant,
-    /// After so long all have been told.
+    /// How long after `begun` all have been told.
     over: Duration,
-    /// Of so many.
+    /// How many there were at `begun`.
     total: usize,
     next: Instant,
 }

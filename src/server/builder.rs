@@ -34,7 +34,7 @@ use crate::net::{Bound, Listen, Listener};
 /// | [`close_timeout`](Self::close_timeout) | 10 s | drop |
 /// | [`inbound_limit`](Self::inbound_limit) | 64 messages or 1 MiB | stop reading |
 /// | [`outbound_limit`](Self::outbound_limit) | 1 MiB | [`Overflow::Close`]: 1013 |
-/// | [`max_subscriptions`](Self::max_subscriptions) | 1,024 topics a connection | `false`, and `refused` to who follows |
+/// | [`max_subscriptions`](Self::max_subscriptions) | 1,024 topics a connection | `subscribe` returns `false`; followers are sent `refused` |
 /// | [`idle_histories`](Self::idle_histories) | 256 MiB | the longest idle topics are forgotten |
 /// | [`max_connections`](Self::max_connections) | unlimited | 503 |
 /// | [`max_connections_per_ip`](Self::max_connections_per_ip) | unlimited | 429 |
@@ -62,7 +62,7 @@ impl Server {
     /// open; see [`Listen`].
     ///
     /// # Errors
-    /// [`Error::Bind`] if the address can't be had, [`Error::Config`] if it can't be read.
+    /// [`Error::Bind`] if the address can't be listened on, [`Error::Config`] if it can't be read.
     pub fn bind(addr: impl Listen) -> Result<Self> {
         let server = Self {
             config: Config::default(),
@@ -91,7 +91,7 @@ impl Server {
         Ok(self)
     }
 
-    /// The handle of this server, already before it runs: for handlers that
+    /// The handle to this server, even before it runs: for handlers that
     /// [broadcast](ServerHandle::broadcast), for instance. Call it after the last
     /// [`and_bind`](Self::and_bind).
     pub fn handle(&self) -> ServerHandle {
@@ -101,15 +101,16 @@ impl Server {
     // ---- threads ----
 
     /// Event-loop threads, 1 to 256. Default: 1, which is enough for several hundred thousand
-    /// messages a second. More pay off when one loop's thread is busy all the time.
+    /// messages a second. More pay off when one loop's thread is busy all the time. Anything else is an
+    /// [`Error::Config`] when the server is started.
     pub fn loops(mut self, loops: usize) -> Self {
         self.config.loops = loops;
         self
     }
 
-    /// Worker threads, which run the handler. Default: one per core. Handlers that wait a lot want
-    /// more; 0 runs them on the loops, which is fastest and right for single-core machines, but then
-    /// they must not block.
+    /// Worker threads, which run the handler, at most 4,096. Default: one per core. Handlers that wait a
+    /// lot need more; 0 runs them on the loops, which is fastest and right for single-core machines, but
+    /// then they must not block. Anything else is an [`Error::Config`] when the server is started.
     pub fn workers(mut self, workers: usize) -> Self {
         self.config.workers = workers;
         self
@@ -117,15 +118,17 @@ impl Server {
 
     // ---- limits ----
 
-    /// The longest message, in bytes, assembled from all its fragments. Default: 1 MiB. Memory grows
-    /// with what has arrived, never with what a header claims.
+    /// The longest message, in bytes, assembled from all its fragments: 1 byte to 1 GiB. Default: 1 MiB.
+    /// Anything else is an [`Error::Config`] when the server is started. Memory grows with what has
+    /// arrived, never with what a header claims.
     pub fn max_message(mut self, bytes: usize) -> Self {
         // What does not fit is over the most that `check` allows anyway.
         self.config.max_message = bytes.try_into().unwrap_or(u32::MAX);
         self
     }
 
-    /// The longest request head in bytes, and the most headers. Default: 8 KiB, 64.
+    /// The longest request head, 64 bytes to 1 GiB, and the most headers. Default: 8 KiB, 64. Anything
+    /// else is an [`Error::Config`] when the server is started.
     pub fn max_head(mut self, bytes: usize, headers: usize) -> Self {
         self.config.max_head = bytes;
         self.config.max_headers = headers;
@@ -138,19 +141,21 @@ impl Server {
         self
     }
 
-    /// What may wait for the handler of one connection: messages, and bytes. Default: 64, 1 MiB.
-    /// When either is reached, the connection is not read from until a quarter is left; TCP slows
-    /// the sender down. The message that reaches the limit in bytes is still taken whole.
+    /// What may wait for the handler of one connection: messages, and bytes, each from 1 to 2³⁰.
+    /// Default: 64, 1 MiB. Anything else is an [`Error::Config`] when the server is started. When either
+    /// is reached, the connection is not read from until a quarter is left; TCP slows the sender down.
+    /// The message that reaches the limit in bytes is still taken whole.
     pub fn inbound_limit(mut self, messages: usize, bytes: usize) -> Self {
         self.config.inbound_messages = messages;
         self.config.inbound_bytes = bytes;
         self
     }
 
-    /// What may wait to be written to one peer, in bytes. Default: 1 MiB. Past it,
-    /// [`overflow`](Self::overflow) says what happens.
+    /// What may wait to be written to one peer, in bytes, at most 1 GiB. Default: 1 MiB. Anything else is
+    /// an [`Error::Config`] when the server is started. Past the limit, [`overflow`](Self::overflow) says
+    /// what happens.
     ///
-    /// While more than half of it waits, messages *from* that peer are held back: a peer that asks
+    /// While more than half of it is queued, messages *from* that peer are held back: a peer that asks
     /// without reading the answers is slowed down, not overflowed.
     pub fn outbound_limit(mut self, bytes: usize) -> Self {
         self.config.outbound_bytes = bytes;
@@ -163,11 +168,11 @@ impl Server {
         self
     }
 
-    /// The most topics that one connection may subscribe to, those of which it is still being sent what it
-    /// missed included. Default: 1,024. One more is refused:
-    /// [`Peer::subscribe`](crate::Peer::subscribe) is `false`, and who has asked to
-    /// [follow](crate::Follow) it is told. Each takes some hundreds of bytes and its name a few times; names
-    /// of more than 1,024 bytes are refused as well, whatever is set here.
+    /// The most topics one connection may subscribe to, including those whose missed messages are still
+    /// being sent. Default: 1,024. One more is refused: [`Peer::subscribe`](crate::Peer::subscribe) returns
+    /// `false`, and a client that has asked to [follow](crate::Follow) it is told. Each takes some hundreds
+    /// of bytes and its name a few times; names of more than 1,024 bytes are refused as well, whatever is
+    /// set here.
     pub fn max_subscriptions(mut self, topics: usize) -> Self {
         self.config.max_subscriptions = topics;
         self
@@ -188,60 +193,68 @@ impl Server {
     }
 
     /// How many bits of an IPv6 address count as one address where limits are per address, 1 to 128.
-    /// Default: 64, which is what a site has at least; many are given 56 or 48.
+    /// Default: 64, the least that a site is given; many are given 56 or 48. Anything else is an
+    /// [`Error::Config`] when the server is started.
     pub fn ipv6_prefix(mut self, bits: u8) -> Self {
         self.config.ipv6_prefix = bits;
         self
     }
 
-    /// How many connections are accepted a second, on all addresses together, and how many at once
-    /// after a silence. Default: as many as come. More wait in the system's backlog, where they cost
-    /// the process nothing; what the backlog has no room for, the system turns away.
+    /// How many connections are accepted a second, on all addresses together, and how many at once after
+    /// a silence, each at least 1. Default: as many as come. Anything else is an [`Error::Config`] when the
+    /// server is started. More wait in the system's backlog, where they cost the process nothing; what the
+    /// backlog has no room for, the system turns away.
     pub fn accept_rate(mut self, per_second: u32, burst: u32) -> Self {
         self.config.accept_rate = Some(Rate { per_second, burst });
         self
     }
 
-    /// The same for one IPv4 address or one IPv6 [prefix](Self::ipv6_prefix). Default: as many as
-    /// come. One more is answered with 429.
+    /// The same for one IPv4 address or one IPv6 [prefix](Self::ipv6_prefix), each at least 1. Default: as
+    /// many as come. Anything else is an [`Error::Config`] when the server is started. One more is answered
+    /// with 429.
     pub fn accept_rate_per_ip(mut self, per_second: u32, burst: u32) -> Self {
         self.config.accept_rate_per_ip = Some(Rate { per_second, burst });
         self
     }
 
-    /// The most connections that are on their way to become a WebSocket at a time, from accepting to
-    /// the answer, [`Handler::open`] included. Default: unlimited. More wait to be accepted; while they
-    /// do, a connection that has sent nothing for 2 s is hung up on, so that silent ones don't hold the
-    /// door. Those over `max_connections` or a limit per address take no place; at most 256 of them are
-    /// answered at a time, and the others hung up on.
+    /// The most opening handshakes at a time, from accepting a connection to the answer, including
+    /// [`Handler::open`]; 0 counts as 1. Default: unlimited. More connections wait to be accepted; while
+    /// they do, a connection that has sent nothing for 2 s is closed, so that silent ones don't keep others
+    /// out. Those over `max_connections` or a limit per address don't count; at most 256 of them are
+    /// answered at a time, and the others are closed without an answer.
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.config.max_handshakes = handshakes.max(1);
         self
     }
 
-    /// How many bytes a second each peer may send. Default: as many as it likes.
+    /// How many bytes a second each peer may send; rate and burst are at least 1. Default: as many as it
+    /// likes. Anything else is an [`Error::Config`] when the server is started.
     pub fn byte_rate(mut self, rate: ByteRate) -> Self {
         self.config.byte_rate = Some(rate);
         self
     }
 
-    /// How many messages a second each peer may send. Default: as many as it likes.
+    /// How many messages a second each peer may send; rate and burst are at least 1. Default: as many as
+    /// it likes. Anything else is an [`Error::Config`] when the server is started.
     pub fn message_rate(mut self, rate: MessageRate) -> Self {
         self.config.message_rate = Some(rate);
         self
     }
 
-    /// Which pages may connect. Default: [`Origin::SameHost`]. Others are answered with 403.
+    /// Which origins browser pages may connect from. Default: [`Origin::SameHost`]. Others are answered
+    /// with 403.
     pub fn origin(mut self, origin: Origin) -> Self {
         self.config.origin = origin;
         self
     }
 
-    /// Subprotocols that the server speaks, the best first. Default: none.
+    /// Subprotocols that the server speaks, in order of preference; each must be a token (RFC 9110 §5.6.2).
+    /// Default: none. Anything else is an [`Error::Config`] when the server is started.
     ///
-    /// The first that a client offers is agreed on, unless [`Handler::open`] has chosen another: so closures,
-    /// rooms and [`events`](Self::events) can have one. [`Peer::subprotocol`](crate::Peer::subprotocol) tells
-    /// which. A client that offers only others is let in without; browsers then fail the connection.
+    /// The first of them that a client offers is agreed on, unless [`Handler::open`] has chosen another: so
+    /// closures, rooms and [`events`](Self::events) can have one.
+    /// [`Peer::subprotocol`](crate::Peer::subprotocol) tells which. A client that offers only others is let
+    /// in without one; browsers then fail the connection.
     pub fn subprotocols<I>(mut self, names: I) -> Self
     where
         I: IntoIterator<Item: Into<String>>,
@@ -251,17 +264,17 @@ impl Server {
     }
 
     /// The server's own proxies, as networks: `"10.0.0.0/8"`, `"2001:db8::/32"`, single addresses, and
-    /// `"unix"` for whoever comes by a Unix socket. Default: none.
+    /// `"unix"` for connections through a Unix socket. Default: none.
     ///
     /// For a connection from one of them, [`Peer::remote_addr`](crate::Peer::remote_addr),
     /// [`Request::remote_addr`](crate::Request::remote_addr) and the limits per address mean the client
-    /// that the proxy tells of: in the [`forwarded_header`](Self::forwarded_header), read from the right
+    /// that the proxy names: in the [`forwarded_header`](Self::forwarded_header), read from the right
     /// up to the first address that is not a proxy's, or with the
     /// [`proxy_protocol`](Self::proxy_protocol). What others claim is ignored. The proxies themselves
     /// are not held to the limits per address.
     ///
     /// # Errors
-    /// [`Error::Config`] for what is no network.
+    /// [`Error::Config`] for what is not a network.
     pub fn trust_proxies<I>(mut self, networks: I) -> Result<Self>
     where
         I: IntoIterator<Item: AsRef<str>>,
@@ -275,7 +288,7 @@ impl Server {
         Ok(self)
     }
 
-    /// In which header trusted proxies tell the client's address. Default:
+    /// The header in which trusted proxies tell the client's address. Default:
     /// [`ForwardedHeader::XForwardedFor`]. A `Forwarded` from a trusted proxy that can't be parsed is
     /// answered with 400.
     pub fn forwarded_header(mut self, header: ForwardedHeader) -> Self {
@@ -284,8 +297,8 @@ impl Server {
     }
 
     /// Whether connections from trusted proxies begin with a header of the PROXY protocol, version 1
-    /// or 2, before TLS. Default: they don't. A malformed header is hung up on; the one of a health
-    /// check (`LOCAL`, `UNKNOWN`) leaves the proxy's own address. If it names a client, the
+    /// or 2, before TLS. Default: they don't. A connection with a malformed header is closed; the header of
+    /// a health check (`LOCAL`, `UNKNOWN`) leaves the proxy's own address. If it names a client, the
     /// [`forwarded_header`](Self::forwarded_header) is believed only if that client is a trusted proxy
     /// in turn.
     pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Self {
@@ -307,16 +320,16 @@ impl Server {
     /// Speaks TLS on all TCP addresses; Unix sockets stay plain. Default: no TLS.
     ///
     /// The handshake counts towards [`handshake_timeout`](Self::handshake_timeout) and is made on the
-    /// workers. What does not begin with a TLS handshake is hung up on. The identity can be changed
-    /// while the server runs: [`ServerHandle::reload_tls`].
+    /// workers. A connection that does not begin with a TLS handshake is closed. The identity can be
+    /// changed while the server runs: [`ServerHandle::reload_tls`].
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
         self
     }
 
-    /// The most TLS handshakes that are under way at a time, each of which costs memory and a
-    /// signature. Default: 256. More connections wait to be accepted, as with
+    /// The most TLS handshakes at a time, each of which costs memory and a signature; 0 counts as 1.
+    /// Default: 256. More connections wait to be accepted, as with
     /// [`max_handshakes`](Self::max_handshakes).
     #[cfg(feature = "tls")]
     pub fn max_tls_handshakes(mut self, handshakes: usize) -> Self {
@@ -326,37 +339,37 @@ impl Server {
 
     // ---- topics ----
 
-    /// Whether what is published to some topics is compressed, whatever its length: [`Compress::Never`] where
-    /// it is compressed already, or holds secrets. `topics` is a name, or the beginning of some and a `*`;
-    /// where several match, the first that was set counts. Default: [`Compress::Auto`] for all. Without
+    /// Whether what is published to some topics is compressed, whatever its length: [`Compress::Never`]
+    /// where it is compressed already, or holds secrets. `topics` is a name, or a prefix and a `*`; where
+    /// several match, the first that was set counts. Default: [`Compress::Auto`] for all. Without
     /// permessage-deflate there is no difference.
     ///
-    /// It goes for what comes from other nodes, and from a [history](Self::history), too: so set it on all
-    /// nodes.
+    /// It also applies to what comes from other nodes, and from a [history](Self::history): so set it on
+    /// all nodes.
     pub fn compress(mut self, topics: &str, compress: Compress) -> Self {
         self.config.topic_compression.add(topics, compress);
         self
     }
 
-    /// Topics that keep their last messages, so that whoever comes back gets what it missed:
-    /// [`Peer::subscribe_from`](crate::Peer::subscribe_from). `topics` is a name, or the beginning of
-    /// some and a `*`; where several match, the first that was set counts. Default: none.
+    /// Topics that keep their last messages, so that a client that comes back gets what it missed:
+    /// [`Peer::subscribe_from`](crate::Peer::subscribe_from). `topics` is a name, or a prefix and a `*`;
+    /// where several match, the first that was set counts. Default: none.
     ///
-    /// Their subscribers get each message with a line before it that says where it stands, see
-    /// [`Follower`](crate::Follower) and `docs/scaling.md`. With [`Redis`](crate::Server::backplane),
-    /// which then keeps them and decides on their order, they come to everybody by way of Redis: in one
+    /// Their subscribers get each message with a line before it that tells its position, see
+    /// [`Follower`](crate::Follower) and `docs/scaling.md`. With [`Redis`](crate::Server::backplane), which
+    /// then keeps the messages and decides on their order, all subscribers get them by way of Redis: in one
     /// order for all nodes, but later than what the same thread sends meanwhile, and not while Redis is
-    /// away. Without, they are kept in memory and as prompt as others, also while nobody subscribes to
-    /// them, within [`idle_histories`](Self::idle_histories).
+    /// away. Without Redis, they are kept in memory and arrive as promptly as others; they are kept even
+    /// while nobody subscribes, within [`idle_histories`](Self::idle_histories).
     pub fn history(mut self, topics: &str, history: History) -> Self {
         self.histories.keep(topics, history);
         self
     }
 
-    /// What topics with history that nobody subscribes to may take in this server's memory, all together
-    /// and about, in bytes. Default: 256 MiB. Past it, those are forgotten to which nothing was published
-    /// for the longest time: whoever comes back to one is told that messages are missing. Topics with
-    /// subscribers are not counted, and those of which Redis keeps the history are not in memory otherwise.
+    /// What topics with history but without subscribers may take in this server's memory, all together, in
+    /// bytes, approximately. Default: 256 MiB. Past it, those are forgotten to which nothing was published
+    /// for the longest time: a client that comes back to one is told that messages are missing. Topics with
+    /// subscribers don't count, and those whose history Redis keeps are in memory only while they have any.
     pub fn idle_histories(mut self, bytes: usize) -> Self {
         self.config.idle_histories = bytes;
         self
@@ -380,21 +393,21 @@ impl Server {
         self
     }
 
-    /// After how much silence a peer is pinged, and how long it may stay silent then. Default: 25 s,
-    /// 20 s. Anything received counts as a sign of life.
+    /// How long a peer may be silent before it is pinged, and how much longer before it is dropped.
+    /// Default: 25 s, 20 s. Anything received counts as a sign of life.
     pub fn ping(mut self, after: Duration, timeout: Duration) -> Self {
         self.config.ping_interval = Some(after);
         self.config.pong_timeout = timeout;
         self
     }
 
-    /// No pings: a peer that vanishes without a word is never noticed unless something is sent.
+    /// Sends no pings: a peer that vanishes without a word is not noticed until something is sent.
     pub fn no_ping(mut self) -> Self {
         self.config.ping_interval = None;
         self
     }
 
-    /// How long the closing handshake may take, once the first close frame is there or sent.
+    /// How long the closing handshake may take, counted from the first close frame, sent or received.
     /// Default: 10 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.config.close_timeout = timeout;
@@ -418,24 +431,24 @@ impl Server {
     // ---- memory ----
 
     /// The buffer that each loop reads into, in bytes, 1 KiB (with `proxy_protocol` 4 KiB) to 16 MiB.
-    /// Default: 64 KiB. It is also the most that one connection may bring before others have their turn,
-    /// but for the rest of a message of more than 32 KiB.
+    /// Default: 64 KiB. Anything else is an [`Error::Config`] when the server is started. It is also the
+    /// most that one connection may bring before others have their turn, but for the rest of a message of
+    /// more than 32 KiB.
     ///
-    /// A smaller one saves its own size, once per loop, or twice while messages of 8 to 32 KiB are handled on
-    /// the loop; with less than what peers usually send at a
-    /// time, more reads are needed.
+    /// A smaller one saves memory, its own size once per loop, or twice while messages of 8 to 32 KiB are
+    /// handled on the loop; if it holds less than peers usually send at a time, more reads are needed.
     pub fn read_buffer(mut self, bytes: usize) -> Self {
         self.config.read_buffer = bytes;
         self
     }
 
-    /// Is called by a loop that has had nothing to do for 100 ms, after it has let go of the memory that
+    /// Has `call` called by a loop that has had nothing to do for 100 ms, after it has freed the memory that
     /// it kept for reuse. Default: nothing is called.
     ///
     /// For allocators that keep what is freed until they are told otherwise. glibc's does: much of
     /// what a burst took may stay resident until a program calls
     /// [`malloc_trim`](https://man7.org/linux/man-pages/man3/malloc_trim.3.html), which is `unsafe` and so
-    /// is left to whoever wants it. The loop waits for it, so it should take milliseconds at most.
+    /// is left to you. The loop waits for the call, so it should take milliseconds at most.
     pub fn on_quiet(mut self, call: fn()) -> Self {
         self.config.on_quiet = Some(call);
         self

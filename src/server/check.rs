@@ -1,4 +1,4 @@
-//! Settings that make no sense.
+//! Settings that are out of range.
 
 use crate::config::Config;
 #[cfg(feature = "deflate")]
@@ -7,70 +7,75 @@ use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::proto::http::is_token;
 
-/// Says so before anything starts.
+/// The first setting that is out of range, before anything starts.
 pub(super) fn check(config: &Config) -> Result<()> {
     // Counters of bytes are 32 bits wide and their differences must not wrap.
     let widest = 1 << 30;
     let wrong = [
-        (config.loops == 0, "at least one loop"),
-        (config.loops > PeerId::MAX_LOOPS, "at most 256 loops"),
-        (config.workers > 4096, "at most 4096 workers"),
-        (config.max_message == 0, "max_message of at least 1 byte"),
         (
-            config.max_message as usize > widest,
-            "max_message of at most 1 GiB",
+            !(1..=PeerId::MAX_LOOPS).contains(&config.loops),
+            "loops must be 1 to 256",
+        ),
+        (config.workers > 4096, "workers must be 0 to 4,096"),
+        (
+            !(1..=widest).contains(&(config.max_message as usize)),
+            "max_message must be 1 byte to 1 GiB",
         ),
         (
             !(1 << 10..=16 << 20).contains(&config.read_buffer),
-            "read_buffer of 1 KiB to 16 MiB",
+            "read_buffer must be 1 KiB to 16 MiB",
         ),
         (
             config.proxy_protocol.is_some() && config.read_buffer < 4 << 10,
-            "read_buffer of at least 4 KiB, as long as a PROXY header may be",
-        ),
-        (config.max_head < 64, "max_head of at least 64 bytes"),
-        (config.max_head > widest, "max_head of at most 1 GiB"),
-        (
-            config.inbound_messages == 0 || config.inbound_bytes == 0,
-            "inbound_limit of at least one message and byte",
+            "read_buffer must be at least 4 KiB, as long as a PROXY header may be",
         ),
         (
-            config.inbound_messages > widest || config.inbound_bytes > widest,
-            "inbound_limit of at most 1 GiB",
+            !(64..=widest).contains(&config.max_head),
+            "max_head must be 64 bytes to 1 GiB",
+        ),
+        (
+            !(1..=widest).contains(&config.inbound_messages)
+                || !(1..=widest).contains(&config.inbound_bytes),
+            "inbound_limit must be at least one message and one byte, and at most 2^30 of each",
         ),
         (
             config.outbound_bytes > widest,
-            "outbound_limit of at most 1 GiB",
+            "outbound_limit must be at most 1 GiB",
         ),
         (
             config
                 .message_rate
                 .is_some_and(|r| r.per_second == 0 || r.burst == 0),
-            "message_rate of at least 1",
+            "message_rate must be at least 1 a second, with a burst of at least 1",
         ),
         (
             config
                 .byte_rate
                 .is_some_and(|r| r.per_second == 0 || r.burst == 0),
-            "byte_rate of at least 1",
+            "byte_rate must be at least 1 a second, with a burst of at least 1",
         ),
         (
-            [config.accept_rate, config.accept_rate_per_ip]
-                .iter()
-                .flatten()
-                .any(|r| r.per_second == 0 || r.burst == 0),
-            "accept_rate of at least 1",
+            config
+                .accept_rate
+                .is_some_and(|r| r.per_second == 0 || r.burst == 0),
+            "accept_rate must be at least 1 a second, with a burst of at least 1",
+        ),
+        (
+            config
+                .accept_rate_per_ip
+                .is_some_and(|r| r.per_second == 0 || r.burst == 0),
+            "accept_rate_per_ip must be at least 1 a second, with a burst of at least 1",
         ),
         (
             !(1..=128).contains(&config.ipv6_prefix),
-            "ipv6_prefix of 1 to 128 bits",
+            "ipv6_prefix must be 1 to 128 bits",
         ),
         (
             !config
                 .subprotocols
                 .iter()
                 .all(|name| is_token(name.as_bytes())),
-            "subprotocols that are tokens",
+            "subprotocols must be tokens (RFC 9110 §5.6.2)",
         ),
     ];
     #[cfg(feature = "deflate")]
@@ -78,7 +83,7 @@ pub(super) fn check(config: &Config) -> Result<()> {
         return Err(Error::Config(why.into()));
     }
     match wrong.iter().find(|(wrong, _)| *wrong) {
-        Some((_, needs)) => Err(Error::Config(format!("a server needs {needs}"))),
+        Some((_, why)) => Err(Error::Config((*why).into())),
         None => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! How a server is taken out of service without being missed.
+//! How a server is taken out of service while others take over.
 
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -22,18 +22,18 @@ use crate::sync::lock;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
-    /// What connections are closed with. Default: [`CloseCode::Away`], 1001; [`CloseCode::Restart`],
+    /// The code that connections are closed with. Default: [`CloseCode::Away`], 1001; [`CloseCode::Restart`],
     /// 1012, tells clients to come back. A code that must not be sent counts as `Away`.
     pub code: CloseCode,
-    /// For how long connections are still accepted while
-    /// [`health`](crate::ServerHandle::health) says 503 already: what a load balancer needs to notice.
-    /// Default: 5 s.
+    /// How long connections are still accepted while [`health`](crate::ServerHandle::health) already
+    /// says 503, so that a load balancer notices. Default: 5 s.
     pub notice: Duration,
-    /// Over how long connections are closed after that, in batches and at random, so that not all of
-    /// them come back elsewhere at once; at most nine tenths of what is then left until the `deadline`, so
-    /// that the last can answer. Default: 10 s.
+    /// The time over which connections are closed after that, in batches and at random, so that they
+    /// don't all come back elsewhere at once. It takes at most nine tenths of what is then left until the
+    /// `deadline`, so that the last can answer. Default: 10 s.
     pub spread: Duration,
-    /// When all of it is over, from the beginning; what is left then is cut off. Default: 30 s.
+    /// When all of it is over, counted from the beginning; connections that are left are cut off.
+    /// Default: 30 s.
     pub deadline: Duration,
 }
 
@@ -61,8 +61,8 @@ impl Hurry {
         self.told.notify_all();
     }
 
-    /// Waits for so long, and then begins, unless somebody was in a hurry. Who is so later waits until it
-    /// has begun, so that nothing of it comes behind what they do.
+    /// Waits for the notice and then begins, unless somebody was in a hurry. Somebody who is so later
+    /// waits until it has begun, so that nothing of it comes behind what they do.
     pub(super) fn wait(&self, notice: Duration, begin: impl FnOnce()) {
         let wanted = lock(&self.wanted);
         let waited = self

@@ -1,4 +1,4 @@
-//! For people with a loop of their own: everything that happens, through one channel.
+//! For programs with a loop of their own: everything that happens, through one channel.
 
 use crossbeam_channel::Sender;
 
@@ -11,10 +11,10 @@ use crate::peer::Peer;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// Somebody opens a WebSocket with this request. The opening handshake is answered once this is in the
-    /// channel, so what is sent to the peer from now on arrives right behind the answer, and until then
-    /// [`Peer::subprotocol`] is not known. If the channel was full for [`handshake_timeout`](crate::Server::handshake_timeout), or the peer has not waited,
-    /// `Close` follows.
+    /// A client asks to open a WebSocket. The handshake is answered once this event is in the channel;
+    /// what you send to the peer from now on follows the answer, and [`Peer::subprotocol`] is unknown
+    /// until then. `Close` follows if the channel stayed full for
+    /// [`handshake_timeout`](crate::Server::handshake_timeout), or if the client gave up.
     Open(Peer, Box<Request>),
     /// A text or binary message has arrived.
     Message(Peer, Message),
@@ -24,7 +24,7 @@ pub enum Event {
     Close(Peer, CloseReason),
 }
 
-/// Passes everything on, of those that are let in.
+/// Passes on everything about the connections that `decide` lets in.
 pub(super) struct ToChannel<F> {
     pub(super) events: Sender<Event>,
     pub(super) decide: F,

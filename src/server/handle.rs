@@ -26,8 +26,8 @@ use crate::proto::may_travel;
 use crate::sync::lock;
 use crate::worker::Pool;
 
-/// A server, from any thread: cheap to clone. Letting go of it changes nothing; the server runs
-/// until [`shutdown`](Self::shutdown).
+/// A handle to a server: cheap to clone, and usable from any thread. Dropping it changes nothing; the
+/// server runs until [`shutdown`](Self::shutdown).
 #[derive(Clone, Debug)]
 pub struct ServerHandle {
     inner: Arc<Inner>,
@@ -39,7 +39,7 @@ struct Inner {
     /// For rooms and timers.
     home: Arc<Home>,
     running: OnceLock<Running>,
-    /// Held by whoever waits for the end first; others wait for the lock.
+    /// Held by the first thread that waits for the end; others wait for the lock.
     state: Mutex<State>,
     /// The latest deadline that was given for the end.
     deadline: Mutex<Option<Instant>>,
@@ -73,10 +73,10 @@ pub(super) struct Threads {
     pub(super) pool: Option<Pool>,
 }
 
-/// Handlers that are still busy when everything else has ended get so much longer.
+/// How much longer handlers get that are still busy when everything else has ended.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// As good as never, and no sum of it overflows.
+/// In effect never, and small enough that no sum with it overflows.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl ServerHandle {
@@ -133,15 +133,15 @@ impl ServerHandle {
         self.inner.addrs.iter().map(ToString::to_string).collect()
     }
 
-    /// Connections that are open, or on their way to be.
+    /// Connections that are open or opening.
     pub fn connections(&self) -> usize {
         let running = self.inner.running.get();
         running.map_or(0, |r| r.shared.connections.load(Ordering::Relaxed))
     }
 
-    /// What the server has done so far and how it is now. Read from counters that its threads keep
-    /// anyway; it costs a few microseconds for each of them and disturbs nobody. Nothing before the
-    /// server is started.
+    /// What the server has done so far, and its state now. This reads counters that its threads keep
+    /// anyway: it takes a few microseconds per thread and holds up none of them. Empty before the server
+    /// is started.
     pub fn metrics(&self) -> Metrics {
         let Some(running) = self.inner.running.get() else {
             return Metrics::default();
@@ -170,17 +170,17 @@ impl ServerHandle {
     }
 
     /// Sends a text or binary message to every open connection, encoding it once (and compressing it
-    /// once for each size of window that was agreed on). Each connection's
-    /// own queue limit and [`Overflow`](crate::Overflow) apply.
+    /// once for each window size that was agreed on). Each connection's own queue limit and
+    /// [`Overflow`](crate::Overflow) apply.
     ///
-    /// Waits while many broadcasts of before are still to be carried out, unless it is called on a
-    /// loop (a handler with `workers(0)`). `false`: it is not a text or binary message, or the server
-    /// is not running: not started yet, or ended.
+    /// Waits while many earlier broadcasts are still to be carried out, unless it is called on a loop (a
+    /// handler with `workers(0)`). `false`: it is not a text or binary message, or the server is not
+    /// running (not started yet, or ended).
     pub fn broadcast(&self, message: impl Into<Message>) -> bool {
         self.broadcast_with(message, Compress::Auto)
     }
 
-    /// The same, with a word on compression, as [`Peer::send_with`](crate::Peer::send_with).
+    /// The same, saying whether to compress, as [`Peer::send_with`](crate::Peer::send_with) does.
     pub fn broadcast_with(&self, message: impl Into<Message>, compress: Compress) -> bool {
         let Some(running) = self.running() else {
             return false;
@@ -201,11 +201,11 @@ impl ServerHandle {
     /// Calls `f` once in every `period` (of at least 100 µs), from one period from now until the server
     /// ends or the timer is [cancelled](Timer::cancel). The times are fixed: a late call does not delay
     /// the next. `f` runs on a worker, so it may block; it never runs twice at once, and a call that is
-    /// due while an earlier one waits or runs is left out. If it panics, that was the last call. It can't end the
-    /// server: [`shutdown`](Self::shutdown) would wait for it.
+    /// due while an earlier one waits or runs is skipped. If `f` panics, that was the last call. It must
+    /// not call [`shutdown`](Self::shutdown), which would wait for it.
     ///
-    /// With `workers(0)` it runs on the timers' own thread, where others wait for it. Timers of a server
-    /// that has not been started go off once it has.
+    /// With `workers(0)` it runs on the thread of all timers, where it delays the others. Timers of a
+    /// server that has not been started fire once it has.
     pub fn every(&self, period: Duration, f: impl FnMut() + Send + 'static) -> Timer {
         self.inner.home.every(period, f)
     }
@@ -216,13 +216,12 @@ impl ServerHandle {
         self.inner.home.after(delay, f)
     }
 
-    /// Sends a text or binary message to every connection that
-    /// [subscribes](crate::Peer::subscribe) to `topic`: [`broadcast`](Self::broadcast) to some. A topic
-    /// that nobody subscribes to is as good as any. Whether it is compressed, the topic says:
-    /// [`Server::compress`](crate::Server::compress).
+    /// Sends a text or binary message to every connection that [subscribes](crate::Peer::subscribe) to
+    /// `topic`. Publishing to a topic without subscribers is fine and reaches nobody. Whether the message
+    /// is compressed is set by topic: [`Server::compress`](crate::Server::compress).
     ///
-    /// Waits, and is `false`, as `broadcast`. [`Peer::publish`](crate::Peer::publish) leaves out the
-    /// sender.
+    /// Waits, and returns `false`, when [`broadcast`](Self::broadcast) does.
+    /// [`Peer::publish`](crate::Peer::publish) leaves out the sender.
     pub fn publish(&self, topic: &str, message: impl Into<Message>) -> bool {
         self.publish_to(topic, &message.into(), None)
     }
@@ -244,24 +243,25 @@ impl ServerHandle {
         running.is_some_and(|r| r.shared.publish(topic, message, None, latest))
     }
 
-    /// Connections that subscribe to `topic` now.
+    /// Connections of this server that subscribe to `topic` now.
     pub fn subscribers(&self, topic: &str) -> usize {
         let running = self.inner.running.get();
         running.map_or(0, |r| r.shared.topics.subscribers(topic))
     }
 
-    /// Somebody is in a topic from now on, under this name, until what is returned is dropped: for others
-    /// to [see](Self::who), on all nodes. Who may be called what, and whether a name may be there twice,
-    /// is yours to say; it has nothing to do with who subscribes. `None`: the server is not running.
+    /// Enters a name in a topic, for others to [see](Self::who) on all nodes, until the returned value is
+    /// dropped. Who may use which name, and whether a name may be entered twice, is up to you; it has
+    /// nothing to do with subscriptions. `None`: the server is not running.
     ///
-    /// Others see it a moment later. When a node dies, those on it are seen for 10 s more.
+    /// Others see it a moment later. When a node dies, its names are seen for another 10 s.
     pub fn enter(&self, topic: &str, name: &str) -> Option<Presence> {
         let running = self.running()?;
         Some(Presence::begin(running.shared.clone(), topic, name))
     }
 
-    /// Who is in a topic, on all nodes, each name once, in order. While Redis is away, those on this
-    /// node. With `Redis` it asks there, so it blocks, at most 3 s: not for handlers with `workers(0)`.
+    /// The names in a topic, on all nodes, each once, in order; while Redis can't be reached, only those
+    /// of this node. With `Redis` this asks Redis, so it blocks, for at most 3 s: don't call it in a
+    /// handler with `workers(0)`.
     pub fn who(&self, topic: &str) -> Vec<String> {
         let Some(running) = self.inner.running.get() else {
             return Vec::new();
@@ -279,12 +279,12 @@ impl ServerHandle {
         backplane.map_or_else(BackplaneState::default, |backplane| backplane.state())
     }
 
-    /// Another certificate and key for new connections: after a renewal, say. Those that are open
-    /// keep theirs.
+    /// Uses another certificate and key for new connections, after a renewal for instance. Open
+    /// connections keep theirs.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) if the server was started without
-    /// [`tls`](crate::Server::tls), or is not running. What is wrong with the files is told when the
+    /// [`tls`](crate::Server::tls), or is not running. What is wrong with files is reported earlier, when a
     /// [`Tls`](crate::Tls) is made of them.
     #[cfg(feature = "tls")]
     pub fn reload_tls(&self, tls: Tls) -> Result<()> {
@@ -293,20 +293,20 @@ impl ServerHandle {
         };
         match running.shared.reload_tls(tls) {
             true => Ok(()),
-            false => Err(Error::Config("this server speaks no TLS".into())),
+            false => Err(Error::Config("this server does not speak TLS".into())),
         }
     }
 
-    /// Ends the server in good order, and waits for it: stops listening, lets handlers deal with
-    /// what has arrived, sends what is queued and then a close frame with 1001 to every connection,
-    /// waits for the answers. After `deadline` what is left is cut off, and its
-    /// [`CloseReason`](crate::CloseReason) tells how much was not delivered.
+    /// Ends the server in good order, and waits for that: stops listening, lets handlers deal with what
+    /// has arrived, sends what is queued and then a close frame with 1001 to every connection, and waits
+    /// for the answers. After `deadline` the connections that are left are cut off, and their
+    /// [`CloseReason`](crate::CloseReason) says how much was not delivered.
     ///
     /// `true` if everything ended by itself, handlers included, and no connection was cut off. A
     /// handler that still blocks is left behind on its thread.
     ///
-    /// Must not be called by a handler, a room or a timer, which would wait for itself: let a thread of your
-    /// own call it.
+    /// Must not be called by a handler, a room or a timer, which would wait for itself: call it on a
+    /// thread of your own.
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline.min(NEVER);
         self.begin_draining();
@@ -317,16 +317,16 @@ impl ServerHandle {
         self.end()
     }
 
-    /// Takes the server out of service without being missed, and waits for the end of it:
+    /// Takes the server out of service while others take over, and waits for its end:
     ///
     /// 1. [`is_draining`](Self::is_draining) is true and [`health`](Self::health) says 503, while
     ///    connections are still accepted, for the `notice` of `drain`;
-    /// 2. nobody listens any more, and connections are closed as by [`shutdown`](Self::shutdown), but
+    /// 2. the server stops listening, and connections are closed as by [`shutdown`](Self::shutdown), but
     ///    in batches, at random, over the `spread` of `drain`;
     /// 3. at its `deadline` what is left is cut off.
     ///
-    /// Meanwhile `shutdown`, from another thread, hurries it up. The result is that of `shutdown`, and as
-    /// that it must not be called by a handler, a room or a timer.
+    /// Meanwhile `shutdown`, called on another thread, cuts it short. The result is that of `shutdown`;
+    /// like `shutdown`, it must not be called by a handler, a room or a timer.
     pub fn drain(&self, drain: Drain) -> bool {
         let deadline = Instant::now() + drain.deadline.min(NEVER);
         self.begin_draining();
@@ -358,7 +358,7 @@ impl ServerHandle {
         let _ = first;
     }
 
-    /// It is up, and systemd hears of that, and later of its end.
+    /// It is up: tells systemd so, and later that it ends.
     pub(super) fn notify_systemd(&self) {
         self.inner.notifies.store(true, Ordering::SeqCst);
         #[cfg(unix)]

@@ -10,9 +10,9 @@ use crate::peer::Peer;
 /// Your server's logic.
 ///
 /// All methods but [`start`](Self::start) are called on worker threads, so they may block: ask a
-/// database, wait for a lock, sleep. For one connection they are called one at a time and in order: [`open`](Self::open) first,
-/// [`close`](Self::close) last; connections don't wait for each other as long as a worker is idle.
-/// With `workers(0)` they run on the loop, and must not block.
+/// database, wait for a lock, sleep. For one connection they are called one at a time and in order:
+/// [`open`](Self::open) first, [`close`](Self::close) last; connections don't wait for each other as
+/// long as a worker is idle. With `workers(0)` they run on the loop, and must not block.
 ///
 /// A panic ends the connection it happened on with 1011, after which only `close` is called for it;
 /// nothing else is disturbed (unless you build with `panic = "abort"`).
@@ -21,40 +21,40 @@ pub trait Handler: Send + Sync + 'static {
     type Session: Send + 'static;
 
     /// The server is about to run: called once, before the first connection, by the thread that calls
-    /// [`Server::start`](crate::Server::start). So a handler can keep a handle of its server. (Or have
-    /// one from [`Server::handle`](crate::Server::handle) when it is made.)
+    /// [`Server::start`](crate::Server::start). So a handler can keep a handle to its server. (Another way
+    /// to one, before the handler is made, is [`Server::handle`](crate::Server::handle).)
     ///
     /// A panic in here is a panic of `Server::start`.
     fn start(&self, server: &ServerHandle) {
         let _ = server;
     }
 
-    /// Someone asks for a WebSocket. The request is a correct opening handshake, and its origin
+    /// A client asks for a WebSocket. The request is a correct opening handshake, and its origin has
     /// passed [`Server::origin`](crate::Server::origin).
     ///
     /// Accept it, with the session and perhaps a subprotocol; or answer with any HTTP response. What
-    /// is sent to `peer` in here arrives right after the handshake. It must be decided within
-    /// [`handshake_timeout`](crate::Server::handshake_timeout).
+    /// is sent to `peer` in here arrives right after the handshake. Must return within
+    /// [`handshake_timeout`](crate::Server::handshake_timeout), or the connection is closed.
     ///
     /// # Errors
-    /// The response that refuses.
+    /// The response with which the client is refused.
     #[allow(
         clippy::result_large_err,
         reason = "once per connection, and easy to write"
     )]
     fn open(&self, request: &Request, peer: &Peer) -> Result<Accept<Self::Session>, Response>;
 
-    /// A text or binary message has arrived. Pings are answered without asking.
+    /// A text or binary message has arrived. Pings are answered automatically.
     fn message(&self, session: &mut Self::Session, peer: &Peer, message: Message);
 
-    /// The queue of this peer is empty again after the kernel's buffer was full or more than half of the
-    /// outbound limit waited; so always after [`Sent::Congested`](crate::Sent::Congested), and at times
-    /// without it, when no message was sent meanwhile.
+    /// The peer's queue is empty again after the kernel's buffer was full or more than half of the
+    /// outbound limit was queued. Always follows [`Sent::Congested`](crate::Sent::Congested), and may
+    /// also come without it.
     fn writable(&self, session: &mut Self::Session, peer: &Peer) {
         let _ = (session, peer);
     }
 
-    /// The connection is over. Called once for every `open` that accepted, whatever the end.
+    /// The connection is over. Called once for every `open` that accepted, however it ended.
     fn close(&self, session: Self::Session, peer: &Peer, reason: &CloseReason) {
         let _ = (session, peer, reason);
     }
@@ -88,7 +88,7 @@ where
     }
 }
 
-/// Yes to a connection, with its session.
+/// Accepts a connection, with its session.
 #[derive(Debug)]
 #[must_use = "it is what `Handler::open` returns"]
 pub struct Accept<S> {
@@ -108,15 +108,15 @@ impl<S> Accept<S> {
         }
     }
 
-    /// Agrees on this subprotocol, whatever the server prefers. It must be one of [`Request::subprotocols`]; if it is not, the
-    /// handshake is answered with 500, as the client would fail the connection anyway
-    /// (RFC 6455 §4.1).
+    /// Agrees on this subprotocol, whatever the server prefers. It must be one of
+    /// [`Request::subprotocols`]; if it is not, the handshake is answered with 500, as the client would
+    /// fail the connection anyway (RFC 6455 §4.1).
     pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
         self.subprotocol = Some(name.into());
         self
     }
 
-    /// The same with another session: for handlers around other handlers.
+    /// Replaces the session: for handlers that wrap other handlers.
     pub fn map<T>(self, session: impl FnOnce(S) -> T) -> Accept<T> {
         Accept {
             session: session(self.session),

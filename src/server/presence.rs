@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::link::Shared;
 
-/// Somebody is in a topic, for as long as this lives: see
+/// A name in a topic, for as long as this lives: see
 /// [`ServerHandle::enter`](super::ServerHandle::enter). Keep it in the session of the connection, and it
-/// ends with it.
+/// ends with the connection.
 #[must_use = "whoever enters leaves when this is dropped"]
 pub struct Presence {
     pub(super) shared: Arc<Shared>,

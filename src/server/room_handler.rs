@@ -7,13 +7,13 @@ use crate::message::Message;
 use crate::peer::Peer;
 
 impl<R: Room> Rooms<R> {
-    /// A handler that lets every connection into one room: `choose` says which, and what comes
-    /// along, or answers the request with something else. All messages go to the room, and the end of
-    /// the connection leaves it.
+    /// A handler that lets every connection into one room: `choose` gives the room's name and the value
+    /// for [`Room::join`], or answers the request with a response. All messages go to the room, and a
+    /// connection that ends leaves it.
     ///
-    /// So a connection has no purpose without its room, and is closed when it has no place there: with 1013
-    /// (try again later) if the room refuses it, with 1000 once the room has put it out or is closed. A room
-    /// that wants something else said [closes](Peer::close) the peer itself, in the same call.
+    /// A connection is there for its room only, so it is closed when it has no place in it: with 1013
+    /// (try again later) if the room refuses it, with 1000 once the room has removed it or is closed. A
+    /// room that wants another code [closes](Peer::close) the peer itself, in the same call.
     ///
     /// ```no_run
     /// # use framemill::*;

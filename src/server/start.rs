@@ -36,8 +36,8 @@ impl Server {
     /// Runs on threads of its own.
     ///
     /// # Errors
-    /// [`Error::Config`] for a setting that makes no sense, [`Error::Io`] if a thread or a poll
-    /// instance can't be had.
+    /// [`Error::Config`] for a setting that is out of range, [`Error::Io`] if a thread or a poll instance
+    /// can't be created.
     pub fn start(self, handler: impl Handler) -> Result<ServerHandle> {
         check(&self.config)?;
         let listeners = spread(self.listeners, self.config.loops)?;
@@ -91,10 +91,10 @@ impl Server {
     /// The channel holds 1024 events; when nobody receives, the peers are slowed down. At least one
     /// worker runs, whatever [`workers`](Self::workers) says.
     ///
-    /// A shutdown passes the end of every connection on, so it waits for room in the channel, too: let go
-    /// of the receiver before, or receive on another thread.
+    /// A shutdown also passes the end of every connection on, so it waits for room in the channel: drop the
+    /// receiver first, or receive on another thread.
     ///
-    /// All who pass the server's limits are let in; [`events_with`](Self::events_with) can refuse.
+    /// All clients within the server's limits are let in; [`events_with`](Self::events_with) can refuse.
     ///
     /// # Errors
     /// As for [`start`](Self::start).
@@ -102,8 +102,9 @@ impl Server {
         self.events_with(|_| Ok(Accept::new(())))
     }
 
-    /// The same for those that `decide` lets in, perhaps with a subprotocol and headers; others get its
-    /// response and are no event. It is called as [`Handler::open`] is, on workers, and may block.
+    /// Like [`events`](Self::events), but `decide` is asked first: it lets connections in, perhaps with a
+    /// subprotocol and headers, or refuses them with a response, and then they produce no event. It is
+    /// called as [`Handler::open`] is, on workers, and may block.
     ///
     /// ```no_run
     /// use framemill::{Accept, Response, Server};

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-/// After so many runs a worker passes on what it held back, even if more is waiting. Large enough
+/// After this many runs a worker passes on what it held back, even if more is waiting. Large enough
 /// that a busy worker wakes its loop rarely, small enough that replies don't pile up.
 const RUNS: u32 = 64;
 
-/// A worker that has had nothing to do for so long rests.
+/// A worker that has had nothing to do for this long rests.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// Where a runnable item is put. Items wait in the order they came; as each is a mailbox, which is

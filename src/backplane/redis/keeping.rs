@@ -40,7 +40,7 @@ const MOST: u64 = i64::MAX as u64 / 2;
 pub(super) const OUT_OF_ORDER: &str = "OUTOFORDER";
 
 /// KEYS: stream, hash, node. ARGV: sequence, envelope, channel, most, age, expiry, repeats,
-/// before, most bytes, bytes beside an envelope, put off; all times in milliseconds, an age of -1 is none.
+/// before, most bytes, bytes beside an envelope, put off; all times in milliseconds, an age of -1 means no limit.
 /// `before` is the message that must have been added last of this node, as it was sent just before this one;
 /// 0 if none was.
 ///
@@ -151,7 +151,7 @@ impl Inner {
         command
     }
 
-    /// A message of a topic with history, as it is published. `None`: it is none.
+    /// A message of a topic with history, as it is published. `None`: it is not one.
     pub(super) fn kept(&self, topic: &str, payload: &[u8]) -> Option<Kept> {
         let space = payload.iter().position(|&byte| byte == b' ')?;
         let id = std::str::from_utf8(&payload[..space]).ok()?;

@@ -10,8 +10,8 @@
 //! | `retry` | pauses between attempts, which the end of the server cuts short |
 //!
 //! **Once.** A publisher that loses its connection can't know what Redis has carried out, and sends
-//! again what was not acknowledged. Each message carries its node and a number that grows, so whoever
-//! hears it twice drops the second. What a node hears of itself it drops as well.
+//! again what was not acknowledged. Each message carries its node and a number that grows, so a node
+//! that hears it twice drops the second. What a node hears of itself it drops as well.
 //!
 //! **Refused.** A Redis may take no writes for a while (`maxmemory`, a disk that is full) and still pass
 //! on what is published. So what it refuses waits apart, with all that follows of the same topic.
@@ -47,10 +47,10 @@ use publisher::Publisher;
 use retry::End;
 use subscriber::Subscriber;
 
-/// Connecting, and any one answer of Redis, may take so long.
+/// The longest that connecting, or any one answer of Redis, may take.
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// The threads, which end by the deadline, get so much longer.
+/// How much longer than the deadline, by which they end, the threads get.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// Between two lines about messages that are lost.
@@ -114,7 +114,7 @@ struct Inner {
     queued: AtomicUsize,
     queued_bytes: AtomicUsize,
     /// Messages in the queue so far, which the publisher numbers from 1 on, and those that got another
-    /// number; at least so many.
+    /// number; at least this many.
     accepted: AtomicU64,
     published: AtomicU64,
     received: AtomicU64,
@@ -160,7 +160,7 @@ impl Redis {
     pub fn new(url: impl AsRef<str>) -> Result<Self> {
         // What the crate says may contain the password.
         let client = Client::open(url.as_ref())
-            .map_err(|_| Error::Config("this is not the URL of a Redis".into()))?;
+            .map_err(|_| Error::Config("this is not the URL of a Redis server".into()))?;
         let (jobs, queue) = unbounded();
         Ok(Self {
             inner: Arc::new(Inner {
@@ -216,7 +216,7 @@ impl Redis {
 impl Backplane for Redis {
     fn start(&self, node: Weak<dyn Node>) -> Result<()> {
         let Some(queue) = lock(&self.queue).take() else {
-            return Err(Error::Config("a Redis is for one server".into()));
+            return Err(Error::Config("a Redis belongs to one server".into()));
         };
         let mut threads = lock(&self.threads);
         let publisher = Publisher::new(self.inner.clone(), queue);

@@ -17,10 +17,10 @@ const RENEWAL: Duration = Duration::from_secs(3);
 /// A part of them at each sign of life.
 const PARTS: usize = (RENEWAL.as_millis() / HEARTBEAT.as_millis()) as usize;
 
-/// A node that is not heard of for so long is dead, and nobody is there.
+/// A node that is not heard of for this long is dead, and nobody is there.
 const EXPIRY: Duration = Duration::from_secs(10);
 
-/// Who has left so long ago, Redis has forgotten by itself.
+/// Names that left longer ago than this, Redis has forgotten by itself.
 const GONE: Duration = EXPIRY.saturating_add(ANSWER);
 
 /// Names in one batch that are news, and as many that are renewed.

@@ -18,7 +18,7 @@ use crate::backplane::{Node, Post};
 const CHUNK: usize = 512;
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// Without a sign of life for so long, the connection is given up. Longer than an answer may take: the
+/// Without a sign of life for this long, the connection is given up. Longer than an answer may take: the
 /// publisher, which gives the signs, may wait for one.
 const SILENCE: Duration = ANSWER.saturating_add(HEARTBEAT);
 

@@ -9,7 +9,7 @@ pub(in crate::link) struct Aside {
     pub(super) queue: Queue,
     /// Decided: nothing more is accepted.
     pub(super) local_close: Option<LocalClose>,
-    /// Bytes that were accepted and then thrown away because there was no room: for whoever is told the end.
+    /// Bytes that were accepted and then thrown away because there was no room: for the reason of the end.
     pub(super) discarded: usize,
 }
 

@@ -12,7 +12,7 @@ use super::spare::{self, Buffer};
 /// can be neither dropped nor replaced any more.
 const TAKE: usize = 256 << 10;
 
-/// So many of them are taken at a time, at most.
+/// Messages that are kept one by one and taken at a time, at most.
 const TAKE_MESSAGES: usize = 1024;
 
 impl Outbox {
@@ -26,7 +26,7 @@ impl Outbox {
     }
 
     /// The loop is told later than [`request_flush`](Self::request_flush) or
-    /// [`push_plain`](Self::push_plain) asked for: whoever else sends meanwhile tells it.
+    /// [`push_plain`](Self::push_plain) asked for: another thread that sends meanwhile tells it.
     pub(in crate::link) fn put_off_flush(&mut self) {
         self.flush_requested = false;
     }
@@ -76,7 +76,7 @@ impl Outbox {
         std::mem::take(&mut self.messages_uncounted) as usize
     }
 
-    /// Messages dropped and replaced in the queue since this was last asked. Whoever queues asks before
+    /// Messages dropped and replaced in the queue since this was last asked. A thread that queues asks before
     /// the lock is given back.
     pub(in crate::link) fn take_lost(&mut self) -> Lost {
         match &mut self.aside {

@@ -35,7 +35,18 @@ pub(super) use self::overflow::{MAX_FRAME, kept_beside};
 pub(super) use self::queue::Lost;
 pub(crate) use self::queue::{QueueKey, Segment};
 
-/// See the module's documentation.
+/// What waits for one peer; behind the lock of its [`Link`](super::Link), which callers hold.
+///
+/// - to queue, on any thread: `push_plain` and `push` for messages, `push_latest` and `push_shared` for
+///   what replaces another or was encoded for many, `control` for pings and pongs;
+/// - to queue what goes through the loop's channel: `reserve` and `reserve_latest` count it at the call,
+///   `push_reserved` and `push_latest` queue it when the loop carries it out;
+/// - to end: `close` queues the close frame; `seal` only accepts nothing more, and `say_goodbye` queues
+///   that frame later; `abandon` throws everything away;
+/// - for the loop, on its thread: `take` what is to be written, then `written`; `stall`, `count`,
+///   `take_pushed`;
+/// - between the two: `request_flush`, when something was queued, says whether the loop has to be told;
+/// - facts: `status`, `queued`, `is_sealed`, `is_finished`, `is_dead`, `undelivered`.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     /// Whole frames, to be sent before `queue`; not empty. Given away when the loop takes it: an
@@ -215,7 +226,7 @@ impl Outbox {
         }
     }
 
-    /// Queues a frame that was encoded for many, or one that so many `messages` were joined to; if the
+    /// Queues a frame that was encoded for many, or one to which `messages` frames were joined; if the
     /// peer does not keep up, in place of an unsent one of the same key. `false`: it was refused.
     pub(super) fn push_shared(
         &mut self,

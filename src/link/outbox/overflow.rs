@@ -9,7 +9,7 @@ use crate::message::{CloseCause, CloseCode, Message};
 /// The largest frame that is accepted: with the limit at most 1 GiB too, sums fit 32 bits.
 pub(in crate::link) const MAX_FRAME: usize = 1 << 30;
 
-/// More than so many bytes of small messages that wait are a sign that the peer does not keep up.
+/// More bytes of small messages than this that wait are a sign that the peer does not keep up.
 pub(super) const FRESH: usize = 16 << 10;
 
 /// What a message that is kept one by one, because it may be dropped, costs beside its bytes, about.
@@ -22,7 +22,7 @@ pub(super) enum Room {
 }
 
 impl Outbox {
-    /// Whether so many bytes find room whatever the policy, and need not be kept one by one.
+    /// Whether `bytes` find room whatever the policy, and need not be kept one by one.
     pub(in crate::link) fn has_plenty(&self, bytes: usize, config: &Config) -> bool {
         let little = self.queued() + bytes <= config.outbound_bytes / 2;
         little && config.overflow != Overflow::DropOldest

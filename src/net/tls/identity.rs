@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// # What is set
 /// - TLS 1.2 is the oldest version that is spoken.
 /// - ALPN answers `http/1.1` to clients that ask (not on Apple systems, where native-tls can't).
-/// - All else is as native-tls has it. On Linux that is OpenSSL with the "intermediate" ciphers of
+/// - Everything else is native-tls's default. On Linux that is OpenSSL with the "intermediate" ciphers of
 ///   Mozilla's recommendations, session tickets, and no renegotiation.
 ///
 /// # What native-tls can't do
@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 /// - No choice of ciphers or curves, and on Linux no TLS 1.3 for servers: native-tls 0.2 builds its
 ///   acceptor with TLS 1.3 switched off.
 ///
-/// Whoever needs these puts a proxy in front that terminates TLS.
+/// If you need these, put a proxy in front that terminates TLS.
 #[derive(Clone)]
 pub struct Tls(TlsAcceptor);
 

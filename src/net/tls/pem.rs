@@ -4,7 +4,7 @@ type Result<T> = std::result::Result<T, String>;
 
 const TO_PKCS8: &str = "openssl pkcs8 -topk8 -nodes -in KEY -out NEW_KEY";
 
-/// The certificates, without what stands around them.
+/// The chain as it is, if there is a certificate in it.
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<u8>> {
     if block(pem, "CERTIFICATE").is_none() {
         return Err("no certificate in it (-----BEGIN CERTIFICATE-----)".into());

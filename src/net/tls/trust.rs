@@ -21,7 +21,7 @@ impl Trust {
     /// reading them takes tens of milliseconds. The default.
     ///
     /// # Errors
-    /// [`Error::Tls`] if they can't be had.
+    /// [`Error::Tls`] if they can't be read.
     pub fn system() -> Result<Self> {
         static SYSTEM: OnceLock<Trust> = OnceLock::new();
         if let Some(trust) = SYSTEM.get() {
@@ -39,7 +39,7 @@ impl Trust {
         build(add_roots(&mut TlsConnector::builder(), pem)?)
     }
 
-    /// Nobody but the certificates in `pem`.
+    /// Only the certificates in `pem`.
     ///
     /// # Errors
     /// As for [`system_and`](Self::system_and).
@@ -48,8 +48,8 @@ impl Trust {
         build(add_roots(builder.disable_built_in_roots(true), pem)?)
     }
 
-    /// Anybody, with any certificate for any name: then TLS protects from nobody who can get in
-    /// between. For tests.
+    /// Any certificate, for any name, so that TLS no longer protects against an active attacker. For tests
+    /// only.
     ///
     /// # Errors
     /// [`Error::Tls`] if the TLS library fails.

@@ -85,7 +85,7 @@ fn a_client_request_is_checked_before_it_is_written() {
         ("a subprotocol is invalid", |r| {
             r.subprotocols = vec!["a b".into()]
         }),
-        ("a subprotocol stands twice", |r| {
+        ("a subprotocol is offered twice", |r| {
             r.subprotocols = vec!["a".into(), "a".into()]
         }),
         ("the extensions are malformed", |r| {

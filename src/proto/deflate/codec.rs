@@ -146,8 +146,8 @@ impl Inflater {
         self.finish(takeover)
     }
 
-    /// Inflates what it can into the room there is, at most so much of it, after making some. Gives how
-    /// much input it took, and whether all the room is filled.
+    /// Inflates what it can into the room there is, up to the limit, after making some. Returns how much
+    /// input it took, and whether all the room is filled.
     fn step(
         &mut self,
         input: &[u8],

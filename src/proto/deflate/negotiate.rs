@@ -182,7 +182,7 @@ impl Params {
                 _ => return Err("a parameter of permessage-deflate is unknown"),
             };
             if twice {
-                return Err("a parameter of permessage-deflate stands twice");
+                return Err("a parameter of permessage-deflate appears twice");
             }
         }
         Ok(read)

@@ -89,7 +89,7 @@ impl<U: Upstream> EventLoop<U> {
         self.take_in(stream, remote, None, opening);
     }
 
-    /// Hangs up on somebody who was not even taken in.
+    /// Closes a connection that was not even taken in.
     fn turn_away(&self, remote: RemoteAddr, why: Refusal) {
         log::debug!(
             "loop {}: {remote} refused: {}",

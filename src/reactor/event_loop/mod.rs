@@ -1,8 +1,8 @@
 //! The turn of a loop, and only the turn.
 //!
 //! Each turn is the same list of steps (`EventLoop::turn`). Steps that a peer can prolong have a
-//! budget. A connection that was cut short goes on the `again` list: readiness is edge-triggered, so
-//! nobody will remind us. Listeners, dials and what is left to be closed are looked at by `timeout`.
+//! budget. A connection that is cut short goes on the `again` list, as readiness is edge-triggered and no
+//! event will come for it. Listeners, dials and what is left to be closed are looked at by `timeout`.
 //!
 //! | file | steps |
 //! |---|---|
@@ -50,7 +50,7 @@ const EVENTS: usize = 1024;
 /// those connections are in the cache, the kernel's part of them above all.
 const GROUP: usize = 32;
 
-/// Of one in so many runs it is noted how long it had to wait for a worker.
+/// Of one run in this many it is noted how long it had to wait for a worker.
 const WAITS: u32 = 8;
 
 /// One loop: its sockets, its clock, its lists.
@@ -62,7 +62,7 @@ pub(crate) struct EventLoop<U> {
     upstream: U,
     acceptor: Acceptor,
     conns: Slab<Conn>,
-    /// Who of them subscribes to what.
+    /// Which of them subscribe to what.
     audience: Audience,
     wheel: Wheel,
     /// The clock: milliseconds since `start`, which is the epoch of what is counted, read once per turn.
@@ -182,7 +182,7 @@ impl<U: Upstream> EventLoop<U> {
 
     // ---- the steps ----
 
-    /// First those that were cut short: they have waited longer than whoever has news.
+    /// First those that were cut short: they have waited longer than those with new events.
     fn go_on(&mut self) {
         let mut served = 0;
         for key in std::mem::take(&mut self.again) {
@@ -272,7 +272,7 @@ impl<U: Upstream> EventLoop<U> {
         }
     }
 
-    /// Makes the gathered connections run, if there are at least so many.
+    /// Makes the gathered connections run, if there are more than `at_least`.
     fn pass_on(&mut self, at_least: usize) {
         if self.runnable.len() > at_least {
             // A nap, not sleep, follows.
@@ -292,7 +292,7 @@ impl<U: Upstream> EventLoop<U> {
             };
             self.wheel.cancel(key.slot);
             conn.leave_opening();
-            // Whoever goes and nothing is known of has hung up.
+            // A connection that goes, and of which nothing else is known, has hung up.
             conn.note_refusal(Refusal::HungUp);
             conn.part(self.poll.registry());
             #[cfg(feature = "tls")]

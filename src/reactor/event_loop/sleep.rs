@@ -11,7 +11,7 @@ use crate::reactor::upstream::Upstream;
 /// [`LoopHandle`](crate::link::LoopHandle).
 const NAP: Duration = Duration::from_millis(1);
 
-/// After so much idleness, memory kept for reuse is released.
+/// After this much idleness, memory kept for reuse is released.
 const TIDY: Duration = Duration::from_millis(100);
 
 /// How the loop waits for its sockets and its waker.

@@ -16,7 +16,7 @@ use crate::reactor::upstream::Upstream;
 pub(super) const WAKER: Token = Token(usize::MAX);
 /// Connections have their slot for a token, and above it their generation where there is room: a
 /// socket that is on a worker for its TLS handshake may outlive its connection, and its events are not
-/// for whoever has the slot by then. Listeners begin here.
+/// for the connection that has the slot by then. Listeners begin here.
 pub(super) const LISTENERS: usize = PeerId::MAX_SLOTS as usize;
 pub(super) const LAST_LISTENER: usize = u32::MAX as usize - 1;
 
