@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
+use std::iter;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -82,39 +82,27 @@ impl Clients {
             ..Config::default()
         };
         let shared = Arc::new(Shared::new(config));
-        let prepared: Vec<Prepared> = (0..loops)
-            .map(|index| Prepared::new(index, shared.clone()))
-            .collect::<io::Result<_>>()?;
-        let handles: Vec<_> = prepared.iter().map(|p| p.handle().clone()).collect();
+        let prepared = Prepared::all(loops, &shared)?;
+        let handles = reactor::handles(&prepared);
         let engine = Arc::new(Engine {
             dialer: Arc::new(Dialer::new(handles.clone())),
             feeder: Arc::new(Feeder::new()),
             shared,
-            loops: handles.clone(),
+            loops: handles,
             own_references: if workers == 0 { 1 } else { 2 },
         });
-        let (pool, run_queue) = match workers {
-            0 => (None, None),
-            _ => Some(Pool::start(workers, &engine)?).unzip(),
-        };
+        let (pool, run_queue) = Pool::start_if_any(workers, &engine)?;
         if let Some(queue) = &run_queue {
             engine.feeder.feeds(queue.downgrade());
         }
-        let mut threads = Vec::with_capacity(loops);
-        for prepared in prepared {
-            let loops = handles.clone();
-            threads.push(match &run_queue {
-                Some(queue) => reactor::spawn(prepared, ToWorkers(queue.clone()), vec![], loops)?,
-                None => reactor::spawn(prepared, OnTheLoop(engine.clone()), vec![], loops)?,
-            });
-        }
-        let threads = Threads {
-            loops: threads,
-            pool,
+        let no_listeners = iter::repeat_with(Vec::new);
+        let loops = match run_queue {
+            Some(queue) => reactor::spawn_all(prepared, || ToWorkers(queue.clone()), no_listeners)?,
+            None => reactor::spawn_all(prepared, || OnTheLoop(engine.clone()), no_listeners)?,
         };
         Ok(Self {
             engine,
-            threads: Mutex::new(Some(threads)),
+            threads: Mutex::new(Some(Threads { loops, pool })),
         })
     }
 

@@ -27,5 +27,5 @@ mod topics;
 mod upstream;
 mod writing;
 
-pub(crate) use event_loop::{Prepared, spawn};
+pub(crate) use event_loop::{Prepared, handles, spawn_all};
 pub(crate) use upstream::{NoRun, Run, Upstream};

@@ -1,16 +1,10 @@
 //! Setting a server up.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
-
-use super::check::check;
-use super::events::{Event, ToChannel};
-use super::handle::{Running, ServerHandle, Threads};
-use super::handler::{Accept, Handler};
-use super::session::{Engine, OnTheLoop, ToWorkers};
-use crate::backplane::{Backplane, Node};
+use super::handle::ServerHandle;
+use crate::backplane::Backplane;
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
 use crate::config::{
@@ -18,16 +12,10 @@ use crate::config::{
 };
 use crate::error::{Error, Result};
 use crate::history::History;
-use crate::http::{Request, Response};
-use crate::link::{Histories, Shared};
+use crate::link::Histories;
 #[cfg(feature = "tls")]
 use crate::net::Tls;
 use crate::net::{Bound, Listen, Listener};
-use crate::reactor::{self, Prepared};
-use crate::worker::Pool;
-
-/// Events that wait for the receiver of [`Server::events`] before the senders are slowed down.
-const EVENTS: usize = 1024;
 
 /// A server that is listening and not yet running: choose the settings, then [`run`](Self::run) it
 /// or [`start`](Self::start) it.
@@ -59,14 +47,14 @@ const EVENTS: usize = 1024;
 #[derive(Debug)]
 #[must_use = "a server does nothing until it is run or started"]
 pub struct Server {
-    config: Config,
+    pub(super) config: Config,
     #[cfg(feature = "tls")]
-    tls: Option<Tls>,
-    listeners: Vec<Listener>,
-    notify_systemd: bool,
-    backplane: Option<Arc<dyn Backplane>>,
-    histories: Histories,
-    handle: ServerHandle,
+    pub(super) tls: Option<Tls>,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) notify_systemd: bool,
+    pub(super) backplane: Option<Arc<dyn Backplane>>,
+    pub(super) histories: Histories,
+    pub(super) handle: ServerHandle,
 }
 
 impl Server {
@@ -451,144 +439,4 @@ impl Server {
         self.config.on_quiet = Some(call);
         self
     }
-
-    // ---- running ----
-
-    /// Runs until [`ServerHandle::shutdown`] is called from elsewhere.
-    ///
-    /// # Errors
-    /// As for [`start`](Self::start).
-    pub fn run(self, handler: impl Handler) -> Result<()> {
-        self.start(handler)?.wait();
-        Ok(())
-    }
-
-    /// Runs on threads of its own.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for a setting that makes no sense, [`Error::Io`] if a thread or a poll
-    /// instance can't be had.
-    pub fn start(self, handler: impl Handler) -> Result<ServerHandle> {
-        let Self {
-            config,
-            #[cfg(feature = "tls")]
-            tls,
-            listeners,
-            notify_systemd,
-            backplane,
-            histories,
-            handle,
-        } = self;
-        check(&config)?;
-        let listeners = spread(listeners, config.loops)?;
-        for listener in listeners.iter().flatten() {
-            listener.set_nodelay(config.nodelay)?;
-        }
-        let engine = Arc::new(Engine::new(handler, &config));
-        let (loops, workers) = (config.loops, config.workers);
-        let mut shared = Shared::new(config);
-        shared.keep(histories);
-        if let Some(backplane) = &backplane {
-            shared.span_nodes(backplane.clone());
-        }
-        let shared = Arc::new(shared);
-        #[cfg(feature = "tls")]
-        tls.into_iter().for_each(|tls| shared.speak_tls(tls));
-        let prepared: Vec<Prepared> = (0..loops)
-            .map(|index| Prepared::new(index, shared.clone()))
-            .collect::<std::io::Result<_>>()?;
-        let handles: Vec<_> = prepared.iter().map(|p| p.handle().clone()).collect();
-        let (pool, run_queue) = match workers {
-            0 => (None, None),
-            _ => Some(Pool::start(workers, &engine)?).unzip(),
-        };
-        // Before any handler can run: it may broadcast, or join a room.
-        handle.home().settle(&shared, run_queue.as_ref());
-        shared.topics.span(&handles);
-        handle.reachable(Running {
-            shared: shared.clone(),
-            loops: handles.clone(),
-            workers: engine.workers().clone(),
-            started: Instant::now(),
-        });
-        if let Some(backplane) = backplane {
-            let node: Arc<dyn Node> = shared;
-            backplane.start(Arc::downgrade(&node))?;
-        }
-        engine.start(&handle);
-        let mut threads = Vec::with_capacity(loops);
-        for (prepared, listeners) in prepared.into_iter().zip(listeners) {
-            let loops = handles.clone();
-            threads.push(match &run_queue {
-                Some(queue) => {
-                    reactor::spawn(prepared, ToWorkers(queue.clone()), listeners, loops)?
-                }
-                None => reactor::spawn(prepared, OnTheLoop(engine.clone()), listeners, loops)?,
-            });
-        }
-        handle.started(Threads {
-            loops: threads,
-            pool,
-        });
-        if notify_systemd {
-            handle.notify_systemd();
-        }
-        Ok(handle)
-    }
-
-    /// Runs on threads of its own and passes everything that happens to the returned channel, which
-    /// works in `crossbeam_channel::select!` and may be received from by any threads. Events of one
-    /// connection are in order.
-    ///
-    /// The channel holds 1024 events; when nobody receives, the peers are slowed down. At least one
-    /// worker runs, whatever [`workers`](Self::workers) says.
-    ///
-    /// A shutdown passes the end of every connection on, so it waits for room in the channel, too: let go
-    /// of the receiver before, or receive on another thread.
-    ///
-    /// All who pass the server's limits are let in; [`events_with`](Self::events_with) can refuse.
-    ///
-    /// # Errors
-    /// As for [`start`](Self::start).
-    pub fn events(self) -> Result<(ServerHandle, Receiver<Event>)> {
-        self.events_with(|_| Ok(Accept::new(())))
-    }
-
-    /// The same for those that `decide` lets in, perhaps with a subprotocol and headers; others get its
-    /// response and are no event. It is called as [`Handler::open`] is, on workers, and may block.
-    ///
-    /// ```no_run
-    /// use framemill::{Accept, Response, Server};
-    ///
-    /// let server = Server::bind("127.0.0.1:9001")?;
-    /// let (handle, events) = server.events_with(|request| match request.query_param("token") {
-    ///     Some(token) if token == "sesame" => Ok(Accept::new(())),
-    ///     _ => Err(Response::unauthorized()),
-    /// })?;
-    /// # drop((handle, events));
-    /// # framemill::Result::Ok(())
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`start`](Self::start).
-    pub fn events_with(
-        mut self,
-        decide: impl Fn(&Request) -> std::result::Result<Accept<()>, Response> + Send + Sync + 'static,
-    ) -> Result<(ServerHandle, Receiver<Event>)> {
-        let (events, receiver) = bounded(EVENTS);
-        self.config.workers = self.config.workers.max(1);
-        let handle = self.start(ToChannel { events, decide })?;
-        Ok((handle, receiver))
-    }
-}
-
-/// The listeners of each loop: all to the first, and to the others one more of those that are shared.
-fn spread(listeners: Vec<Listener>, loops: usize) -> Result<Vec<Vec<Listener>>> {
-    let mut of_loops = Vec::with_capacity(loops);
-    for _ in 1..loops {
-        let more = listeners.iter().filter_map(Listener::another);
-        of_loops.push(more.collect::<std::io::Result<_>>()?);
-    }
-    of_loops.insert(0, listeners);
-    Ok(of_loops)
 }

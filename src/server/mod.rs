@@ -9,6 +9,7 @@ mod handler;
 mod presence;
 mod room_handler;
 mod session;
+mod start;
 
 pub use builder::Server;
 pub use drain::Drain;

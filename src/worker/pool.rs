@@ -83,7 +83,7 @@ pub(crate) struct Pool {
 impl Pool {
     /// Starts `workers` threads. They end when every clone of the returned queue is gone and what
     /// was in it is done.
-    pub(crate) fn start<T: Send + 'static, W: Work<T>>(
+    fn start<T: Send + 'static, W: Work<T>>(
         workers: usize,
         work: &Arc<W>,
     ) -> io::Result<(Self, RunQueue<T>)> {
@@ -103,6 +103,17 @@ impl Pool {
             threads.push(thread::Builder::new().name(name).spawn(body)?);
         }
         Ok((Self { threads, ended }, run_queue))
+    }
+
+    /// The same, but nothing if there are to be none.
+    pub(crate) fn start_if_any<T: Send + 'static, W: Work<T>>(
+        workers: usize,
+        work: &Arc<W>,
+    ) -> io::Result<(Option<Self>, Option<RunQueue<T>>)> {
+        Ok(match workers {
+            0 => (None, None),
+            _ => Some(Self::start(workers, work)?).unzip(),
+        })
     }
 
     /// Its workers.

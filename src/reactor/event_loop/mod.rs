@@ -40,7 +40,7 @@ use crate::metrics::Refusal;
 use crate::peer::Peer;
 use crate::proto::{Blocks, ReadBuffer};
 
-pub(crate) use self::start::{Prepared, spawn};
+pub(crate) use self::start::{Prepared, handles, spawn_all};
 
 /// Events taken from the kernel per turn.
 const EVENTS: usize = 1024;

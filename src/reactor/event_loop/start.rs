@@ -33,7 +33,14 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    pub(crate) fn new(index: usize, shared: Arc<Shared>) -> io::Result<Self> {
+    /// `loops` of them, numbered from 0.
+    pub(crate) fn all(loops: usize, shared: &Arc<Shared>) -> io::Result<Vec<Self>> {
+        (0..loops)
+            .map(|index| Self::new(index, shared.clone()))
+            .collect()
+    }
+
+    fn new(index: usize, shared: Arc<Shared>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), WAKER)?;
         let (handle, inlet) = LoopHandle::new(index, shared, waker);
@@ -43,15 +50,29 @@ impl Prepared {
             handle,
         })
     }
+}
 
-    pub(crate) fn handle(&self) -> &Arc<LoopHandle> {
-        &self.handle
-    }
+pub(crate) fn handles(prepared: &[Prepared]) -> Vec<Arc<LoopHandle>> {
+    prepared.iter().map(|p| p.handle.clone()).collect()
+}
+
+/// Starts the threads of all loops, each with the next of `listeners` and with what `upstream` makes.
+pub(crate) fn spawn_all<U: Upstream>(
+    prepared: Vec<Prepared>,
+    upstream: impl Fn() -> U,
+    listeners: impl IntoIterator<Item = Vec<Listener>>,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let loops = handles(&prepared);
+    prepared
+        .into_iter()
+        .zip(listeners)
+        .map(|(prepared, listeners)| spawn(prepared, upstream(), listeners, loops.clone()))
+        .collect()
 }
 
 /// Starts the thread of a loop. What its listeners bring is dealt out to `loops`, unless each loop has
 /// its own.
-pub(crate) fn spawn<U: Upstream>(
+fn spawn<U: Upstream>(
     prepared: Prepared,
     upstream: U,
     listeners: Vec<Listener>,

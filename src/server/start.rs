@@ -1,0 +1,142 @@
+//! From the settings to a server that runs.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, bounded};
+
+use super::builder::Server;
+use super::check::check;
+use super::events::{Event, ToChannel};
+use super::handle::{Running, ServerHandle, Threads};
+use super::handler::{Accept, Handler};
+use super::session::{Engine, OnTheLoop, ToWorkers};
+use crate::backplane::Node;
+use crate::error::Result;
+use crate::http::{Request, Response};
+use crate::link::Shared;
+use crate::net::Listener;
+use crate::reactor::{self, Prepared};
+use crate::worker::Pool;
+
+/// Events that wait for the receiver of [`Server::events`] before the senders are slowed down.
+const EVENTS: usize = 1024;
+
+/// Running it.
+impl Server {
+    /// Runs until [`ServerHandle::shutdown`] is called from elsewhere.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn run(self, handler: impl Handler) -> Result<()> {
+        self.start(handler)?.wait();
+        Ok(())
+    }
+
+    /// Runs on threads of its own.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a setting that makes no sense, [`Error::Io`] if a thread or a poll
+    /// instance can't be had.
+    pub fn start(self, handler: impl Handler) -> Result<ServerHandle> {
+        check(&self.config)?;
+        let listeners = spread(self.listeners, self.config.loops)?;
+        for listener in listeners.iter().flatten() {
+            listener.set_nodelay(self.config.nodelay)?;
+        }
+        let engine = Arc::new(Engine::new(handler, &self.config));
+        let (loops, workers) = (self.config.loops, self.config.workers);
+        let mut shared = Shared::new(self.config);
+        shared.keep(self.histories);
+        if let Some(backplane) = &self.backplane {
+            shared.span_nodes(backplane.clone());
+        }
+        let shared = Arc::new(shared);
+        #[cfg(feature = "tls")]
+        self.tls.into_iter().for_each(|tls| shared.speak_tls(tls));
+        let prepared = Prepared::all(loops, &shared)?;
+        let handles = reactor::handles(&prepared);
+        let (pool, run_queue) = Pool::start_if_any(workers, &engine)?;
+        let handle = self.handle;
+        // In this order: the handle reaches all of the server before any handler runs, which may
+        // broadcast or join a room; then come messages of other nodes, and last the connections.
+        handle.home().settle(&shared, run_queue.as_ref());
+        shared.topics.span(&handles);
+        handle.reachable(Running {
+            shared: shared.clone(),
+            loops: handles,
+            workers: engine.workers().clone(),
+            started: Instant::now(),
+        });
+        if let Some(backplane) = self.backplane {
+            let node: Arc<dyn Node> = shared;
+            backplane.start(Arc::downgrade(&node))?;
+        }
+        engine.start(&handle);
+        let loops = match run_queue {
+            Some(queue) => reactor::spawn_all(prepared, || ToWorkers(queue.clone()), listeners)?,
+            None => reactor::spawn_all(prepared, || OnTheLoop(engine.clone()), listeners)?,
+        };
+        handle.started(Threads { loops, pool });
+        if self.notify_systemd {
+            handle.notify_systemd();
+        }
+        Ok(handle)
+    }
+
+    /// Runs on threads of its own and passes everything that happens to the returned channel, which
+    /// works in `crossbeam_channel::select!` and may be received from by any threads. Events of one
+    /// connection are in order.
+    ///
+    /// The channel holds 1024 events; when nobody receives, the peers are slowed down. At least one
+    /// worker runs, whatever [`workers`](Self::workers) says.
+    ///
+    /// A shutdown passes the end of every connection on, so it waits for room in the channel, too: let go
+    /// of the receiver before, or receive on another thread.
+    ///
+    /// All who pass the server's limits are let in; [`events_with`](Self::events_with) can refuse.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn events(self) -> Result<(ServerHandle, Receiver<Event>)> {
+        self.events_with(|_| Ok(Accept::new(())))
+    }
+
+    /// The same for those that `decide` lets in, perhaps with a subprotocol and headers; others get its
+    /// response and are no event. It is called as [`Handler::open`] is, on workers, and may block.
+    ///
+    /// ```no_run
+    /// use framemill::{Accept, Response, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:9001")?;
+    /// let (handle, events) = server.events_with(|request| match request.query_param("token") {
+    ///     Some(token) if token == "sesame" => Ok(Accept::new(())),
+    ///     _ => Err(Response::unauthorized()),
+    /// })?;
+    /// # drop((handle, events));
+    /// # framemill::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn events_with(
+        mut self,
+        decide: impl Fn(&Request) -> std::result::Result<Accept<()>, Response> + Send + Sync + 'static,
+    ) -> Result<(ServerHandle, Receiver<Event>)> {
+        let (events, receiver) = bounded(EVENTS);
+        self.config.workers = self.config.workers.max(1);
+        let handle = self.start(ToChannel { events, decide })?;
+        Ok((handle, receiver))
+    }
+}
+
+/// The listeners of each loop: all to the first, and to the others one more of those that are shared.
+fn spread(listeners: Vec<Listener>, loops: usize) -> Result<Vec<Vec<Listener>>> {
+    let mut of_loops = Vec::with_capacity(loops);
+    for _ in 1..loops {
+        let more = listeners.iter().filter_map(Listener::another);
+        of_loops.push(more.collect::<std::io::Result<_>>()?);
+    }
+    of_loops.insert(0, listeners);
+    Ok(of_loops)
+}
