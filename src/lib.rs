@@ -75,6 +75,7 @@ mod bucket;
 mod client;
 mod config;
 mod error;
+mod guard;
 mod history;
 mod http;
 mod hub;

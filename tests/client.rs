@@ -5,6 +5,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::panic_any;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -874,6 +875,57 @@ fn a_panic_closes_its_own_connection() {
             (reason.code(), reason.cause()),
             (CloseCode::Error, CloseCause::Panic)
         );
+        bystander.0.send("still here").unwrap();
+        assert_eq!(message(&bystander.1), Message::text("still here"));
+    }
+}
+
+/// What a handler panics with is dropped by the thread that called it, and may panic in turn.
+#[test]
+fn a_panic_that_panics_costs_no_thread() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("and once more");
+        }
+    }
+    /// Panics when it is called, or when it goes.
+    struct Bomber {
+        at_once: bool,
+    }
+    impl ClientHandler for Bomber {
+        fn message(&mut self, peer: &Peer, _: Message) {
+            if self.at_once {
+                panic_any(Bomb);
+            }
+            peer.close(CloseCode::Normal, "");
+        }
+    }
+    impl Drop for Bomber {
+        fn drop(&mut self) {
+            if !self.at_once {
+                panic_any(Bomb);
+            }
+        }
+    }
+    let server = echo();
+    for (workers, at_once) in [(0, true), (0, false), (1, true), (1, false)] {
+        let clients = Clients::start(1, workers).unwrap();
+        let bystander = clients.connect(client(server.addr)).unwrap();
+        let handle = clients
+            .open(client(server.addr), Bomber { at_once })
+            .unwrap();
+        until("it is open", || handle.is_open());
+        handle.send("boo").unwrap();
+        let (over, ended) = bounded(1);
+        thread::spawn(move || over.send(handle.wait().map(|reason| reason.code())));
+        let code = ended.recv_timeout(WAIT).expect("an end").unwrap();
+        let expected = if at_once {
+            CloseCode::Error
+        } else {
+            CloseCode::Normal
+        };
+        assert_eq!(code, expected);
         bystander.0.send("still here").unwrap();
         assert_eq!(message(&bystander.1), Message::text("still here"));
     }

@@ -7,7 +7,12 @@ use std::path::Path;
 
 /// A module may import those of lower ranks and itself.
 const RANKS: &[(u32, &[&str])] = &[
-    (0, &["addr", "id", "message", "network", "patterns", "sync"]),
+    (
+        0,
+        &[
+            "addr", "guard", "id", "message", "network", "patterns", "sync",
+        ],
+    ),
     (1, &["config", "logging"]),
     (2, &["bucket", "error", "history", "http", "metrics"]),
     (3, &["backplane", "net", "proto", "worker"]),

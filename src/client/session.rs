@@ -6,7 +6,6 @@
 //! mailbox takes it up. So exactly one thread has it at any time, and it needs no lock of its own.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,6 +19,7 @@ use super::handle::Control;
 use super::handler::{ClientEvent, ClientHandler};
 use super::reconnect::{Retry, RetryReason};
 use crate::error::{Error, Result};
+use crate::guard::guarded;
 use crate::logging::Throttle;
 use crate::message::{CloseCause, CloseCode, CloseReason, Initiator, Message};
 use crate::peer::Peer;
@@ -252,8 +252,7 @@ impl Session {
         }
         self.ended = true;
         // The handler goes before anybody is told that it has.
-        let gone = catch_unwind(AssertUnwindSafe(|| drop(self)));
-        if gone.is_err() {
+        if guarded(|| drop(self)).is_none() {
             static PANICS: Throttle = Throttle::new();
             if let Some(more) = PANICS.pass() {
                 log::error!("a client's handler panicked when it was dropped{more}");
@@ -281,8 +280,7 @@ impl Session {
         let Sink::Calls(handler) = &mut self.sink else {
             return;
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| call(&mut **handler)));
-        if outcome.is_err() {
+        if guarded(|| call(&mut **handler)).is_none() {
             self.panicked = true;
             static PANICS: Throttle = Throttle::new();
             if let Some(more) = PANICS.pass() {

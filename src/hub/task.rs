@@ -1,9 +1,7 @@
 //! What workers run: connections, and whatever else has work of its own.
 
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -69,19 +67,5 @@ impl Drop for Later {
         if let Some(runnable) = self.take() {
             while runnable.run() {}
         }
-    }
-}
-
-/// Runs user code. `None`: it panicked.
-pub(super) fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
-    let outcome = catch_unwind(AssertUnwindSafe(run));
-    outcome.map_err(discard).ok()
-}
-
-/// Drops what user code panicked with, whose `Drop` is user code again.
-fn discard(payload: Box<dyn Any + Send>) {
-    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // Enough of that.
-        std::mem::forget(another);
     }
 }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::home::Home;
 use super::schedule::Schedule;
-use super::task::{Runnable, guarded};
+use super::task::Runnable;
 use super::ticker::Look;
+use crate::guard::guarded;
 use crate::logging::Throttle;
 use crate::sync::lock;
 

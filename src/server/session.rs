@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use http::{Method, StatusCode};
 use super::handle::ServerHandle;
 use super::handler::{Accept, Handler};
 use crate::config::Config;
+use crate::guard::guarded;
 use crate::http::{Request, Response};
 use crate::hub::Task;
 use crate::id::PeerId;
@@ -240,20 +240,6 @@ fn panicked(id: PeerId, what: &str) {
     static PANICS: Throttle = Throttle::new();
     if let Some(more) = PANICS.pass() {
         log::error!("{id}: the handler panicked{what}{more}");
-    }
-}
-
-/// Runs user code. `None`: it panicked.
-fn guarded<T>(run: impl FnOnce() -> T) -> Option<T> {
-    let outcome = catch_unwind(AssertUnwindSafe(run));
-    outcome.map_err(discard).ok()
-}
-
-/// Drops what user code panicked with, whose `Drop` is user code again.
-fn discard(payload: Box<dyn Any + Send>) {
-    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // Enough of that.
-        std::mem::forget(another);
     }
 }
 
