@@ -11,7 +11,7 @@
 //! |---|---|
 //! | to the peer | `sending`, `outbox`, `spare` (buffers for reuse), `deflate` |
 //! | to the handler | `receiving`, `event`, `inflow` (how much waits), `hold` (rooms that are behind) |
-//! | to and from loops | `loop_handle`, `thread` (what a thread holds back from loops), `dial` |
+//! | to and from loops | `command`, `loop_handle`, `thread` (what a thread holds back from loops), `dial` |
 //! | the server | `shared`, `arrivals` (limits by address) |
 //! | topics | `topics`, `subscriptions`, `shared_frame` (encoded once for many) |
 //! | topics with history | `feed`, `feeds` (by name), `histories` (publishing and catching up), `node` (from other nodes) |
@@ -48,6 +48,7 @@
 //! a loop (for its permit, see `LoopHandle::publish`) while it holds one.
 
 mod arrivals;
+mod command;
 #[cfg(feature = "deflate")]
 mod deflate;
 mod dial;
@@ -80,6 +81,7 @@ use crate::sync::lock;
 use crate::worker::Mailbox;
 
 use arrivals::Arrivals;
+pub(crate) use command::{Command, CommandReceiver, Permit};
 #[cfg(feature = "deflate")]
 pub(crate) use deflate::Compression;
 pub(crate) use dial::{Connected, Dial, Target};
@@ -87,7 +89,7 @@ pub(crate) use event::{Event, EventBatch, Opening};
 pub(crate) use feeds::Histories;
 use hold::Holds;
 pub(crate) use inflow::{Inflow, Load};
-pub(crate) use loop_handle::{Command, Inlet, LoopHandle, Permit};
+pub(crate) use loop_handle::LoopHandle;
 pub(crate) use outbox::{Outbox, QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;

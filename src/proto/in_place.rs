@@ -15,7 +15,7 @@ use super::mask::mask;
 use super::payload::{PAGE, into_page};
 use super::protocol::Protocol;
 
-/// So many reads are made otherwise after a message was kept.
+/// Reads that are made otherwise after a message was kept.
 const DOUBTED: u8 = 255;
 
 /// Memory to read into, and what became of it.
@@ -74,7 +74,7 @@ impl InPlace {
     }
 
     /// Makes messages of what was read into the first `arrived` bytes of `memory`, as long as they are of
-    /// the kind that may stay there, and copies the rest to `rest`: so many bytes.
+    /// the kind that may stay there, and copies the rest to `rest`. Gives the length of that.
     pub(crate) fn take(
         &mut self,
         mut memory: BytesMut,

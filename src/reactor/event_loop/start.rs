@@ -8,7 +8,7 @@ use mio::{Poll, Token};
 
 use super::EventLoop;
 use crate::id::{Key, PeerId};
-use crate::link::{Inlet, LoopHandle, Shared};
+use crate::link::{CommandReceiver, LoopHandle, Shared};
 use crate::net::Listener;
 use crate::reactor::acceptor::Acceptor;
 use crate::reactor::upstream::Upstream;
@@ -28,12 +28,12 @@ pub(super) fn token(key: Key) -> Token {
 /// A loop that can be started: what can fail has succeeded.
 pub(crate) struct Prepared {
     pub(super) poll: Poll,
-    pub(super) inlet: Inlet,
+    pub(super) receiver: CommandReceiver,
     pub(super) handle: Arc<LoopHandle>,
 }
 
 impl Prepared {
-    /// So many, numbered from 0.
+    /// `loops` of them, numbered from 0.
     pub(crate) fn all(loops: usize, shared: &Arc<Shared>) -> io::Result<Vec<Self>> {
         (0..loops)
             .map(|index| Self::new(index, shared.clone()))
@@ -43,10 +43,10 @@ impl Prepared {
     fn new(index: usize, shared: Arc<Shared>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), WAKER)?;
-        let (handle, inlet) = LoopHandle::new(index, shared, waker);
+        let (handle, receiver) = LoopHandle::new(index, shared, waker);
         Ok(Self {
             poll,
-            inlet,
+            receiver,
             handle,
         })
     }
@@ -56,7 +56,7 @@ pub(crate) fn handles(prepared: &[Prepared]) -> Vec<Arc<LoopHandle>> {
     prepared.iter().map(|p| p.handle.clone()).collect()
 }
 
-/// Starts the threads of all of them, each with the next of `listeners`. `upstream` makes one for each.
+/// Starts the threads of all loops, each with the next of `listeners` and with what `upstream` makes.
 pub(crate) fn spawn_all<U: Upstream>(
     prepared: Vec<Prepared>,
     upstream: impl Fn() -> U,
