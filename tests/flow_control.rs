@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::HashMap;
 use std::io::{BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -45,6 +46,7 @@ over_every_transport! {
     asking_short_questions_without_reading_loses_nothing,
     several_replies_to_each_question_find_room,
     a_congested_peer_that_closes_gets_all_replies_first,
+    a_congested_peer_that_says_no_more_gets_all_replies,
     a_congested_peer_that_is_gone_is_waited_for_no_more,
 }
 
@@ -805,6 +807,34 @@ fn a_congested_peer_that_closes_gets_all_replies_first(transport: Transport) {
         assert!(numbers.into_iter().eq(0..16), "workers: {workers}");
         assert_eq!(code, Some(1000));
         let reason: CloseReason = seen.end();
+        assert_eq!(reason.undelivered_bytes(), 0);
+    }
+}
+
+/// Nor does the end of the stream overtake them, though they go behind what is published on the way.
+fn a_congested_peer_that_says_no_more_gets_all_replies(transport: Transport) {
+    for workers in [0, 2] {
+        let (handler, seen) = spy(|peer: &Peer, message: Message| {
+            if message.is_text() {
+                peer.subscribe("questions");
+            } else {
+                peer.publish("questions", "another");
+                let _ = peer.send(message);
+            }
+        });
+        let settings = |s: Server| s.loops(1).workers(workers).outbound_limit(4 << 10);
+        let server = transport.serve(settings, handler);
+        let mut other = Raw::open(server.addr);
+        other.write(&frame(0x81, b"tell me"));
+        until("it is told", || server.handle.subscribers("questions") == 1);
+        let mut raw = Raw::open(server.addr);
+        raw.write(&frames(0..16, SIZE));
+        raw.stream.shutdown(Shutdown::Write).unwrap();
+        let (numbers, code) = numbers(&mut raw);
+        assert!(numbers.iter().copied().eq(0..16), "{workers}: {numbers:?}");
+        assert_eq!(code, None);
+        let reason: CloseReason = seen.end();
+        assert_eq!(reason.cause(), CloseCause::Eof);
         assert_eq!(reason.undelivered_bytes(), 0);
     }
 }

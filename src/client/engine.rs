@@ -345,7 +345,7 @@ impl Engine {
                     }
                 }
                 Event::GoAway { code, text, cause } => drop(link.close(code, text, cause)),
-                Event::Eof => link.handle.command(Command::Finished(link.id.key())),
+                Event::Eof => link.handle.finished(link.id.key()),
                 Event::Closed(reason) => {
                     if let Some(session) = session.take() {
                         session.closed(peer, *reason);

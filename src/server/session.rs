@@ -95,7 +95,7 @@ impl<H: Handler> Engine<H> {
                     self.writable(peer, &mut session);
                 }
                 Some(Event::GoAway { code, text, cause }) => drop(link.close(code, text, cause)),
-                Some(Event::Eof) => link.handle.command(Command::Finished(link.id.key())),
+                Some(Event::Eof) => link.handle.finished(link.id.key()),
                 Some(Event::Closed(reason)) => self.close(peer, session.take(), &reason),
                 Some(Event::Message(_) | Event::Connected(_)) | None => {}
             }
