@@ -209,7 +209,8 @@ impl Outbox {
     pub(crate) fn push_latest(&mut self, key: LatestKey, config: &Config) {
         let aside = self.aside.as_mut();
         let early = aside.and_then(|aside| aside.queue.early.remove(&key));
-        if let Some(early) = early {
+        // Not behind the close frame, as above.
+        if let Some(early) = early.filter(|_| !self.is_finished()) {
             self.append(early.message, Some(key.into()), config.overflow);
         }
     }
