@@ -347,6 +347,8 @@ impl Engine {
                 Event::GoAway { code, text, cause } => drop(link.close(code, text, cause)),
                 Event::Eof => link.handle.finished(link.id.key()),
                 Event::Closed(reason) => {
+                    #[cfg(feature = "deflate")]
+                    link.end_compression();
                     if let Some(session) = session.take() {
                         session.closed(peer, *reason);
                     }

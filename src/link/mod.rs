@@ -259,7 +259,7 @@ impl Link {
         };
         let in_context =
             compression.keeps_window() && key.is_none() && config.overflow != Overflow::DropOldest;
-        let mut sender = in_context.then(|| compression.sender());
+        let mut sender = in_context.then(|| compression.sender()).flatten();
         if let Some(sender) = sender.as_mut().filter(|_| !self.handle.has_ordered()) {
             let counted = self.outbox().compressed();
             let frame = compression.in_context(sender, &message, settings, counted);

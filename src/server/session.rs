@@ -96,7 +96,11 @@ impl<H: Handler> Engine<H> {
                 }
                 Some(Event::GoAway { code, text, cause }) => drop(link.close(code, text, cause)),
                 Some(Event::Eof) => link.handle.finished(link.id.key()),
-                Some(Event::Closed(reason)) => self.close(peer, session.take(), &reason),
+                Some(Event::Closed(reason)) => {
+                    #[cfg(feature = "deflate")]
+                    link.end_compression();
+                    self.close(peer, session.take(), &reason);
+                }
                 Some(Event::Message(_) | Event::Connected(_)) | None => {}
             }
         }
