@@ -402,6 +402,13 @@ impl Link {
         outbox.status()
     }
 
+    /// Queues what was counted before, and came through the loop's channel.
+    pub(crate) fn push_reserved(&self, message: Message) {
+        let mut outbox = self.outbox();
+        outbox.push_reserved(message, self.config());
+        self.count_lost(outbox.take_lost());
+    }
+
     /// Queues the latest message of this key, which waited here.
     pub(crate) fn push_latest(&self, key: LatestKey) {
         let mut outbox = self.outbox();

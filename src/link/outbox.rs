@@ -202,6 +202,7 @@ impl Outbox {
             // Accepted before the close and not sent after it: it stays counted, as undelivered.
             return;
         }
+        self.make_reserved_room(self.frame_len(message.len()), config);
         self.append(message, None, config.overflow);
     }
 
@@ -211,6 +212,7 @@ impl Outbox {
         let early = aside.and_then(|aside| aside.queue.early.remove(&key));
         // Not behind the close frame, as above.
         if let Some(early) = early.filter(|_| !self.is_finished()) {
+            self.make_reserved_room(early.size, config);
             self.append(early.message, Some(key.into()), config.overflow);
         }
     }
@@ -488,12 +490,26 @@ impl Outbox {
         }
         while too_much(self.held(config)) {
             let Some(dropped) = self.drop_oldest() else {
-                // All that is left is being written: `TAKE` bytes at most, or one message.
+                // All that is left is being written: `TAKE` bytes at most, or one message. Or it is on
+                // its way here behind a broadcast, and may be dropped then; but it has to be counted.
+                if self.queued() > 2 * MAX_FRAME {
+                    return Room::Full;
+                }
                 break;
             };
             self.note_discarded(dropped);
         }
         Room::Made
+    }
+
+    /// Drops what [`reserve`](Self::reserve) would have dropped, had it been here already.
+    fn make_reserved_room(&mut self, size: usize, config: &Config) {
+        if config.overflow == Overflow::DropOldest {
+            // It is counted already.
+            self.queued -= size as u32;
+            let _ = self.make_room(size, config);
+            self.queued += size as u32;
+        }
     }
 
     /// What counts towards the limit: where every message is kept one by one, the memory that takes.

@@ -583,7 +583,7 @@ impl<U: Upstream> EventLoop<U> {
             Command::Dial(dial) => self.dials.push_back(dial),
             Command::Adopt(stream, remote) => self.adopt(stream, remote),
             Command::Send { link, message } => {
-                link.outbox().push_reserved(message, link.config());
+                link.push_reserved(message);
                 self.applied(&link);
             }
             Command::SendLatest { link, key } => {
