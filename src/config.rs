@@ -23,6 +23,8 @@ pub enum Overflow {
     DropNewest,
     /// Drop the oldest messages that are not yet being written, until the new one fits. Each message that
     /// waits counts as 128 bytes more than its size: that is what keeping it separately costs.
+    /// What is sent behind a broadcast that is still on its way is accepted, and dropped when it comes to
+    /// the queue; more than 2 GiB of it is given back as with `DropNewest`.
     DropOldest,
 }
 

@@ -48,11 +48,6 @@ impl Handler for Reports {
         match message.to_text() {
             Ok("close me") => assert!(peer.close(CloseCode::Library(4001), "as you wish")),
             Ok("panic") => panic!("as you wish"),
-            Ok("out") => {
-                assert!(peer.terminate() && !peer.terminate());
-                assert!(peer.is_closed() && !peer.close(CloseCode::Normal, ""));
-                assert!(matches!(peer.send("more"), Err(SendError::Closed(_))));
-            }
             _ => drop(peer.send(message)),
         }
     }
@@ -303,8 +298,18 @@ fn data_after_close_is_ignored(transport: Transport) {
 /// At once and without a word, and told as such, once.
 fn a_peer_is_terminated(transport: Transport) {
     for workers in [0, 2] {
-        let (ends, reasons) = unbounded();
-        let server = transport.serve(|s| s.workers(workers), Reports(ends));
+        // Not judged where it happens: behind the end, a panic changes nothing.
+        let (tell, outcome) = unbounded();
+        let (handler, seen) = spy(move |peer: &Peer, message: Message| {
+            if matches!(message.to_text(), Ok("out")) {
+                let ended = [peer.terminate(), peer.terminate()];
+                let closed = [peer.is_closed(), peer.close(CloseCode::Normal, "")];
+                tell.send((ended, closed, peer.send("more"))).unwrap();
+            } else {
+                let _ = peer.send(message);
+            }
+        });
+        let server = transport.serve(|s| s.workers(workers), handler);
         let mut raw = Raw::open(server.addr);
         let words = [frame(0x81, b"hello"), frame(0x81, b"out")].concat();
         raw.write(&words);
@@ -312,7 +317,11 @@ fn a_peer_is_terminated(transport: Transport) {
             // The reply before may still have gone out.
             assert_eq!((first, &*payload), (0x81, &b"hello"[..]));
         }
-        let reason = reasons.recv_timeout(WAIT).unwrap();
+        let (ended, closed, sent) = outcome.recv_timeout(WAIT).unwrap();
+        assert_eq!(ended, [true, false]);
+        assert_eq!(closed, [true, false]);
+        assert_eq!(sent, Err(SendError::Closed("more".into())));
+        let reason = seen.end();
         assert_eq!(reason.cause(), CloseCause::Terminated);
         assert_eq!(reason.code(), CloseCode::Abnormal);
         assert_eq!(reason.initiator(), Initiator::Local);
@@ -321,7 +330,7 @@ fn a_peer_is_terminated(transport: Transport) {
         assert_eq!(metrics.total.closed_by_cause["terminated"], 1);
         assert_eq!(metrics.total.closed_by_code["1006"], 1);
         drop(server);
-        assert!(reasons.try_recv().is_err(), "once");
+        assert!(seen.closed.try_recv().is_err(), "once");
     }
 }
 

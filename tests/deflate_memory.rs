@@ -3,9 +3,10 @@
 
 mod support;
 
-use framemill::{Deflate, Message, Peer, Server};
-use support::deflate::{BINARY, Zip, open, zip};
-use support::{Running, alone, frame, memory, serve};
+use framemill::{Client, ClientEvent, CloseCode, Deflate, Message, Peer, SendError, Server};
+use support::deflate::{BINARY, Zip, open, prose, zip};
+use support::spy::spy;
+use support::{Running, WAIT, alone, frame, memory, serve};
 
 fn echo(settings: impl FnOnce(Server) -> Server) -> Running {
     serve(settings, |peer: &Peer, message: Message| peer.send(message))
@@ -78,4 +79,41 @@ fn compressed_twice() {
         assert!(raw.frame() == Some((0x82, inner)));
     });
     assert!(grown < SLACK, "{grown}");
+}
+
+/// The windows of a connection go with it, on both sides, however long somebody keeps its `Peer`.
+#[test]
+fn windows_end_with_their_connection() {
+    const CONNECTIONS: usize = 60;
+    let _alone = alone();
+    let deflate = Deflate::new().context_takeover(true, true);
+    let text = prose(2_000);
+    for workers in [0, 1] {
+        let (handler, seen) = spy(|peer: &Peer, message| drop(peer.send(message)));
+        let server = serve(|s| s.workers(workers).deflate(deflate.clone()), handler);
+        let mut kept = Vec::new();
+        let mut connect_and_leave = || {
+            let client = Client::new(format!("ws://{}", server.addr)).unwrap();
+            let (handle, events) = client.deflate(deflate.clone()).connect().unwrap();
+            let (ours, theirs) = (handle.peer().unwrap(), seen.peer());
+            ours.send(&*text).unwrap();
+            let event = || events.recv_timeout(WAIT).unwrap();
+            while !matches!(event(), ClientEvent::Message(_)) {}
+            assert!(handle.close(CloseCode::Normal, ""));
+            while !matches!(event(), ClientEvent::Close(_)) {}
+            seen.end();
+            for peer in [ours, theirs] {
+                assert!(matches!(peer.send(&*text), Err(SendError::Closed(_))));
+                kept.push(peer);
+            }
+        };
+        // What is there once for each thread comes with the first of them.
+        (0..10).for_each(|_| connect_and_leave());
+        let grown = growth(|| (0..CONNECTIONS).for_each(|_| connect_and_leave()));
+        eprintln!("{grown} bytes for {CONNECTIONS} connections that are gone");
+        assert!(
+            grown < SLACK,
+            "{grown} bytes for {CONNECTIONS} that are gone"
+        );
+    }
 }

@@ -4,14 +4,16 @@ mod support;
 
 use std::collections::HashMap;
 use std::io::{BufReader, ErrorKind, Read, Write};
-use std::sync::Arc;
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{bounded, unbounded};
 use framemill::{
     CloseCause, CloseCode, CloseReason, Message, Overflow, Peer, SendError, Sent, Server,
+    ServerHandle,
 };
 use support::spy::{PLENTY, Seen, exactly, frames, narrow, number, numbered, spy, upgraded};
 use support::{Raw, Running, Transport, WAIT, frame, over_every_transport, reset, socket, until};
@@ -26,6 +28,7 @@ over_every_transport! {
     what_is_dropped_is_undelivered,
     overflow_drops_the_oldest_of_few,
     overflow_drops_the_oldest_of_many,
+    overflow_drops_the_oldest_behind_a_broadcast,
     control_frames_are_exempt,
     a_flood_of_pings_is_answered_in_little_memory,
     only_the_latest_of_each_key_waits,
@@ -45,6 +48,7 @@ over_every_transport! {
     asking_short_questions_without_reading_loses_nothing,
     several_replies_to_each_question_find_room,
     a_congested_peer_that_closes_gets_all_replies_first,
+    a_congested_peer_that_says_no_more_gets_all_replies,
     a_congested_peer_that_is_gone_is_waited_for_no_more,
 }
 
@@ -308,6 +312,82 @@ fn overflow_drops_the_oldest_of_many(transport: Transport) {
     assert!(received.len() < SHORT as usize / 5, "{}", received.len());
 }
 
+/// Also of what is on its way to the queue behind a broadcast, and of what waits by key.
+fn overflow_drops_the_oldest_behind_a_broadcast(transport: Transport) {
+    const MESSAGES: u32 = 4000;
+    for workers in [0, 2] {
+        for by_key in [false, true] {
+            let everybody = Arc::new(OnceLock::<ServerHandle>::new());
+            let handle = everybody.clone();
+            let (handler, seen) = spy(move |peer: &Peer, _| {
+                // On the loop: it is carried out after this, and all that is sent here behind it.
+                handle.get().unwrap().broadcast(numbered(0, SIZE));
+                for n in 1..MESSAGES {
+                    let sent = match by_key {
+                        true => peer.send_latest(n, numbered(n, SIZE)),
+                        false => peer.send(numbered(n, SIZE)),
+                    };
+                    assert!(sent.is_ok(), "message {n}: {sent:?}");
+                }
+            });
+            let settings = |s: Server| {
+                let _ = everybody.set(s.handle());
+                s.workers(workers)
+                    .outbound_limit(PLENTY)
+                    .overflow(Overflow::DropOldest)
+            };
+            let server = transport.serve_narrow(settings, handler);
+            let mut raw = upgraded(narrow(server.addr));
+            let peer = seen.peer();
+            raw.write(&frame(0x81, b"go"));
+            let dropped = || server.handle.metrics().total.messages_dropped;
+            until("some are dropped", || dropped() > 0);
+            until("there is room", || peer.queued_bytes() <= PLENTY);
+            let mut received = read(&mut raw, 1);
+            while received.last() != Some(&(MESSAGES - 1)) {
+                received.extend(read(&mut raw, 1));
+            }
+            assert!(received.is_sorted_by(|a, b| a < b), "in order");
+            assert_eq!(received.len() as u64 + dropped(), u64::from(MESSAGES));
+            let last = PLENTY / 2 / FRAME;
+            let end = &received[received.len() - last..];
+            assert_eq!(end[0], MESSAGES - last as u32, "the last without a gap");
+        }
+    }
+}
+
+/// What is on its way is accepted as long as it can be counted.
+#[test]
+fn overflow_behind_a_broadcast_has_an_end() {
+    let everybody = Arc::new(OnceLock::<ServerHandle>::new());
+    let handle = everybody.clone();
+    let (tell, told) = unbounded();
+    let (handler, seen) = spy(move |peer: &Peer, _| {
+        handle.get().unwrap().broadcast("first");
+        // It is not copied.
+        let message = numbered(0, PLENTY);
+        let accepted = (0..5000).take_while(|_| peer.send(message.clone()).is_ok());
+        tell.send((accepted.count(), peer.send("more"))).unwrap();
+    });
+    let settings = |s: Server| {
+        let _ = everybody.set(s.handle());
+        s.workers(0)
+            .outbound_limit(PLENTY)
+            .overflow(Overflow::DropOldest)
+    };
+    let server = Transport::Plain.serve_narrow(settings, handler);
+    let mut raw = upgraded(narrow(server.addr));
+    let peer = seen.peer();
+    raw.write(&frame(0x81, b"go"));
+    let (accepted, refused) = told.recv_timeout(WAIT).unwrap();
+    assert!((2048..=2049).contains(&accepted), "{accepted} MiB");
+    assert_eq!(refused, Err(SendError::Full("more".into())));
+    until("there is room", || peer.queued_bytes() <= 3 * PLENTY);
+    peer.send("last").unwrap();
+    let ends = |(first, payload)| (first, payload) == (0x81, b"last".to_vec());
+    while !ends(raw.frame().expect("the last of all")) {}
+}
+
 /// Though one message that is being written may be most of what the queue holds.
 fn overflow_drops_the_oldest_of_few(transport: Transport) {
     const LEN: usize = PLENTY / 8 * 5;
@@ -452,7 +532,7 @@ fn a_name_is_a_key_and_sizes_may_change(transport: Transport) {
 
 /// The queue holds one message per key, also while a broadcast is on its way.
 fn only_the_latest_waits_behind_a_broadcast(transport: Transport) {
-    let everybody = Arc::new(std::sync::OnceLock::<framemill::ServerHandle>::new());
+    let everybody = Arc::new(OnceLock::<ServerHandle>::new());
     let handle = everybody.clone();
     let server = transport.serve(
         |s| {
@@ -805,6 +885,34 @@ fn a_congested_peer_that_closes_gets_all_replies_first(transport: Transport) {
         assert!(numbers.into_iter().eq(0..16), "workers: {workers}");
         assert_eq!(code, Some(1000));
         let reason: CloseReason = seen.end();
+        assert_eq!(reason.undelivered_bytes(), 0);
+    }
+}
+
+/// Nor does the end of the stream overtake them, though they go behind what is published on the way.
+fn a_congested_peer_that_says_no_more_gets_all_replies(transport: Transport) {
+    for workers in [0, 2] {
+        let (handler, seen) = spy(|peer: &Peer, message: Message| {
+            if message.is_text() {
+                peer.subscribe("questions");
+            } else {
+                peer.publish("questions", "another");
+                let _ = peer.send(message);
+            }
+        });
+        let settings = |s: Server| s.loops(1).workers(workers).outbound_limit(4 << 10);
+        let server = transport.serve(settings, handler);
+        let mut other = Raw::open(server.addr);
+        other.write(&frame(0x81, b"tell me"));
+        until("it is told", || server.handle.subscribers("questions") == 1);
+        let mut raw = Raw::open(server.addr);
+        raw.write(&frames(0..16, SIZE));
+        raw.stream.shutdown(Shutdown::Write).unwrap();
+        let (numbers, code) = numbers(&mut raw);
+        assert!(numbers.iter().copied().eq(0..16), "{workers}: {numbers:?}");
+        assert_eq!(code, None);
+        let reason: CloseReason = seen.end();
+        assert_eq!(reason.cause(), CloseCause::Eof);
         assert_eq!(reason.undelivered_bytes(), 0);
     }
 }

@@ -700,6 +700,32 @@ fn others_send_while_a_room_is_busy() {
     }
 }
 
+/// RFC 6455 §5.5.1: no data follow a close frame, nor do those that a room has sent before and that wait for
+/// the end of its call. They stay undelivered.
+#[test]
+fn nothing_of_a_busy_room_follows_a_close_frame() {
+    for (loops, workers) in [(1, 1), (2, 4)] {
+        let (began, has_begun) = unbounded();
+        let (gate, end) = bounded(0);
+        let rooms = Rooms::new(move |_| Busy {
+            began: began.clone(),
+            end: end.clone(),
+        });
+        let handler = rooms.handler(|_| Ok(("a".into(), ())));
+        let server = serve(|s| s.loops(loops).workers(workers), handler);
+        let mut raw = Raw::open(server.addr);
+        say(&mut raw, "latest");
+        let peer = has_begun.recv_timeout(WAIT).unwrap();
+        assert!(peer.close(CloseCode::Normal, ""));
+        assert_eq!(raw.frame(), Some((0x88, b"\x03\xE8".to_vec())));
+        gate.send_timeout((), WAIT).unwrap();
+        assert!(!raw.hears(Duration::from_millis(50)));
+        assert_eq!(peer.queued_bytes(), 2 + "room's".len());
+        raw.write(&frame(0x88, b"\x03\xE8"));
+        assert_eq!(raw.frame(), None);
+    }
+}
+
 /// Without workers, the thread that ticks may be the one that runs a room when others bring it more; as
 /// much as they like, others have their ticks.
 #[test]

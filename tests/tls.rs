@@ -12,7 +12,7 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use framemill::{CloseCause, CloseCode, Error, Message, Origin, Peer, Server};
+use framemill::{CloseCause, CloseCode, Error, Message, Origin, Peer, Sent, Server};
 use native_tls::{Certificate, HandshakeError, TlsStream};
 use support::spy::{PLENTY, frames, narrow, number, numbered, spy, upgraded};
 use support::tls::{EC, RSA, connector, identity, slow_identity};
@@ -654,6 +654,52 @@ fn long_messages_both_ways_with_a_slow_reader() {
         });
         until("nothing is queued", || peer.queued_bytes() == 0);
         raw_echoes(&mut raw);
+    }
+}
+
+/// What waits behind what TLS has kept goes out before the end. No event tells of room for that alone: the
+/// kernel announces room when a third of its buffer is free, and a read sends what TLS has kept before.
+#[test]
+fn what_waits_behind_tls_is_sent_before_the_end() {
+    const LEN: usize = 1 << 10;
+    let ends = [
+        (Some(1000), frame(0x88, b"\x03\xE8")),
+        (Some(1002), frame(0x83, b"?")),
+        (None, Vec::new()),
+    ];
+    for workers in [0, 2] {
+        for (code, last) in &ends {
+            let (handler, seen) = spy(|_, _| ());
+            let server = Transport::Tls.serve(|s| s.workers(workers), handler);
+            let mut raw = Raw::open(server.addr);
+            let peer = seen.peer();
+            // One by one, so that TLS keeps a part of one only; the last waits behind that.
+            let mut sent = 1;
+            while peer.send(numbered(sent - 1, LEN)).unwrap() == Sent::Queued {
+                sent += 1;
+                let deadline = Instant::now() + WAIT;
+                while peer.queued_bytes() > 0 {
+                    assert!(Instant::now() < deadline, "message {sent} is not taken");
+                    thread::yield_now();
+                }
+            }
+            let mut next = 0..sent;
+            let mut read = |(first, payload): (u8, Vec<u8>)| {
+                let same = first == 0x82 && next.next() == Some(number(&payload));
+                assert!(same, "{first:x}, before {next:?}");
+            };
+            // Room for more than TLS keeps, and for far less than a third of what the kernel holds.
+            let early = sent / 16;
+            (0..early).for_each(|_| read(raw.frame().unwrap()));
+            raw.write(last);
+            if code.is_none() {
+                raw.stream.shutdown(Shutdown::Write).unwrap();
+            }
+            (early..sent).for_each(|_| read(raw.frame().expect("all that was sent")));
+            assert_eq!(raw.close_code(), *code);
+            assert_eq!(raw.frame(), None);
+            assert_eq!(seen.end().undelivered_bytes(), 0);
+        }
     }
 }
 

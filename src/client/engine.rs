@@ -333,8 +333,10 @@ impl Engine {
                     }
                 }
                 Event::Close { code, text, cause } => drop(link.close(code, text, cause)),
-                Event::Eof => link.handle.post(Command::Finished(link.id.key())),
+                Event::Eof => link.handle.finished(link.id.key()),
                 Event::Closed(reason) => {
+                    #[cfg(feature = "deflate")]
+                    link.end_compression();
                     if let Some(session) = session.take() {
                         session.closed(peer, *reason);
                     }

@@ -11,7 +11,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::Shared;
+use super::{Link, Shared};
 use crate::config::Deflate;
 use crate::message::{Bytes, Message, Utf8Bytes};
 use crate::proto::deflate::{
@@ -40,6 +40,8 @@ pub(super) struct Sender {
     /// What the outbox had counted with the last message that was made here and queued. `None`: what
     /// was made last was not, so start afresh.
     queued: Option<u32>,
+    /// The connection has ended.
+    over: bool,
 }
 
 impl Compression {
@@ -71,9 +73,10 @@ impl Compression {
         alone(message, settings, self.class())
     }
 
-    /// The compressor of the connection; its lock is held until what it made is queued.
-    pub(super) fn sender(&self) -> MutexGuard<'_, Sender> {
-        lock(&self.sender)
+    /// The compressor of the connection; its lock is held until what it made is queued. `None`: the
+    /// connection has ended, and nothing is queued.
+    pub(super) fn sender(&self) -> Option<MutexGuard<'_, Sender>> {
+        Some(lock(&self.sender)).filter(|sender| !sender.over)
     }
 
     /// Compresses a message that may refer to those before it, if the outbox has counted just those.
@@ -130,9 +133,33 @@ impl Compression {
     }
 }
 
+impl Compression {
+    /// The connection has ended: its windows go, and it is counted no more. Only the runner of the mailbox
+    /// calls this.
+    fn end(&self) {
+        let mut sender = lock(&self.sender);
+        sender.deflater = None;
+        if !std::mem::replace(&mut sender.over, true) {
+            self.shared.leave_class(self.class());
+        }
+        drop(sender);
+        *lock(&self.receiver) = None;
+    }
+}
+
 impl Drop for Compression {
     fn drop(&mut self) {
-        self.shared.leave_class(self.class());
+        self.end();
+    }
+}
+
+impl Link {
+    /// The connection has ended, and its handler is being told: what compression takes goes now, as a
+    /// `Peer` may be kept for long.
+    pub(crate) fn end_compression(&self) {
+        if let Some(compression) = self.compression() {
+            compression.end();
+        }
     }
 }
 
@@ -157,5 +184,35 @@ fn parts(message: &Message) -> (Opcode, &[u8]) {
         Message::Text(text) => (Opcode::Text, text.as_bytes()),
         Message::Binary(payload) => (Opcode::Binary, payload),
         _ => (Opcode::Binary, &[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::proto::deflate::Half;
+
+    /// Nothing is compressed for those that have ended, be they kept or not.
+    #[test]
+    fn what_has_ended_counts_no_more() {
+        let shared = Arc::new(Shared::new(Config::default()));
+        let half = Half {
+            bits: 12,
+            takeover: true,
+        };
+        let agreed = Agreed {
+            send: half,
+            receive: half,
+        };
+        let new = || Compression::new(agreed, shared.clone());
+        let (kept, open) = (new(), new());
+        kept.end();
+        assert!(kept.sender().is_none() && open.sender().is_some());
+        assert!(shared.classes().eq([12]));
+        drop(open);
+        assert!(shared.classes().eq([]));
+        drop(kept);
+        assert!(shared.classes().eq([]));
     }
 }

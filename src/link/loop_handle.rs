@@ -249,6 +249,17 @@ impl LoopHandle {
         self.applied.load(Ordering::Acquire) != self.issued.load(Ordering::Acquire)
     }
 
+    /// The handler has dealt with all that came before the end of the stream: behind what it has sent, which
+    /// may go through the channel even from the loop itself.
+    pub(crate) fn finished(self: &Arc<Self>, key: Key) {
+        let command = Command::Finished(key);
+        if self.has_ordered() {
+            self.enqueue(command);
+        } else {
+            self.post(command);
+        }
+    }
+
     /// Sends one message to every open connection of the loop, after everything that this thread
     /// sent before. Waits while too many broadcasts are on their way; a loop reads no more instead.
     pub(crate) fn broadcast(self: &Arc<Self>, frame: Arc<SharedFrame>) {

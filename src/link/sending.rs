@@ -91,7 +91,7 @@ impl Link {
         };
         let in_context =
             compression.keeps_window() && key.is_none() && config.overflow != Overflow::DropOldest;
-        let mut sender = in_context.then(|| compression.sender());
+        let mut sender = in_context.then(|| compression.sender()).flatten();
         if let Some(sender) = sender.as_mut().filter(|_| !self.handle.has_ordered()) {
             let epoch = self.outbox().compression_epoch();
             let frame = compression.in_context(sender, &message, settings, epoch);
@@ -232,6 +232,13 @@ impl Link {
             outbox.stall();
         }
         outbox.status()
+    }
+
+    /// Queues what was counted before, and came through the loop's channel.
+    pub(crate) fn push_reserved(&self, message: Message) {
+        let mut outbox = self.outbox();
+        outbox.push_reserved(message, self.config());
+        self.count_lost(outbox.take_lost());
     }
 
     /// Queues the latest message of this key, which waited here.

@@ -58,6 +58,7 @@ impl Conn {
         if self.gone || matches!(self.phase, Phase::Deciding) {
             return;
         }
+        self.note_room();
         let result = if self.blocked {
             Ok(Flushed::nothing(&self.peer.link.outbox()))
         } else if let Some(mut writing) = self.writing.take() {
@@ -81,6 +82,15 @@ impl Conn {
         match result {
             Ok(flushed) => self.after_flush(flushed, cx),
             Err(error) => self.fail_transport(&error, cx),
+        }
+    }
+
+    /// The kernel took what TLS had kept, and no event has told yet: a read sends that too. Or else what
+    /// waits in the outbox would not be seen, as nothing is being written.
+    fn note_room(&mut self) {
+        let keeps = self.writing.is_some() || self.stream.has_pending();
+        if self.blocked && !keeps && !self.is_dialing() {
+            self.blocked = false;
         }
     }
 

@@ -96,8 +96,12 @@ impl<H: Handler> Engine<H> {
                     self.writable(peer, &mut session);
                 }
                 Some(Event::Close { code, text, cause }) => drop(link.close(code, text, cause)),
-                Some(Event::Eof) => link.handle.post(Command::Finished(link.id.key())),
-                Some(Event::Closed(reason)) => self.close(peer, session.take(), &reason),
+                Some(Event::Eof) => link.handle.finished(link.id.key()),
+                Some(Event::Closed(reason)) => {
+                    #[cfg(feature = "deflate")]
+                    link.end_compression();
+                    self.close(peer, session.take(), &reason);
+                }
                 Some(Event::Message(_) | Event::Connected(_)) | None => {}
             }
         }

@@ -214,6 +214,7 @@ impl Outbox {
             // Accepted before the close and not sent after it: it stays counted, as undelivered.
             return;
         }
+        self.make_reserved_room(self.frame_len(message.len()), config);
         self.append(message, None, config.overflow);
     }
 
@@ -221,7 +222,9 @@ impl Outbox {
     pub(super) fn push_latest(&mut self, key: LatestKey, config: &Config) {
         let aside = self.aside.as_mut();
         let early = aside.and_then(|aside| aside.queue.early.remove(&key));
-        if let Some(early) = early {
+        // Not behind the close frame, as above.
+        if let Some(early) = early.filter(|_| !self.is_finished()) {
+            self.make_reserved_room(early.size, config);
             self.append(early.message, Some(key.into()), config.overflow);
         }
     }

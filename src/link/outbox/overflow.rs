@@ -55,12 +55,26 @@ impl Outbox {
         }
         while too_much(self.held(config)) {
             let Some(dropped) = self.drop_oldest() else {
-                // All that is left is being written: `TAKE` bytes at most, or one message.
+                // All that is left is being written: `TAKE` bytes at most, or one message. Or it is on
+                // its way here behind a broadcast, and may be dropped then; but it has to be counted.
+                if self.queued() > 2 * MAX_FRAME {
+                    return Room::Full;
+                }
                 break;
             };
             self.note_discarded(dropped);
         }
         Room::Made
+    }
+
+    /// Drops what [`reserve`](Self::reserve) would have dropped, had it been here already.
+    pub(super) fn make_reserved_room(&mut self, size: usize, config: &Config) {
+        if config.overflow == Overflow::DropOldest {
+            // It is counted already.
+            self.queued -= size as u32;
+            let _ = self.make_room(size, config);
+            self.queued += size as u32;
+        }
     }
 
     /// What counts towards the limit: where every message is kept one by one, the memory that takes.

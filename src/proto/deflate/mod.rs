@@ -13,5 +13,7 @@ mod negotiate;
 mod shared;
 
 pub(crate) use codec::{Deflater, InflateError, Inflater};
+#[cfg(test)]
+pub(crate) use negotiate::Half;
 pub(crate) use negotiate::{Agreed, NAME, accept, answer, offer};
 pub(crate) use shared::{compress_alone, inflate_alone};

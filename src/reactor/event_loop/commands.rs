@@ -59,7 +59,7 @@ impl<U: Upstream> EventLoop<U> {
             Command::Dial(dial) => self.dials.push_back(dial),
             Command::Adopt(stream, remote) => self.adopt(stream, remote),
             Command::Send { link, message } => self.apply(&link, |link| {
-                link.outbox().push_reserved(message, link.config());
+                link.push_reserved(message);
             }),
             Command::SendLatest { link, key } => self.apply(&link, |link| link.push_latest(key)),
             Command::Close(link) => self.apply(&link, |link| link.outbox().push_close_frame()),
