@@ -59,7 +59,7 @@ impl Conn {
                 self.readable = true;
                 self.stream.note_readable(self.hung_up);
             }
-            Ok(false) => {}
+            Ok(false) => self.readable |= self.stream.has_buffered(),
             Err(error) => {
                 self.log_failed_handshake(&error);
                 if U::DIALS {
