@@ -71,7 +71,7 @@ pub struct LoopMetrics {
     /// Of these, those that did not become a WebSocket, by reason: `max_connections`,
     /// `max_connections_per_ip`, `unanswered` (over a limit and not told, as too many are being told
     /// already), `bad_request`, `method`, `too_large`, `version`, `origin`, `timeout`, `silent` (nothing
-    /// came), `hung_up`, `tls`, `handler` ([`Handler::open`](crate::Handler::open) said no), `shutdown`.
+    /// came, or no more while others waited), `hung_up`, `tls`, `handler` ([`Handler::open`](crate::Handler::open) said no), `shutdown`.
     /// Every reason is there from the start, and so with the other maps.
     pub refused: BTreeMap<&'static str, u64>,
     /// WebSockets opened so far. Each socket that was accepted comes to be counted once: here, as one of

@@ -65,7 +65,10 @@ impl Conn {
                 if U::DIALS {
                     self.not_secured(error, cx);
                 } else {
-                    self.count_refusal(Refusal::Tls);
+                    self.count_refusal(match TlsError::of(&error) {
+                        Some(_) => Refusal::Tls,
+                        None => Refusal::HungUp,
+                    });
                 }
                 self.gone = true;
                 return;
@@ -101,7 +104,7 @@ impl Conn {
         let id = self.peer.link.id;
         match TlsError::of(error) {
             Some(why) => log::debug!("{id}: TLS failed: {why}"),
-            None => log::debug!("{id}: TLS failed: {error}"),
+            None => log::debug!("{id}: hung up in the TLS handshake: {error}"),
         }
     }
 }
