@@ -280,13 +280,18 @@ impl<S: Socket> TlsStream<S> {
         self.wire().map_or(Ok(true), Wire::flush_pending)
     }
 
-    /// Whether some of what was taken is not with the kernel yet.
-    pub(crate) fn has_pending(&self) -> bool {
+    /// How much of what was taken is not with the kernel yet, encrypted.
+    pub(crate) fn pending(&self) -> usize {
         match &self.state {
-            State::Shaking(stream) => stream.get_ref().has_pending(),
-            State::Open(stream) => stream.get_ref().has_pending(),
-            State::Waiting(..) | State::Starting(..) | State::Failed => false,
+            State::Shaking(stream) => stream.get_ref().pending(),
+            State::Open(stream) => stream.get_ref().pending(),
+            State::Waiting(..) | State::Starting(..) | State::Failed => 0,
         }
+    }
+
+    /// Whether that is anything.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.pending() > 0
     }
 
     /// Sends close_notify, then ends the sending half of the socket: at once if the kernel takes all,

@@ -204,6 +204,11 @@ impl<S: Socket> Wire<S> {
         !self.pending.is_empty()
     }
 
+    /// Bytes written by native-tls, and not yet taken by the kernel.
+    pub(super) fn pending(&self) -> usize {
+        self.pending.rest().len()
+    }
+
     /// What was read and not yet taken: the older part and the newer.
     fn input(&self) -> (&[u8], &[u8]) {
         let fresh = self.scratch.as_ref().map(|s| &s.input[s.at..s.end]);
@@ -326,7 +331,7 @@ impl<S: Socket> Wire<S> {
         if self.flush_pending()? {
             send_all(&mut self.socket, &mut rest)?;
         }
-        if self.pending.rest().len() + rest.len() > PENDING {
+        if self.pending() + rest.len() > PENDING {
             self.exhausted = true;
             return self.check();
         }
