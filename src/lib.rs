@@ -130,10 +130,10 @@ pub use self::metrics::{
     BackplaneMetrics, Histogram, LoopMetrics, Metrics, TickMetrics, WorkerMetrics,
 };
 pub use self::net::Listen;
-#[cfg(unix)]
-pub use self::net::ReusePort;
 #[cfg(all(unix, feature = "systemd"))]
 pub use self::net::SystemdSockets;
+#[cfg(unix)]
+pub use self::net::{ReusePort, UnixSocket};
 #[cfg(feature = "tls")]
 pub use self::net::{Tls, Trust};
 pub use self::peer::Peer;

@@ -8,7 +8,6 @@ mod support;
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -17,7 +16,7 @@ use std::time::Duration;
 
 use framemill::{
     Accept, CloseCode, Drain, Handler, Message, Origin, Peer, ProxyProtocol, Request, Response,
-    Server, ServerHandle,
+    Server, ServerHandle, UnixSocket,
 };
 use socket2::{Domain, Socket, Type};
 use support::{Raw, Stream, WAIT, frame, request, until};
@@ -194,15 +193,13 @@ fn nginx_over_a_unix_socket() {
     };
     let folder = Folder::new();
     let socket = format!("unix:{}", folder.path("app.sock"));
-    let server = Server::bind(&*socket)
+    // nginx may run its workers as somebody else.
+    let server = Server::bind(UnixSocket(folder.path("app.sock"), 0o666))
         .unwrap()
         .trust_proxies(["unix"])
         .unwrap();
     // Origin is left at the same host.
     let _server = Served(server.start(Tells::default()).unwrap());
-    // nginx may run its workers as somebody else.
-    let anybody = fs::Permissions::from_mode(0o777);
-    fs::set_permissions(folder.path("app.sock"), anybody).unwrap();
     let addr = free();
     let changes = [
         ("unix:/run/framemill.sock", &*socket),

@@ -12,6 +12,8 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
+use framemill::UnixSocket;
 use framemill::{
     Accept, ByteRate, CloseCause, CloseCode, Drain, Error, ForwardedHeader, Handler, Message,
     OverRate, Peer, ProxyProtocol, Request, Response, Server, ServerHandle,
@@ -281,6 +283,108 @@ fn a_server_that_stops_leaves_the_socket_of_its_successor() {
     assert_eq!(new.metrics().total.opened, 1);
     new.shutdown(WAIT);
     assert!(!place.path().exists());
+}
+
+/// Where a test has the file of a socket, which is removed with this.
+#[cfg(unix)]
+struct SocketFile(std::path::PathBuf);
+
+#[cfg(unix)]
+impl SocketFile {
+    fn new(test: &str) -> Self {
+        let name = format!("framemill-{test}-{}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn addr(&self) -> String {
+        format!("unix:{}", self.0.display())
+    }
+}
+
+#[cfg(unix)]
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Whoever accepts nothing is there all the same, and is not waited for.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_socket_with_a_full_backlog_is_in_use() {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    let file = SocketFile::new("full");
+    let addr = SockAddr::unix(&file.0).unwrap();
+    let socket = || Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    let busy = socket();
+    busy.bind(&addr).unwrap();
+    busy.listen(1).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let client = socket();
+        client.set_nonblocking(true).unwrap();
+        match client.connect(&addr) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            other => other.unwrap(),
+        }
+        waiting.push(client);
+    }
+    let (tell, told) = std::sync::mpsc::channel();
+    let addr = file.addr();
+    thread::spawn(move || tell.send(Server::bind(addr).map(drop)));
+    let outcome = told.recv_timeout(WAIT).expect("it waits");
+    assert!(matches!(outcome, Err(Error::Bind { .. })), "{outcome:?}");
+    assert!(file.0.exists());
+}
+
+/// Servers that start at once, where the file of a former one is left: one has the address.
+#[cfg(target_os = "linux")]
+#[test]
+fn one_of_two_replaces_a_stale_socket() {
+    // One in three hundred meets where it hurts.
+    const ROUNDS: usize = 3000;
+    let file = SocketFile::new("stale");
+    for _ in 0..ROUNDS {
+        drop(std::os::unix::net::UnixListener::bind(&file.0).unwrap());
+        let begin = std::sync::Barrier::new(2);
+        let bind = || {
+            begin.wait();
+            Server::bind(file.addr())
+        };
+        let outcomes = thread::scope(|scope| {
+            let servers = [scope.spawn(bind), scope.spawn(bind)];
+            servers.map(|server| server.join().unwrap())
+        });
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+        UnixStream::connect(&file.0).unwrap();
+        drop(outcomes);
+        assert!(!file.0.exists());
+    }
+}
+
+/// Narrower than the umask has it, and wider.
+#[cfg(unix)]
+#[test]
+fn a_socket_has_the_mode_that_is_asked_for() {
+    use std::os::unix::fs::PermissionsExt;
+    let file = SocketFile::new("mode");
+    for mode in [0o600, 0o666, 0o600] {
+        // The file of one that is no longer there has no say.
+        drop(std::os::unix::net::UnixListener::bind(&file.0).unwrap());
+        let server = Server::bind(UnixSocket(&file.0, mode)).unwrap();
+        let is = std::fs::metadata(&file.0).unwrap().permissions();
+        assert_eq!(is.mode() & 0o777, mode, "{:o}", is.mode());
+        let server = server.start(|_: &Peer, _: Message| {}).unwrap();
+        assert_eq!(server.local_addrs(), [file.addr()]);
+        UnixStream::connect(&file.0).unwrap();
+        assert!(server.shutdown(WAIT));
+        assert!(!file.0.exists());
+    }
+    let nowhere = UnixSocket("/there/is/none", 0o600);
+    let Err(Error::Bind { addr, .. }) = Server::bind(nowhere) else {
+        panic!("it was bound");
+    };
+    assert_eq!(addr, "unix:/there/is/none");
 }
 
 // ---- byte_rate ----

@@ -27,9 +27,9 @@ pub(crate) enum Refusal {
     Origin,
     /// 408, or nothing where it is the handler that was too slow.
     Timeout,
-    /// Not a byte came in all the time.
+    /// Not a byte of a request came in all the time, or nothing more while others waited.
     Silent,
-    /// The peer hung up before its request was complete.
+    /// The peer hung up before its request was complete, or in the TLS handshake.
     HungUp,
     /// The TLS handshake failed.
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "has no other use"))]

@@ -71,7 +71,8 @@ pub struct LoopMetrics {
     /// Of these, those that did not become a WebSocket, by reason: `max_connections`,
     /// `max_connections_per_ip`, `unanswered` (over a limit, and dropped as too many are being answered
     /// already), `bad_request`, `method`, `too_large`, `version`, `origin`, `timeout`, `silent` (nothing
-    /// came), `hung_up`, `tls`, `handler` ([`Handler::open`](crate::Handler::open) refused), `shutdown`.
+    /// came, or no more while others waited), `hung_up`, `tls`, `handler`
+    /// ([`Handler::open`](crate::Handler::open) refused), `shutdown`.
     /// Every reason is there from the start, here and in the other maps.
     pub refused: BTreeMap<&'static str, u64>,
     /// WebSockets opened so far. Each socket that was accepted is in the end counted once: here, in

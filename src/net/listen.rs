@@ -3,6 +3,16 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
+#[cfg(unix)]
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+#[cfg(target_os = "linux")]
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+#[cfg(unix)]
+use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::time::{Duration, Instant};
 
 use mio::net::TcpListener;
 #[cfg(unix)]
@@ -10,7 +20,7 @@ use mio::net::UnixListener;
 use mio::{Interest, Registry, Token};
 use socket2::SockRef;
 #[cfg(unix)]
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::Stream;
 use crate::addr::RemoteAddr;
@@ -22,7 +32,9 @@ use crate::error::{Error, Result};
 ///   A name is resolved, and every address of it that can be bound is listened on; with port 0, for
 ///   which the system chooses, only the first.
 /// - `"unix:/run/app.sock"`: a Unix stream socket. The file of a server that is no longer there is
-///   replaced; it is removed when the server stops, unless another server's is there by then.
+///   replaced; it is removed when the server stops, unless another server's is there by then. Who may
+///   connect is left to the umask: as a rule the same user only.
+/// - `UnixSocket("/run/app.sock", 0o660)`: the same with a mode of its own.
 /// - `ReusePort("0.0.0.0:80")`: TCP, beside other listeners.
 /// - A listener of `std::net` or `std::os::unix::net` that is already open.
 /// - `SystemdSockets`: all that systemd handed over (feature `systemd`).
@@ -59,6 +71,39 @@ pub struct ReusePort<A>(
     /// is taken.
     pub A,
 );
+
+/// A Unix stream socket whose file has a mode of its own. Default without it: what the umask leaves, as a
+/// rule 0755, by which nobody else may connect: that takes the permission to write.
+///
+/// So for a proxy that runs as another user: `0o660` and a group that both are in, with a directory whose
+/// files get that group (its set-group-ID bit); or `0o666` in a directory that only they can enter.
+///
+/// ```
+/// use framemill::{Server, UnixSocket};
+///
+/// # let path = std::env::temp_dir().join(format!("framemill-doc-{}", std::process::id()));
+/// let server = Server::bind(UnixSocket(&path, 0o660))?;
+/// # drop(server);
+/// # framemill::Result::Ok(())
+/// ```
+#[cfg(unix)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixSocket<P>(
+    /// Where the file is to be, without `unix:`.
+    pub P,
+    /// Its permissions, as of `chmod`. It has them before anybody can connect.
+    pub u32,
+);
+
+#[cfg(unix)]
+impl<P: AsRef<Path>> Listen for UnixSocket<P> {
+    fn listen(self) -> Result<Vec<Bound>> {
+        let path = self.0.as_ref();
+        let listener = Listener::unix(path, Some(self.1));
+        let shown = format!("unix:{}", path.display());
+        Ok(vec![Bound(listener.map_err(bind_error(shown))?)])
+    }
+}
 
 /// An open listening socket, in a form that only this crate can look into.
 #[derive(Debug)]
@@ -103,7 +148,7 @@ pub(crate) enum Listener {
 /// The file of a Unix socket, removed when the listener goes, unless another has taken its place.
 #[cfg(unix)]
 #[derive(Debug)]
-pub(crate) struct UnixPath(Option<(std::path::PathBuf, FileId)>);
+pub(crate) struct UnixPath(Option<(PathBuf, FileId)>);
 
 /// Which file it is, whatever its name: device and inode.
 #[cfg(unix)]
@@ -112,8 +157,8 @@ type FileId = (u64, u64);
 #[cfg(unix)]
 impl UnixPath {
     /// The file that is there.
-    fn of(path: &str) -> io::Result<Self> {
-        Ok(Self(Some((path.into(), file_id(path.as_ref())?))))
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self(Some((path.into(), file_id(path)?))))
     }
 }
 
@@ -129,8 +174,7 @@ impl Drop for UnixPath {
 }
 
 #[cfg(unix)]
-fn file_id(path: &std::path::Path) -> io::Result<FileId> {
-    use std::os::unix::fs::MetadataExt;
+fn file_id(path: &Path) -> io::Result<FileId> {
     let file = std::fs::symlink_metadata(path)?;
     Ok((file.dev(), file.ino()))
 }
@@ -205,15 +249,26 @@ impl Listener {
     }
 
     #[cfg(unix)]
-    fn unix(path: &str) -> io::Result<Self> {
-        let listener = match UnixListener::bind(path) {
+    fn unix(path: &Path, mode: Option<u32>) -> io::Result<Self> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        let addr = SockAddr::unix(path)?;
+        // Until it listens, its file looks like a stale one.
+        #[cfg(target_os = "linux")]
+        let _alone = alone_in_directory(path);
+        match socket.bind(&addr) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
                 std::fs::remove_file(path)?;
-                UnixListener::bind(path)?
+                socket.bind(&addr)?;
             }
             other => other?,
-        };
-        Ok(Self::Unix(UnixPath::of(path)?, listener))
+        }
+        let file = UnixPath::of(path)?;
+        if let Some(mode) = mode {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        }
+        socket.listen(BACKLOG)?;
+        Ok(Self::Unix(file, UnixListener::from_std(socket.into())))
     }
 
     pub(crate) fn is_tcp(&self) -> bool {
@@ -276,14 +331,42 @@ impl Listener {
     }
 }
 
+/// Keeps other servers from putting sockets into the same directory meanwhile: of two that find the same
+/// stale file, the second would remove the new file of the first. The lock is an abstract socket, which
+/// ends with its process however that ends, and leaves nothing behind. Whoever has the name otherwise is
+/// not waited for for long.
+#[cfg(target_os = "linux")]
+fn alone_in_directory(path: &Path) -> Option<UnixDatagram> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let directory = path.parent().filter(|parent| parent != &Path::new(""));
+    let directory = std::fs::metadata(directory.unwrap_or(Path::new("."))).ok()?;
+    let name = format!("framemill-bind-{}-{}", directory.dev(), directory.ino());
+    let addr = UnixAddr::from_abstract_name(name).ok()?;
+    let begun = Instant::now();
+    loop {
+        match UnixDatagram::bind_addr(&addr) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other.ok(),
+        }
+    }
+}
+
 /// Whether nobody listens behind this socket file any more.
 #[cfg(unix)]
-fn is_stale(path: &str) -> bool {
-    use std::os::unix::fs::FileTypeExt;
+fn is_stale(path: &Path) -> bool {
     let is_socket = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    let refused = std::os::unix::net::UnixStream::connect(path)
-        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    is_socket && refused
+    // Whoever has its backlog full is there, and may not make room for long: it is not waited for.
+    let connect = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    is_socket && connect().is_err_and(refused)
 }
 
 fn bind_error(addr: impl fmt::Display) -> impl FnOnce(io::Error) -> Error {
@@ -327,7 +410,9 @@ impl Listen for &str {
     fn listen(self) -> Result<Vec<Bound>> {
         match self.strip_prefix("unix:") {
             #[cfg(unix)]
-            Some(path) => Ok(vec![Bound(Listener::unix(path).map_err(bind_error(self))?)]),
+            Some(path) => Ok(vec![Bound(
+                Listener::unix(path.as_ref(), None).map_err(bind_error(self))?,
+            )]),
             #[cfg(not(unix))]
             Some(_) => Err(Error::Config("this system has no Unix sockets".into())),
             None => resolve(self, self),

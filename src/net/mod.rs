@@ -12,9 +12,9 @@ mod systemd;
 mod tls;
 
 pub use listen::Listen;
-#[cfg(unix)]
-pub use listen::ReusePort;
 pub(crate) use listen::{Bound, Listener, LocalAddr};
+#[cfg(unix)]
+pub use listen::{ReusePort, UnixSocket};
 pub(crate) use stream::Stream;
 #[cfg(all(unix, feature = "systemd"))]
 pub use systemd::SystemdSockets;

@@ -142,6 +142,14 @@ impl Stream {
         matches!(self, Self::Tls(stream) if stream.has_pending())
     }
 
+    /// How much that is.
+    pub(crate) fn pending(&self) -> usize {
+        match self {
+            Self::Tls(stream) => stream.pending(),
+            _ => 0,
+        }
+    }
+
     /// Goes on with what was taken and is not with the kernel yet.
     #[inline]
     pub(crate) fn flush_pending(&mut self) -> io::Result<()> {
@@ -203,6 +211,10 @@ impl Stream {
 
     pub(crate) fn has_pending(&self) -> bool {
         false
+    }
+
+    pub(crate) fn pending(&self) -> usize {
+        0
     }
 
     pub(crate) fn flush_pending(&mut self) -> io::Result<()> {

@@ -134,10 +134,7 @@ impl Conn {
         self.rearm = true;
         if self.keeps_others_out(cx.now) {
             log::debug!("{}: refused: silent, and others wait", self.peer.link.id);
-            self.count_refusal(match self.is_securing() {
-                true => Refusal::Tls,
-                false => Refusal::Silent,
-            });
+            self.count_refusal(Refusal::Silent);
             self.gone = true;
             return;
         }
@@ -241,7 +238,7 @@ impl Conn {
 
     fn request_timeout<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if self.request_is_blank() {
-            // Not a byte was sent: nothing to answer, as for a port scan or a spare connection.
+            // Not a byte of it was sent: nothing to answer, as for a port scan or a spare connection.
             self.note_refusal(Refusal::Silent);
             self.gone = true;
         } else {

@@ -259,7 +259,10 @@ impl Conn {
                 }
                 return Some(filled);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // TLS may have read much that came to nothing, and not all of it.
+                self.readable = self.stream.has_buffered();
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => self.fail_transport(&error, cx),
         }

@@ -59,13 +59,16 @@ impl Conn {
                 self.readable = true;
                 self.stream.note_readable(self.hung_up);
             }
-            Ok(false) => {}
+            Ok(false) => self.readable |= self.stream.has_buffered(),
             Err(error) => {
                 self.log_failed_handshake(&error);
                 if U::DIALS {
                     self.not_secured(error, cx);
                 } else {
-                    self.count_refusal(Refusal::Tls);
+                    self.count_refusal(match TlsError::of(&error) {
+                        Some(_) => Refusal::Tls,
+                        None => Refusal::HungUp,
+                    });
                 }
                 self.gone = true;
                 return;
@@ -101,7 +104,7 @@ impl Conn {
         let id = self.peer.link.id;
         match TlsError::of(error) {
             Some(why) => log::debug!("{id}: TLS failed: {why}"),
-            None => log::debug!("{id}: TLS failed: {error}"),
+            None => log::debug!("{id}: hung up in the TLS handshake: {error}"),
         }
     }
 }

@@ -63,7 +63,7 @@ impl Conn {
             Ok(Flushed::nothing(&self.peer.link.outbox()))
         } else if let Some(mut writing) = self.writing.take() {
             let result = self.write_all(&mut writing);
-            if writing.is_empty() {
+            if writing.is_empty() && !self.stream.has_pending() {
                 writing.count_blocked(0, cx.counters);
             } else {
                 self.writing = Some(writing);
@@ -76,7 +76,7 @@ impl Conn {
             }
             result
         };
-        if self.writing.is_some() {
+        if !self.is_all_written() {
             self.note_blocked();
         }
         match result {
@@ -197,10 +197,10 @@ impl Conn {
     /// The kernel lacks something: counts what waits.
     #[cold]
     fn note_blocked(&mut self) {
-        let queued = self.peer.link.outbox().queued();
-        if let Some(writing) = &mut self.writing {
-            writing.count_blocked(queued, &self.peer.link.handle.counters);
-        }
+        // What TLS has taken of it is queued no more.
+        let waits = self.peer.link.outbox().queued() + self.stream.pending();
+        let writing = self.writing.get_or_insert_default();
+        writing.count_blocked(waits, &self.peer.link.handle.counters);
     }
 
     /// The connection is gone, and counts no more; what was queued for it has gone with it.

@@ -59,7 +59,7 @@ pub struct Server {
 
 impl Server {
     /// Listens on `addr`: `"127.0.0.1:9001"`, `"unix:/run/app.sock"`, a listener that is already
-    /// open; see [`Listen`].
+    /// open, and more; see [`Listen`].
     ///
     /// # Errors
     /// [`Error::Bind`] if the address can't be listened on, [`Error::Config`] if it can't be read.

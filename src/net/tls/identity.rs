@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// - TLS 1.2 is the oldest version that is spoken.
 /// - ALPN answers `http/1.1` to clients that ask (not on Apple systems, where native-tls can't).
 /// - Everything else is native-tls's default. On Linux that is OpenSSL with the "intermediate" ciphers of
-///   Mozilla's recommendations, session tickets, and no renegotiation.
+///   Mozilla's recommendations, session tickets, and no renegotiation (with OpenSSL 3; 1.1.1 makes a few).
 ///
 /// # What native-tls can't do
 /// - No certificates are asked of clients.

@@ -9,7 +9,7 @@ use mio::{Registry, Token};
 use native_tls::{HandshakeError, MidHandshakeTlsStream, TlsConnector};
 
 use super::identity::Tls;
-use super::wire::{Socket, Wire};
+use super::wire::{RECVS, Socket, Wire};
 use crate::error::duplicate;
 use crate::net::Stream;
 
@@ -19,9 +19,6 @@ const RECORD: usize = 16 << 10;
 /// Plaintext taken by one write: what of it the kernel doesn't take is kept, and no more is taken
 /// until that has gone.
 const MOST: usize = 4 * RECORD;
-
-/// `recv` calls of one read. Records can be tiny, so what fits in the caller's buffer bounds nothing.
-const RECVS: u32 = 4;
 
 /// The content type of a handshake record: the first byte of every TLS connection.
 const HANDSHAKE: u8 = 0x16;
@@ -88,8 +85,8 @@ impl From<TlsError> for io::Error {
 ///
 /// - After each event that says readable or closed: [`socket_readable`](Self::socket_readable),
 ///   before anything else.
-/// - After each event, until it says `true`: [`handshake`](Self::handshake). Nothing can be read or
-///   written before.
+/// - After each event, until it says `true`, and while [`has_buffered`](Self::has_buffered):
+///   [`handshake`](Self::handshake). Nothing can be read or written before.
 /// - After the handshake, and whenever there is room for more: [`read`](Self::read) while
 ///   [`has_buffered`](Self::has_buffered). Only when that says `false` will an event announce what
 ///   comes next: plaintext may wait in here of which the kernel knows nothing any more.
@@ -155,7 +152,8 @@ impl<S: Socket> TlsStream<S> {
         }
     }
 
-    /// Goes on with the handshake. `true`: it is done; `false`: the next event will bring it on.
+    /// Goes on with the handshake. `true`: it is done; `false`: the next event will bring it on, or
+    /// another call if [`has_buffered`](Self::has_buffered).
     ///
     /// This is where a connection costs time, for the signature. Any thread may call it.
     ///
@@ -203,10 +201,12 @@ impl<S: Socket> TlsStream<S> {
         matches!(self.state, State::Open(_))
     }
 
-    /// Whether [`read`](Self::read) is to be called without waiting for an event.
+    /// Whether [`read`](Self::read), or in the handshake [`handshake`](Self::handshake), is to be called
+    /// without waiting for an event.
     pub(crate) fn has_buffered(&self) -> bool {
         match (&self.state, &self.end) {
             (State::Open(stream), None) => may_read(stream),
+            (State::Shaking(stream), _) => stream.get_ref().may_read(),
             (State::Open(_), Some(End::Eof { told })) => !told,
             (State::Open(_), Some(End::Failed(error))) => error.is_some(),
             _ => false,
@@ -280,13 +280,18 @@ impl<S: Socket> TlsStream<S> {
         self.wire().map_or(Ok(true), Wire::flush_pending)
     }
 
-    /// Whether some of what was taken is not with the kernel yet.
-    pub(crate) fn has_pending(&self) -> bool {
+    /// How much of what was taken is not with the kernel yet, encrypted.
+    pub(crate) fn pending(&self) -> usize {
         match &self.state {
-            State::Shaking(stream) => stream.get_ref().has_pending(),
-            State::Open(stream) => stream.get_ref().has_pending(),
-            State::Waiting(..) | State::Starting(..) | State::Failed => false,
+            State::Shaking(stream) => stream.get_ref().pending(),
+            State::Open(stream) => stream.get_ref().pending(),
+            State::Waiting(..) | State::Starting(..) | State::Failed => 0,
         }
+    }
+
+    /// Whether that is anything.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.pending() > 0
     }
 
     /// Sends close_notify, then ends the sending half of the socket: at once if the kernel takes all,

@@ -18,6 +18,19 @@ const BODY: usize = (16 << 10) + 2048;
 /// provokes answers, such as alerts against renegotiation, and doesn't read them.
 const PENDING: usize = 256 << 10;
 
+/// `recv` calls between two calls of `settle`. Records can be tiny, or bring nothing at all (those are
+/// all taken in one call of native-tls), so what fits in the caller's buffer bounds nothing.
+pub(super) const RECVS: u32 = 4;
+
+/// What an answer of TLS itself after the handshake costs a peer of its credit: 74 bytes provoke an alert
+/// against renegotiation, and cost us more than them. Every byte that is received adds one to the
+/// credit.
+const ANSWER: u32 = 1 << 20;
+
+/// The credit of a peer, at first and at most. Honest peers have no use for more: nobody renegotiates
+/// again and again, and key updates of TLS 1.3 are gigabytes apart.
+const CREDIT: u32 = 8 * ANSWER;
+
 /// What TLS needs of a socket. Non-blocking; readiness is edge-triggered.
 pub(crate) trait Socket {
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<usize>;
@@ -134,6 +147,10 @@ pub(super) struct Wire<S> {
     record: usize,
     /// `recv` calls since the last `settle`.
     pub(super) recvs: u32,
+    /// What answers may still be provoked, see [`ANSWER`].
+    credit: u32,
+    /// The peer provokes answers without end. One of them may be lost, so nothing more may be sent.
+    exhausted: bool,
     /// The kernel may have something.
     readable: bool,
     /// The end of the stream, or an error, has been announced, and is not announced again.
@@ -156,6 +173,8 @@ impl<S: Socket> Wire<S> {
             scratch: None,
             record: 0,
             recvs: 0,
+            credit: CREDIT,
+            exhausted: false,
             readable: true,
             hung_up: false,
             eof: false,
@@ -183,6 +202,11 @@ impl<S: Socket> Wire<S> {
 
     pub(super) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    /// Bytes written by native-tls, and not yet taken by the kernel.
+    pub(super) fn pending(&self) -> usize {
+        self.pending.rest().len()
     }
 
     /// What was read and not yet taken: the older part and the newer.
@@ -257,7 +281,8 @@ impl<S: Socket> Wire<S> {
         if self.eof {
             return Ok(());
         }
-        if !self.readable {
+        if !self.readable || self.recvs >= RECVS {
+            // Unread, the rest stays `readable`.
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.recvs += 1;
@@ -266,6 +291,7 @@ impl<S: Socket> Wire<S> {
                 Ok(n) => {
                     self.eof = n == 0;
                     self.readable = n == scratch.input.len() || self.hung_up;
+                    self.credit = (self.credit + n as u32).min(CREDIT);
                     scratch.end = n;
                     return Ok(());
                 }
@@ -283,11 +309,20 @@ impl<S: Socket> Wire<S> {
         self.recvs = 0;
         self.keep();
         let Some(scratch) = self.scratch.take() else {
-            return Ok(());
+            return self.check();
         };
         let sent = self.send(&scratch.output);
         scratch.give_back();
         sent
+    }
+
+    /// An error once too much was provoked. It has to be told again and again: what `flush` says native-tls
+    /// ignores.
+    fn check(&self) -> io::Result<()> {
+        match self.exhausted {
+            true => Err(io::Error::other("the peer provokes too many answers")),
+            false => Ok(()),
+        }
     }
 
     /// Sends these after what is pending; what the kernel doesn't take becomes pending.
@@ -296,8 +331,9 @@ impl<S: Socket> Wire<S> {
         if self.flush_pending()? {
             send_all(&mut self.socket, &mut rest)?;
         }
-        if self.pending.rest().len() + rest.len() > PENDING {
-            return Err(io::Error::other("the peer provokes answers and reads none"));
+        if self.pending() + rest.len() > PENDING {
+            self.exhausted = true;
+            return self.check();
         }
         if !rest.is_empty() {
             self.pending.add(rest);
@@ -307,6 +343,7 @@ impl<S: Socket> Wire<S> {
 
     /// `true`: nothing is pending any more.
     pub(super) fn flush_pending(&mut self) -> io::Result<bool> {
+        self.check()?;
         let all = self.pending.rest();
         let mut rest = all;
         let result = send_all(&mut self.socket, &mut rest);
@@ -359,6 +396,7 @@ fn send_all(socket: &mut impl Socket, bytes: &mut &[u8]) -> io::Result<()> {
 
 impl<S: Socket> Read for Wire<S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
         if self.record == 0 {
             self.gather()?;
             if self.record == 0 && self.shaking && !buf.is_empty() {
@@ -392,6 +430,12 @@ impl<S: Socket> Write for Wire<S> {
         let Some(mut scratch) = self.scratch.take() else {
             return Ok(());
         };
+        if !self.shaking && !scratch.output.is_empty() {
+            match self.credit.checked_sub(ANSWER) {
+                Some(credit) => self.credit = credit,
+                None => self.exhausted = true,
+            }
+        }
         let sent = self.send(&scratch.output);
         scratch.output.clear();
         self.scratch = Some(scratch);
@@ -476,5 +520,115 @@ mod tests {
         }
         assert_eq!(settled, 256);
         assert!(wire.has_pending());
+    }
+
+    /// An alert is flushed at once, and whether that came to anything OpenSSL does not want to know.
+    #[test]
+    fn alerts_that_nobody_reads_end_the_connection() {
+        let mut wire = Wire::new(Script(vec![RECORD.into()]));
+        let mut alerts = 0;
+        loop {
+            wire.write_all(&[0; 1 << 10]).unwrap();
+            if wire.flush().is_err() {
+                break;
+            }
+            alerts += 1;
+            assert!(alerts <= 256);
+        }
+        // Something is lost by now, so nothing may follow.
+        let read = wire.read(&mut [0; 64]).unwrap_err();
+        assert_ne!(read.kind(), io::ErrorKind::WouldBlock);
+        assert!(wire.flush_pending().is_err());
+        assert!(wire.settle().is_err());
+        assert!(wire.settle().is_err(), "for good");
+    }
+
+    /// A socket whose peer sends records of this type, faster than they are read, and takes everything.
+    struct Torrent(u8);
+
+    impl Socket for Torrent {
+        fn recv(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            // They fit exactly.
+            for record in buf.chunks_mut(64) {
+                record.fill(0);
+                record[..HEAD].copy_from_slice(&[self.0, 3, 3, 0, 64 - HEAD as u8]);
+            }
+            Ok(buf.len())
+        }
+
+        fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn end(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Reads as native-tls does in one call, of records that bring nothing, until it is told to stop.
+    fn reads_in_vain(wire: &mut Wire<Torrent>, answers: bool) -> (usize, io::Error) {
+        for records in 0..100_000 {
+            let whole = wire
+                .read(&mut [0; HEAD])
+                .and_then(|_| wire.read(&mut [0; 64 - HEAD]));
+            if let Err(error) = whole {
+                return (records, error);
+            }
+            if answers {
+                wire.write_all(&[0x15; 31]).unwrap();
+                // It doesn't look.
+                let _ = wire.flush();
+            }
+        }
+        panic!("no end");
+    }
+
+    #[test]
+    fn records_that_bring_nothing_leave_time_for_others() {
+        let mut wire = Wire::new(Torrent(0x16));
+        for shaking in [true, false] {
+            wire.shaking = shaking;
+            for _ in 0..3 {
+                let (records, error) = reads_in_vain(&mut wire, shaking);
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                assert_eq!(records, 4 * INPUT / 64);
+                wire.settle().unwrap();
+                assert!(wire.may_read(), "no event will announce the rest");
+            }
+        }
+    }
+
+    /// Refused renegotiations: a few are answered.
+    #[test]
+    fn who_provokes_answers_without_end_is_not_read_from() {
+        let mut wire = Wire::new(Torrent(0x16));
+        wire.shaking = false;
+        let (records, error) = reads_in_vain(&mut wire, true);
+        assert_eq!(error.kind(), io::ErrorKind::Other, "{error}");
+        assert!((4..20).contains(&records), "{records}");
+        assert!(wire.settle().is_err());
+    }
+
+    /// Key updates of TLS 1.3: whoever sends gigabytes may ask for some now and then.
+    #[test]
+    fn what_is_received_pays_for_answers() {
+        let mut wire = Wire::new(Torrent(0x17));
+        wire.shaking = false;
+        let mut buf = vec![0; INPUT];
+        for _ in 0..40 {
+            let mut received = 0;
+            while received < 1 << 20 {
+                match wire.read(&mut buf) {
+                    Ok(n) => received += n,
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+                if wire.recvs > 1 {
+                    wire.settle().unwrap();
+                }
+            }
+            wire.write_all(&[0x17; 27]).unwrap();
+            wire.flush().unwrap();
+            wire.settle().unwrap();
+        }
     }
 }
