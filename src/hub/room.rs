@@ -68,8 +68,8 @@ pub trait Room: Send + 'static {
     /// A member's handler has passed on a message.
     fn message(&mut self, room: &mut Members, peer: &Peer, message: Message);
 
-    /// Somebody has left, or has joined again (`join` follows), or is gone. They are no longer among the
-    /// members.
+    /// Somebody has left, or has joined again (`join` follows, even if nobody else is here), or is gone.
+    /// They are no longer among the members.
     fn leave(&mut self, room: &mut Members, peer: &Peer) {
         let _ = (room, peer);
     }

@@ -79,7 +79,7 @@ impl<R: Room> Rooms<R> {
     /// handler is given no more of the connection's messages until this one has had its turn.
     ///
     /// A peer that is in the room already leaves it first, and its earlier membership is without effect
-    /// from then on. So is the membership of a connection that is a client's, not a server's.
+    /// from then on; a room that nobody else is in does not close for that. So is the membership of a connection that is a client's, not a server's.
     pub fn join(&self, name: &str, peer: &Peer, join: R::Join) -> Membership<R> {
         self.join_as(name, peer, join, false)
     }
