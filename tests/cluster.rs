@@ -7,6 +7,7 @@ mod support;
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,8 @@ use support::browser;
 use support::example::Example;
 #[cfg(target_os = "linux")]
 use support::namespace::Namespace;
-use support::redis::{Folder, Redis, Wire, has};
+use support::needs::installed;
+use support::redis::{Folder, Redis, Wire};
 use support::until;
 
 const TOPIC: &str = "kept/numbers";
@@ -272,7 +274,7 @@ struct Nginx {
 }
 
 impl Nginx {
-    fn start(nodes: &[Example]) -> Self {
+    fn start(nginx: &Path, nodes: &[Example]) -> Self {
         let folder = Folder::new("nginx");
         let path = folder.path().display();
         // nginx can't tell which port it was given.
@@ -308,7 +310,7 @@ impl Nginx {
         );
         let file = folder.path().join("nginx.conf");
         std::fs::write(&file, config).unwrap();
-        let child = Command::new("nginx")
+        let child = Command::new(nginx)
             .arg("-c")
             .arg(&file)
             .stdout(Stdio::null())
@@ -339,12 +341,12 @@ impl Drop for Nginx {
 #[test]
 fn behind_a_load_balancer() {
     let Some(redis) = Redis::start() else { return };
-    if !has("nginx") {
+    let Some(nginx) = installed("nginx") else {
         return;
-    }
+    };
     let url = redis.url();
     let mut nodes = vec![start(&url), start(&url), start(&url)];
-    let nginx = Nginx::start(&nodes);
+    let nginx = Nginx::start(&nginx, &nodes);
     let readers = (0..6).map(|_| Reader::start(&nginx.addr)).collect();
     let victim = nodes.pop().unwrap();
     // Whoever asks is one of them.
