@@ -4,14 +4,14 @@
 mod support;
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use framemill::{
     Follow, Followed, Follower, History, Members, Message, Offset, Overflow, Peer, Refused, Room,
     Rooms, Sent, Server, Since,
 };
-use support::following::{client, message, place, server, until_live};
+use support::following::{AGE, client, message, only_the_young, place, server, until_live};
 use support::spy::{Seen, narrow, number, numbered, spy, upgraded};
 use support::{Raw, Running, Transport, WAIT, serve, until};
 
@@ -332,10 +332,27 @@ fn by_time_alone() {
         }
         follower.follow(topic, Since::Start);
     }
+    let published = Instant::now();
     assert!(peer.subscribe_from("long", Since::Start));
     assert_eq!(until_live(&mut raw, &mut follower).len(), 100);
+    until("some time is over", || published.elapsed() > Duration::ZERO);
     assert!(peer.subscribe_from("short", Since::Start));
-    assert!(until_live(&mut raw, &mut follower).len() < 100);
+    assert!(until_live(&mut raw, &mut follower).is_empty());
+}
+
+#[test]
+fn what_is_too_old_is_not_kept() {
+    let server = server(|s| s.history("it", History::for_the_last(AGE)));
+    only_the_young(
+        |text| assert!(server.0.handle.publish("it", text)),
+        || {
+            let (mut raw, peer) = client(&server);
+            let mut follower = Follower::new();
+            follower.follow("it", Since::Start);
+            assert!(peer.subscribe_from("it", Since::Start));
+            until_live(&mut raw, &mut follower)
+        },
+    );
 }
 
 /// However few messages that is; one that is longer than all of it is not kept.
