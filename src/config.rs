@@ -274,10 +274,10 @@ impl Deflate {
     /// 9 (512 bytes) to 15 (32 KiB). Default: 15 for both. Anything else is an
     /// [`Error::Config`](crate::Error::Config) when the server or client is started.
     ///
-    /// The peer may ask for a smaller window in what we send, and gets it, down to 9. For 8, which the
-    /// compressor doesn't have, a server goes on without compression, and a client fails. The peer may
-    /// be unable to keep to a smaller one in what we receive; a client that says so is let in all the
-    /// same.
+    /// The peer may ask for a smaller window in what we send, and gets it, down to 9: a server rounds down
+    /// to 12 or 9, as what goes to many is compressed once for each size. For 8, which the compressor
+    /// doesn't have, a server goes on without compression, and a client fails. The peer may be unable to
+    /// keep to a smaller one in what we receive; a client that says so is let in all the same.
     #[must_use]
     pub fn window_bits(mut self, send: u8, receive: u8) -> Self {
         self.send_bits = send;

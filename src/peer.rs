@@ -138,7 +138,9 @@ impl Peer {
 
     /// Publishes a message of which only the latest matters: a subscriber that does not keep up gets
     /// only the newest for each key of the topic, as with [`send_latest`](Self::send_latest). One that
-    /// keeps up gets all of them.
+    /// keeps up gets all of them, and so does one that comes back to a topic with
+    /// [history](crate::Server::history). There the newest does not take the place of the one before it,
+    /// but comes last: each subscriber gets its messages in the order of their offsets.
     pub fn publish_latest(
         &self,
         topic: &str,

@@ -7,20 +7,25 @@ mod support;
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use framemill::{Client, ClientEvent, Followed, Follower, Reconnect, Since};
+use framemill::{
+    Accept, Client, ClientEvent, CloseCode, Drain, Follow, Followed, Follower, Handler, History,
+    Message, Peer, Reconnect, Request, Response, ServerHandle, Since,
+};
 use support::WAIT;
 use support::browser;
 use support::example::Example;
 #[cfg(target_os = "linux")]
 use support::namespace::Namespace;
-use support::redis::{Folder, Redis, Wire, has};
-use support::until;
+use support::needs::installed;
+use support::redis::{Folder, Redis, Wire};
+use support::{Running, serve_on, until};
 
 const TOPIC: &str = "kept/numbers";
 const NUMBERS: usize = 6000;
@@ -93,6 +98,16 @@ fn slowest(readers: &[Reader]) -> usize {
 /// Publishes all numbers by way of `source`, does `what` when a third of them has come, and waits until
 /// all have come to all.
 fn stream(source: &str, readers: Vec<Reader>, what: impl FnOnce(&[Reader])) {
+    stream_as_far_as(&AtomicUsize::new(NUMBERS), source, readers, what);
+}
+
+/// The same, but no more numbers than there are allowed by then.
+fn stream_as_far_as(
+    allowed: &AtomicUsize,
+    source: &str,
+    readers: Vec<Reader>,
+    what: impl FnOnce(&[Reader]),
+) {
     let (handle, _events) = Client::new(format!("ws://{source}/"))
         .unwrap()
         .connect()
@@ -101,7 +116,9 @@ fn stream(source: &str, readers: Vec<Reader>, what: impl FnOnce(&[Reader])) {
     thread::scope(|scope| {
         scope.spawn(|| {
             for n in 0..NUMBERS {
-                until("the slowest has caught up", || slow() + AHEAD > n);
+                until("the slowest has caught up", || {
+                    n < allowed.load(Ordering::SeqCst).min(slow() + AHEAD)
+                });
                 handle.send(format!("publish {TOPIC}\n{n}")).unwrap();
             }
         });
@@ -272,7 +289,7 @@ struct Nginx {
 }
 
 impl Nginx {
-    fn start(nodes: &[Example]) -> Self {
+    fn start<'a>(nginx: &Path, nodes: impl IntoIterator<Item = &'a str>) -> Self {
         let folder = Folder::new("nginx");
         let path = folder.path().display();
         // nginx can't tell which port it was given.
@@ -282,7 +299,7 @@ impl Nginx {
         };
         let mut servers = String::new();
         for node in nodes {
-            writeln!(servers, "server {} max_fails=1 fail_timeout=1s;", node.addr).unwrap();
+            writeln!(servers, "server {node} max_fails=1 fail_timeout=1s;").unwrap();
         }
         let config = format!(
             "daemon off; worker_processes 1; pid {path}/pid; error_log stderr crit;
@@ -308,7 +325,7 @@ impl Nginx {
         );
         let file = folder.path().join("nginx.conf");
         std::fs::write(&file, config).unwrap();
-        let child = Command::new("nginx")
+        let child = Command::new(nginx)
             .arg("-c")
             .arg(&file)
             .stdout(Stdio::null())
@@ -339,12 +356,12 @@ impl Drop for Nginx {
 #[test]
 fn behind_a_load_balancer() {
     let Some(redis) = Redis::start() else { return };
-    if !has("nginx") {
+    let Some(nginx) = installed("nginx") else {
         return;
-    }
+    };
     let url = redis.url();
     let mut nodes = vec![start(&url), start(&url), start(&url)];
-    let nginx = Nginx::start(&nodes);
+    let nginx = Nginx::start(&nginx, nodes.iter().map(|node| &*node.addr));
     let readers = (0..6).map(|_| Reader::start(&nginx.addr)).collect();
     let victim = nodes.pop().unwrap();
     // Whoever asks is one of them.
@@ -361,4 +378,99 @@ fn behind_a_load_balancer() {
                 .any(|r| r.connections.load(Ordering::SeqCst) > 0)
         });
     });
+}
+
+/// A node of this process, which can be told to drain.
+struct Node(OnceLock<ServerHandle>);
+
+impl Handler for Node {
+    type Session = ();
+
+    fn start(&self, server: &ServerHandle) {
+        let _ = self.0.set(server.clone());
+    }
+
+    fn open(&self, _: &Request, _: &Peer) -> Result<Accept<()>, Response> {
+        Ok(Accept::new(()))
+    }
+
+    fn message(&self, (): &mut (), peer: &Peer, message: Message) {
+        if let Some(follow) = Follow::parse(&message) {
+            assert!(peer.subscribe_from(&follow.topic, follow.since));
+        }
+    }
+
+    fn http(&self, _: &Request) -> Response {
+        self.0.get().unwrap().health()
+    }
+}
+
+impl Node {
+    fn start(addr: &str, redis: &str) -> Running {
+        let redis = framemill::Redis::new(redis).unwrap();
+        let keep = History::last(NUMBERS);
+        let settings = |s: framemill::Server| s.backplane(redis).history("kept/*", keep);
+        let node = serve_on(addr, settings, Self(OnceLock::new()));
+        until("it is in the cluster", || {
+            node.handle.backplane_state().connected
+        });
+        node
+    }
+}
+
+/// One node after the other goes out of service behind the load balancer, and comes back, while numbers are
+/// streamed. What a node itself has published before is not lost with it.
+#[test]
+fn a_rolling_restart() {
+    const NODES: usize = 3;
+    let Some(redis) = Redis::start() else { return };
+    let Some(nginx) = installed("nginx") else {
+        return;
+    };
+    let url = redis.url();
+    let source = start(&url);
+    let mut nodes: Vec<_> = (0..NODES)
+        .map(|_| Node::start("127.0.0.1:0", &url))
+        .collect();
+    let addrs: Vec<_> = nodes.iter().map(|node| node.addr.to_string()).collect();
+    let nginx = Nginx::start(&nginx, addrs.iter().map(String::as_str));
+    let readers: Vec<_> = (0..2 * NODES).map(|_| Reader::start(&nginx.addr)).collect();
+    until("each node has clients", || {
+        nodes.iter().all(|node| node.handle.connections() > 0)
+    });
+    // So that there is something to stream during each.
+    let part = NUMBERS / (NODES + 2);
+    let allowed = AtomicUsize::new(2 * part);
+    stream_as_far_as(&allowed, &source.addr, readers, |readers| {
+        for (n, node) in nodes.iter_mut().enumerate() {
+            allowed.fetch_add(part, Ordering::SeqCst);
+            assert!(node.handle.publish("kept/page", n.to_string()));
+            let calm = node.handle.drain(Drain {
+                code: CloseCode::Restart,
+                notice: Duration::from_millis(100),
+                spread: Duration::from_millis(300),
+                deadline: WAIT,
+            });
+            assert!(calm, "node {n} was cut off");
+            *node = Node::start(&addrs[n], &url);
+            until("the stream goes on", || slowest(readers) > (n + 2) * part);
+        }
+    });
+    let mut follower = Follower::new();
+    let (handle, events) = Client::new(format!("ws://{}/", nginx.addr))
+        .unwrap()
+        .connect()
+        .unwrap();
+    handle
+        .send(follower.follow("kept/page", Since::Start))
+        .unwrap();
+    let mut said = Vec::new();
+    while said.len() < NODES {
+        if let ClientEvent::Message(message) = events.recv_timeout(WAIT).unwrap() {
+            if let Followed::Message { message, .. } = follower.take(message) {
+                said.push(message.to_string());
+            }
+        }
+    }
+    assert_eq!(said, ["0", "1", "2"]);
 }

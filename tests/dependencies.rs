@@ -1,6 +1,10 @@
 //! What the crate promises to do without.
 
+mod support;
+
 use std::process::Command;
+
+use support::needs::skipped;
 
 /// Async runtimes, and what only serves them.
 const RUNTIMES: &[&str] = &[
@@ -25,7 +29,7 @@ fn no_async_runtime() {
         .output();
     let tree = match output {
         Ok(output) if output.status.success() => String::from_utf8(output.stdout).unwrap(),
-        other => return eprintln!("SKIPPED: cargo tree could not run: {other:?}"),
+        other => return skipped(format_args!("cargo tree could not run: {other:?}")),
     };
     let mut crates: Vec<_> = tree
         .lines()

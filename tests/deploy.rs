@@ -19,25 +19,10 @@ use framemill::{
     Server, ServerHandle, UnixSocket,
 };
 use socket2::{Domain, Socket, Type};
+use support::needs::installed;
 use support::{Raw, Stream, WAIT, frame, request, until};
 
 const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/deploy");
-
-/// `None`, with a word about it, if a program is not here.
-fn installed(program: &str) -> Option<PathBuf> {
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let found = path
-        .split(':')
-        .map(|dir| Path::new(dir).join(program))
-        .find(|p| p.exists());
-    if found.is_none() {
-        let required = std::env::var("FRAMEMILL_INTEROP").is_ok_and(|v| v == "required");
-        assert!(!required, "{program} is missing");
-        // Not by `eprintln!`, which nobody sees of a test that passes.
-        let _ = writeln!(std::io::stderr(), "deploy: skipped: 1 test: no {program}");
-    }
-    found
-}
 
 /// A folder for one test.
 struct Folder(PathBuf);

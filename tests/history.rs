@@ -4,14 +4,14 @@
 mod support;
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use framemill::{
     Follow, Followed, Follower, History, Members, Message, Offset, Overflow, Peer, Refused, Room,
-    Rooms, Server, Since,
+    Rooms, Sent, Server, Since,
 };
-use support::following::{client, message, place, server, until_live};
+use support::following::{AGE, client, message, only_the_young, place, server, until_live};
 use support::spy::{Seen, narrow, number, numbered, spy, upgraded};
 use support::{Raw, Running, Transport, WAIT, serve, until};
 
@@ -332,10 +332,27 @@ fn by_time_alone() {
         }
         follower.follow(topic, Since::Start);
     }
+    let published = Instant::now();
     assert!(peer.subscribe_from("long", Since::Start));
     assert_eq!(until_live(&mut raw, &mut follower).len(), 100);
+    until("some time is over", || published.elapsed() > Duration::ZERO);
     assert!(peer.subscribe_from("short", Since::Start));
-    assert!(until_live(&mut raw, &mut follower).len() < 100);
+    assert!(until_live(&mut raw, &mut follower).is_empty());
+}
+
+#[test]
+fn what_is_too_old_is_not_kept() {
+    let server = server(|s| s.history("it", History::for_the_last(AGE)));
+    only_the_young(
+        |text| assert!(server.0.handle.publish("it", text)),
+        || {
+            let (mut raw, peer) = client(&server);
+            let mut follower = Follower::new();
+            follower.follow("it", Since::Start);
+            assert!(peer.subscribe_from("it", Since::Start));
+            until_live(&mut raw, &mut follower)
+        },
+    );
 }
 
 /// However few messages that is; one that is longer than all of it is not kept.
@@ -421,6 +438,70 @@ fn topics_that_nobody_subscribes_to_are_forgotten() {
     for n in TOPICS - left..TOPICS {
         assert_eq!(kept(n, Since::Start).0, [n]);
     }
+}
+
+/// A follower that does not keep up gets only the newest of each key, and what it gets is in order: so
+/// wherever its connection ends, it has missed nothing that it is not sent when it comes back.
+#[test]
+fn the_newest_of_each_key_comes_in_its_order() {
+    const ROUNDS: u32 = 200;
+    let server = server(|s| s.history("it", History::last(5000)));
+    let handle = &server.0.handle;
+    let (mut raw, peer) = client(&server);
+    let mut follower = Follower::new();
+    follower.follow("it", Since::Now);
+    assert!(peer.subscribe_from("it", Since::Now));
+    assert!(until_live(&mut raw, &mut follower).is_empty());
+    fill(&peer);
+    for round in 0..ROUNDS {
+        assert!(handle.publish_latest("it", "a", format!("a {round}")));
+        assert!(handle.publish_latest("it", "b", format!("b {round}")));
+        if round % 10 == 0 {
+            assert!(handle.publish("it", format!("all {round}")));
+        }
+    }
+    assert!(handle.publish("it", "end"));
+    let mut got: Vec<(Offset, String)> = Vec::new();
+    while got.last().is_none_or(|(_, text)| text != "end") {
+        match follower.take(message(&mut raw)) {
+            Followed::Message {
+                offset, message, ..
+            } => got.push((offset, message.to_string())),
+            Followed::Other(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let places: Vec<u64> = got.iter().map(|(offset, _)| place(*offset)).collect();
+    assert!(places.is_sorted_by(|a, b| a < b), "{got:?}");
+    let last = ROUNDS - 1;
+    let mut expected: Vec<String> = (0..ROUNDS)
+        .step_by(10)
+        .map(|n| format!("all {n}"))
+        .collect();
+    expected.extend([format!("a {last}"), format!("b {last}"), "end".to_owned()]);
+    let texts: Vec<_> = got.iter().map(|(_, text)| text).collect();
+    assert!(texts.into_iter().eq(&expected), "{got:?}");
+    // From any of them on.
+    for (n, (offset, _)) in got.iter().enumerate() {
+        let (mut raw, peer) = client(&server);
+        assert!(peer.subscribe_from("it", *offset));
+        let rest = until_live(&mut raw, &mut follower);
+        for text in &expected[n + 1..] {
+            let times = rest.iter().filter(|other| *other == text).count();
+            assert_eq!(times, 1, "{text} after {offset}");
+        }
+        assert!(expected[..=n].iter().all(|text| !rest.contains(text)));
+    }
+}
+
+/// Sends until the peer, which does not read, is stalled.
+fn fill(peer: &Peer) {
+    for _ in 0..10_000 {
+        if peer.send(numbered(0, 8000)).unwrap() == Sent::Congested {
+            return;
+        }
+    }
+    panic!("it never stalls");
 }
 
 /// One who asks for all of a long history in a call of the room, behind what the room has said, and does

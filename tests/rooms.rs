@@ -395,6 +395,38 @@ fn joining_again_is_leaving_first() {
     }
 }
 
+/// The room stays as it is, unless it refuses.
+#[test]
+fn the_only_member_may_join_again() {
+    for (loops, workers) in THREADS {
+        let (rooms, made) = talk();
+        let handler = Wanderer(rooms.clone());
+        let server = serve(|s| s.loops(loops).workers(workers), handler);
+        let mut ann = Raw::open(server.addr);
+        for _ in 0..3 {
+            say(&mut ann, "a/ann");
+            say(&mut ann, "I");
+            for text in ["hello ann, 0 are here", "you said I", "all I"] {
+                hears(&mut ann, text);
+            }
+        }
+        let mut bob = Raw::open(server.addr);
+        say(&mut bob, "a/bob");
+        hears(&mut bob, "hello bob, 1 are here");
+        hears(&mut ann, "bob comes");
+        say(&mut ann, "I");
+        hears(&mut bob, "4 I");
+        say(&mut bob, "b/bob");
+        for text in ["you said I", "all I", "somebody goes"] {
+            hears(&mut ann, text);
+        }
+        say(&mut ann, "a/nobody");
+        hears(&mut ann, "no");
+        until("the room is closed", || rooms.names() == ["b"]);
+        assert_eq!(made.load(Ordering::SeqCst), 1);
+    }
+}
+
 /// Many come and go at the same time, so that rooms close while others join them.
 #[test]
 fn joining_a_room_that_closes_is_never_lost() {

@@ -242,6 +242,11 @@ impl Modelled {
     }
 
     fn leave(&mut self, room: usize, who: usize, expected: &mut Expected) {
+        self.go(room, who, expected);
+        self.settle();
+    }
+
+    fn go(&mut self, room: usize, who: usize, expected: &mut Expected) {
         if self.members.remove(&who).is_none() {
             return;
         }
@@ -253,12 +258,14 @@ impl Modelled {
             expected,
         };
         out.all(None, text);
-        self.settle();
     }
 
     fn join(&mut self, room: usize, who: usize, joining: u64, refuse: bool, e: &mut Expected) {
-        self.leave(room, who, e);
-        if !refuse {
+        // A room that is left so does not close.
+        self.go(room, who, e);
+        if refuse {
+            self.settle();
+        } else {
             let count = self.count.get_or_insert_with(|| Count {
                 name: room.to_string(),
                 calls: 0,

@@ -751,16 +751,15 @@ fn a_broadcast_reaches_every_transport() {
 
 #[test]
 fn openssl_s_client() {
-    let has = Command::new("openssl").arg("version").output();
-    if has.is_err() {
-        return eprintln!("skipped: there is no openssl");
-    }
+    let Some(openssl) = support::needs::installed("openssl") else {
+        return;
+    };
     // At its usual level it would not even want 1.1.
     let old = ["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"];
     for (version, works) in [(&["-tls1_2"][..], true), (&old, false)] {
         let server = serve(|s| s.workers(2));
         let certificate = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certs/ec.pem");
-        let mut peer = Command::new("openssl")
+        let mut peer = Command::new(&openssl)
             .args(["s_client", "-quiet", "-verify_return_error"])
             .args(version)
             .args(["-CAfile", certificate, "-verify_hostname", "localhost"])

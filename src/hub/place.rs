@@ -189,8 +189,11 @@ impl<R: Room> Place<R> {
     }
 
     fn join(&self, stage: &mut Stage<R>, seat: Arc<Seat>, join: R::Join) {
-        // A second time: out first.
-        self.leave(stage, seat.peer.id());
+        // A second time: out first. If nobody else is in the room, it stays for this one.
+        self.go(stage, seat.peer.id());
+        if stage.members.is_closing() {
+            self.close(stage);
+        }
         let made = stage.room.is_some() || self.open(stage);
         let verdict = match &mut stage.room {
             Some(room) if made => guarded(|| room.join(&mut stage.members, &seat.peer, join)),
@@ -205,9 +208,18 @@ impl<R: Room> Place<R> {
     }
 
     fn leave(&self, stage: &mut Stage<R>, id: PeerId) {
-        if let Some(seat) = stage.members.take(id) {
-            self.play(stage, |room, members| room.leave(members, &seat.peer));
+        if self.go(stage, id) {
+            self.settle(stage);
         }
+    }
+
+    /// `false`: it was not in the room.
+    fn go(&self, stage: &mut Stage<R>, id: PeerId) -> bool {
+        let Some(seat) = stage.members.take(id) else {
+            return false;
+        };
+        self.call_room(stage, |room, members| room.leave(members, &seat.peer));
+        true
     }
 
     fn tick(&self, stage: &mut Stage<R>) {
@@ -229,13 +241,17 @@ impl<R: Room> Place<R> {
         pace.end(tick);
     }
 
-    /// Calls the room, if there is one.
+    /// Calls the room, if there is one, and sees to what comes of it.
     fn play(&self, stage: &mut Stage<R>, call: impl FnOnce(&mut R, &mut Members)) {
+        self.call_room(stage, call);
+        self.settle(stage);
+    }
+
+    fn call_room(&self, stage: &mut Stage<R>, call: impl FnOnce(&mut R, &mut Members)) {
         let Some(room) = &mut stage.room else { return };
         if guarded(|| call(room, &mut stage.members)).is_none() {
             self.panicked(stage, None);
         }
-        self.settle(stage);
     }
 
     // ---- the room's life ----

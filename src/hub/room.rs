@@ -68,8 +68,8 @@ pub trait Room: Send + 'static {
     /// A member's handler has passed on a message.
     fn message(&mut self, room: &mut Members, peer: &Peer, message: Message);
 
-    /// A member has left, has joined again (`join` follows), or its connection has ended. It is no longer
-    /// among the members.
+    /// A member has left, has joined again (`join` follows, even if nobody else is in the room), or its
+    /// connection has ended. It is no longer among the members.
     fn leave(&mut self, room: &mut Members, peer: &Peer) {
         let _ = (room, peer);
     }

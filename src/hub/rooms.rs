@@ -79,7 +79,8 @@ impl<R: Room> Rooms<R> {
     /// handler is given no more of the connection's messages until this one has had its turn.
     ///
     /// A peer that is in the room already leaves it first, and its earlier membership has no effect from
-    /// then on. Neither has the membership of a connection that is a client's, not a server's.
+    /// then on; a room that nobody else is in does not close for that. The membership of a connection that is
+    /// a client's, not a server's, has no effect either.
     pub fn join(&self, name: &str, peer: &Peer, join: R::Join) -> Membership<R> {
         self.join_as(name, peer, join, false)
     }

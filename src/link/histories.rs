@@ -135,7 +135,7 @@ impl Shared {
             topic: number,
             frame,
             except,
-            latest: latest.map(|key| QueueKey::published(number, key)),
+            latest: latest.map(|key| QueueKey::kept(number, key)),
         });
         for (handle, wanted) in self.topics.on_loops(topic) {
             if wanted {

@@ -228,7 +228,8 @@ impl ServerHandle {
 
     /// Publishes a message of which only the latest matters: a subscriber that does not keep up gets
     /// only the newest for each key of the topic, as with [`Peer::send_latest`](crate::Peer::send_latest).
-    /// One that keeps up gets all of them.
+    /// One that keeps up gets all of them; [`Peer::publish_latest`](crate::Peer::publish_latest) says how it
+    /// is with history.
     pub fn publish_latest(
         &self,
         topic: &str,

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::snapshots::{Scene, act};
+use super::support::needs::installed;
 use crate::picture::{Own, Picture};
 use crate::ship::{FULL, Input, Motion, RADIUS, SIZE};
 use crate::wire::ToServer;
@@ -23,29 +24,18 @@ struct Mirror {
 impl Mirror {
     fn start() -> Option<Self> {
         let here = env!("CARGO_MANIFEST_DIR");
-        let child = Command::new("node")
+        let mut child = Command::new(installed("node")?)
             .arg(format!("{here}/tests/game/mirror.js"))
             .arg(format!("{here}/examples/game/sim.js"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .spawn();
-        match child {
-            Ok(mut child) => Some(Self {
-                to: child.stdin.take().unwrap(),
-                from: BufReader::new(child.stdout.take().unwrap()),
-                child,
-            }),
-            Err(error) => {
-                let required = std::env::var("FRAMEMILL_INTEROP").is_ok_and(|v| v == "required");
-                assert!(!required, "node does not run: {error}");
-                // Not by `eprintln!`, which nobody sees of a test that passes.
-                let _ = writeln!(
-                    std::io::stderr(),
-                    "game: skipped: 1 test of the page's half, as node does not run: {error}"
-                );
-                None
-            }
-        }
+            .spawn()
+            .unwrap();
+        Some(Self {
+            to: child.stdin.take().unwrap(),
+            from: BufReader::new(child.stdout.take().unwrap()),
+            child,
+        })
     }
 
     fn ask(&mut self, line: &str) -> String {

@@ -1,9 +1,11 @@
 //! For tests of topics that keep their last messages: a server, and what a client gets of them.
 
+use std::time::{Duration, Instant};
+
 use framemill::{Followed, Follower, Message, Offset, Peer, Server};
 
 use super::spy::{Seen, spy};
-use super::{Raw, Running, serve};
+use super::{Raw, Running, serve, until};
 
 pub fn server(settings: impl FnOnce(Server) -> Server) -> (Running, Seen) {
     let (handler, seen) = spy(|_, _| ());
@@ -39,4 +41,28 @@ pub fn until_live(raw: &mut Raw, follower: &mut Follower) -> Vec<String> {
 pub fn place(offset: Offset) -> u64 {
     let offset = offset.to_string();
     offset.split('-').nth(1).unwrap().parse().unwrap()
+}
+
+/// For topics that keep what is no older than this.
+pub const AGE: Duration = Duration::from_secs(2);
+
+/// Publishes something that is too old and something that is not, and `missed` gives what is kept of it. A
+/// machine that stands still meanwhile makes all of it too old: then it is tried again.
+pub fn only_the_young(publish: impl Fn(&str), missed: impl Fn() -> Vec<String>) {
+    for _ in 0..10 {
+        publish("old");
+        let old = Instant::now();
+        until("half of the time is over", || old.elapsed() > AGE / 2);
+        let young = Instant::now();
+        publish("young");
+        // Redis counts in milliseconds.
+        let over = AGE + Duration::from_millis(10);
+        until("the old one is too old", || old.elapsed() > over);
+        let all = missed();
+        if young.elapsed() < AGE {
+            return assert_eq!(all, ["young"]);
+        }
+        assert!(!all.iter().any(|text| text == "old"), "{all:?}");
+    }
+    panic!("this machine is too slow");
 }

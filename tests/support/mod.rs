@@ -18,6 +18,7 @@ pub mod following;
 pub mod inflate;
 #[cfg(target_os = "linux")]
 pub mod namespace;
+pub mod needs;
 #[cfg(all(unix, feature = "redis"))]
 pub mod redis;
 pub mod remote;

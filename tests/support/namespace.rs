@@ -3,6 +3,8 @@
 
 use std::process::{Command, Stdio};
 
+use super::needs::{installed, skipped};
+
 /// Gone after the test, with its links.
 pub struct Namespace {
     pub name: String,
@@ -14,14 +16,17 @@ pub struct Namespace {
 impl Namespace {
     /// `None`: that takes `ip` and root.
     pub fn new() -> Option<Self> {
+        installed("ip")?;
         let id = std::process::id();
         let this = Self {
             name: format!("framemill-{id}"),
             links: ["a", "b"].map(|end| format!("fm{id}{end}")),
             subnet: id % 256,
         };
+        // A process of the same number may have been killed.
+        this.remove();
         if !ip(&["netns", "add", &this.name]) {
-            eprintln!("SKIPPED: no network namespace without `ip` and root");
+            skipped("no network namespace without root");
             return None;
         }
         for n in [0, 1] {
@@ -57,15 +62,19 @@ impl Namespace {
         let state = if up { "up" } else { "down" };
         assert!(ip(&["link", "set", &self.links[1], state]));
     }
-}
 
-impl Drop for Namespace {
-    fn drop(&mut self) {
+    fn remove(&self) {
         // Its links go with their ends inside, but not at once.
         for link in &self.links {
             ip(&["link", "del", link]);
         }
         ip(&["netns", "del", &self.name]);
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

@@ -9,23 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use super::needs::installed;
 use super::{lock, until};
-
-/// Whether this program is here. Without it a test is skipped, unless `FRAMEMILL_INTEROP=required`.
-pub fn has(program: &str) -> bool {
-    let there = Command::new(program)
-        .arg("-v")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok();
-    if !there {
-        let required = std::env::var_os("FRAMEMILL_INTEROP").is_some_and(|it| it == "required");
-        assert!(!required, "{program} is not here");
-        eprintln!("SKIPPED: {program} is not here");
-    }
-    there
-}
 
 /// A folder that is gone after the test.
 pub struct Folder(PathBuf);
@@ -53,6 +38,7 @@ impl Drop for Folder {
 
 /// A Redis that keeps what it has over a restart, on a Unix socket of its own.
 pub struct Redis {
+    program: PathBuf,
     folder: Folder,
     child: Option<Child>,
 }
@@ -60,10 +46,8 @@ pub struct Redis {
 impl Redis {
     /// `None`: it is not here.
     pub fn start() -> Option<Self> {
-        if !has("redis-server") {
-            return None;
-        }
         let mut redis = Self {
+            program: installed("redis-server")?,
             folder: Folder::new("redis"),
             child: None,
         };
@@ -82,7 +66,7 @@ impl Redis {
     /// Starts it (again).
     pub fn begin(&mut self) {
         let _ = std::fs::remove_file(self.socket());
-        let child = Command::new("redis-server")
+        let child = Command::new(&self.program)
             .args([
                 "--port",
                 "0",

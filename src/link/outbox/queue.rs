@@ -20,19 +20,37 @@ pub(crate) struct QueueKey {
     /// The number of the topic.
     topic: Option<u64>,
     key: LatestKey,
+    /// The messages are numbered, and are to arrive in that order: one that replaces another goes to
+    /// the end. Otherwise it takes the place of the other.
+    numbered: bool,
 }
 
 impl QueueKey {
     pub(in crate::link) fn published(topic: u64, key: LatestKey) -> Self {
-        let topic = Some(topic);
-        Self { topic, key }
+        Self {
+            topic: Some(topic),
+            key,
+            numbered: false,
+        }
+    }
+
+    /// Of a topic with history.
+    pub(super) fn kept(topic: u64, key: LatestKey) -> Self {
+        Self {
+            numbered: true,
+            ..Self::published(topic, key)
+        }
     }
 }
 
 impl From<LatestKey> for QueueKey {
     /// Of what is sent to one peer.
     fn from(key: LatestKey) -> Self {
-        Self { topic: None, key }
+        Self {
+            topic: None,
+            key,
+            numbered: false,
+        }
     }
 }
 
@@ -106,6 +124,17 @@ impl Segment {
         head.len() + tail.len()
     }
 
+    /// What stands where a message was: no frame is without bytes.
+    const NOTHING: Self = Self::Whole {
+        header: [0; MAX_HEADER],
+        header_len: 0,
+        payload: Bytes::new(),
+    };
+
+    fn is_nothing(&self) -> bool {
+        matches!(self, Self::Whole { header_len: 0, payload, .. } if payload.is_empty())
+    }
+
     /// The bytes, in two runs.
     pub(crate) fn parts(&self) -> (&[u8], &[u8]) {
         match self {
@@ -135,7 +164,10 @@ pub(super) struct Early {
 /// The messages that are kept one by one, behind those in `Outbox::buf`.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
+    /// Places that were [emptied](Self::empty) hold no bytes and have no key; the last is none of them.
     segments: VecDeque<(Segment, Option<QueueKey>)>,
+    /// How many of those there are: about half of all at most.
+    emptied: usize,
     /// Sequence number of the first segment; it grows by one with each that leaves in front.
     base: u64,
     /// Sequence number of the unsent message of each key: `base <= n < base + segments.len()`.
@@ -158,17 +190,45 @@ impl Queue {
     /// Adds a message at the end, or where the unsent one of the same key is; gives the size of
     /// that one.
     pub(super) fn push(&mut self, segment: Segment, key: Option<QueueKey>) -> usize {
+        let mut replaced = 0;
         if let Some(key) = &key {
             if let Some(place) = self.place(key) {
-                let old = std::mem::replace(&mut self.segments[place].0, segment);
                 self.lost.conflated += 1;
-                return old.len();
+                if !key.numbered {
+                    let old = std::mem::replace(&mut self.segments[place].0, segment);
+                    return old.len();
+                }
+                replaced = self.empty(place);
             }
             let number = self.base + self.segments.len() as u64;
             self.latest.insert(key.clone(), number);
         }
         self.segments.push_back((segment, key));
-        0
+        if self.emptied > ROOM.max(self.segments.len() / 2) {
+            self.close_up();
+        }
+        replaced
+    }
+
+    /// Leaves an empty place, as those behind it are found by their number; gives the size of what was
+    /// there.
+    fn empty(&mut self, place: usize) -> usize {
+        let nothing = (Segment::NOTHING, None);
+        let (old, _) = std::mem::replace(&mut self.segments[place], nothing);
+        self.emptied += 1;
+        old.len()
+    }
+
+    /// Takes the empty places out.
+    fn close_up(&mut self) {
+        self.segments.retain(|(segment, _)| !segment.is_nothing());
+        self.emptied = 0;
+        self.base = 0;
+        for (number, (_, key)) in self.segments.iter().enumerate() {
+            if let Some(place) = key.as_ref().and_then(|key| self.latest.get_mut(key)) {
+                *place = number as u64;
+            }
+        }
     }
 
     pub(super) fn place(&self, key: &QueueKey) -> Option<usize> {
@@ -180,12 +240,17 @@ impl Queue {
     }
 
     pub(super) fn pop(&mut self) -> Option<Segment> {
-        let (segment, key) = self.segments.pop_front()?;
-        if let Some(key) = key {
-            self.latest.remove(&key);
+        loop {
+            let (segment, key) = self.segments.pop_front()?;
+            if let Some(key) = key {
+                self.latest.remove(&key);
+            }
+            self.base += 1;
+            if !segment.is_nothing() {
+                return Some(segment);
+            }
+            self.emptied -= 1;
         }
-        self.base += 1;
-        Some(segment)
     }
 
     pub(super) fn small(&mut self) -> &mut Vec<u8> {
@@ -216,7 +281,7 @@ impl Queue {
 
     /// How many there are.
     pub(super) fn count(&self) -> usize {
-        self.segments.len()
+        self.segments.len() - self.emptied
     }
 
     /// Their bytes.
@@ -224,5 +289,53 @@ impl Queue {
         let queued = self.segments.iter().map(|(segment, _)| segment.len());
         let early = self.early.values().map(|early| early.size);
         queued.chain(early).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(n: u32) -> Segment {
+        Segment::encode(&Message::binary(n.to_be_bytes().to_vec())).unwrap()
+    }
+
+    fn number(segment: &Segment) -> u32 {
+        let bytes = segment.parts().1;
+        u32::from_be_bytes(bytes[bytes.len() - 4..].try_into().unwrap())
+    }
+
+    /// Beside a list that does the same in the plainest way, while the front is taken now and then.
+    #[test]
+    fn numbered_messages_stay_in_order() {
+        let key = |n: u64| QueueKey::kept(1, LatestKey::from(n));
+        let mut queue = Queue::default();
+        let mut model: VecDeque<(u32, Option<u64>)> = VecDeque::new();
+        let mut conflated = 0;
+        for n in 0..20_000 {
+            let own = (n % 7 != 0).then_some(u64::from(n * n % 97));
+            if let Some(place) = own.and_then(|own| model.iter().position(|m| m.1 == Some(own))) {
+                model.remove(place);
+                conflated += 1;
+                assert_eq!(queue.waiting(&key(own.unwrap())), 6);
+                assert_eq!(queue.push(segment(n), own.map(key)), 6);
+            } else {
+                assert_eq!(queue.push(segment(n), own.map(key)), 0);
+            }
+            model.push_back((n, own));
+            if n % 5 == 0 {
+                let first = model.pop_front().map(|(n, _)| n);
+                assert_eq!(queue.pop().as_ref().map(number), first);
+            }
+            assert_eq!(queue.count(), model.len());
+            assert_eq!(queue.len(), 6 * model.len());
+            assert!(queue.segments.len() <= 2 * model.len() + ROOM + 1);
+        }
+        assert_eq!(queue.lost.conflated, conflated);
+        for (n, _) in model {
+            assert_eq!(queue.pop().as_ref().map(number), Some(n));
+        }
+        assert!(queue.pop().is_none() && queue.is_empty() && !queue.has_keys());
+        assert_eq!(queue.emptied, 0);
     }
 }

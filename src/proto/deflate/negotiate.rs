@@ -18,6 +18,10 @@ const MOST_BITS: u8 = 15;
 /// zlib can't write raw deflate for a window of 256 bytes: it would write for 512.
 const LEAST_BITS: u8 = 9;
 
+/// The windows that a server answers with, beside its own, when it is asked for a smaller one: rounded
+/// down to few, as what goes to many is compressed once for each.
+const SMALLER: [u8; 2] = [12, LEAST_BITS];
+
 /// What was agreed to, from our own point of view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Agreed {
@@ -44,11 +48,7 @@ pub(crate) fn answer(offers: &[Extension], want: &Deflate) -> Option<(Agreed, St
 }
 
 fn answer_one(offer: &Params, want: &Deflate) -> Option<(Agreed, String)> {
-    // §7.1.2.1: "with the same or smaller value as the offer".
-    let send = offer.server_bits.unwrap_or(MOST_BITS).min(want.send_bits);
-    if send < LEAST_BITS {
-        return None;
-    }
+    let send = window_to_send(offer.server_bits, want.send_bits)?;
     // §7.1.2.2: only a client that offered the parameter can be held to a window. A value is a hint
     // that it keeps to on its own.
     let hint = offer.client_bits.max();
@@ -75,6 +75,14 @@ fn answer_one(offer: &Params, want: &Deflate) -> Option<(Agreed, String)> {
         },
     };
     Some((agreed, reply.value()))
+}
+
+/// §7.1.2.1: "with the same or smaller value as the offer". `None`: there is none so small.
+fn window_to_send(asked: Option<u8>, own: u8) -> Option<u8> {
+    match asked {
+        Some(asked) if asked < own => SMALLER.into_iter().find(|&bits| bits <= asked),
+        _ => Some(own),
+    }
 }
 
 /// The client's offer: the value of the request header.

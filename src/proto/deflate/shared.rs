@@ -8,8 +8,8 @@ use std::cell::RefCell;
 
 use super::codec::{Deflater, InflateError, Inflater};
 
-/// Settings differ by server and by what a peer asked for. A thread rarely meets more kinds than
-/// this, and each takes a quarter to a third of a megabyte.
+/// Settings differ by server, and by what a peer asked for: three kinds for each server at most. A thread
+/// rarely meets more than this, and each takes a quarter to a third of a megabyte.
 const MOST: usize = 4;
 
 struct Kept {

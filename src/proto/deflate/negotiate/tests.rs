@@ -59,7 +59,7 @@ fn stateless_answers() {
         ("c=8", "S C", 15, 8),
         ("s=15", "S C s=15", 15, 15),
         ("s=9", "S C s=9", 9, 15),
-        ("c= S s=10 C", "S C s=10", 10, 15),
+        ("c= S s=10 C", "S C s=9", 9, 15),
     ] {
         let expected = agreed((send, false), (receive, false));
         assert_eq!(
@@ -104,7 +104,7 @@ fn answers_with_smaller_windows() {
         ("", "s=11", 11, 15),
         ("s=15", "s=11", 11, 15),
         ("s=11", "s=11", 11, 15),
-        ("s=10", "s=10", 10, 15),
+        ("s=10", "s=9", 9, 15),
         ("c=", "s=11 c=12", 11, 12),
         ("c=15", "s=11 c=12", 11, 12),
         ("c=13", "s=11 c=12", 11, 12),
@@ -118,6 +118,25 @@ fn answers_with_smaller_windows() {
             (Some(expected), long(reply)),
             "{offered}"
         );
+    }
+}
+
+/// Whatever clients ask for, what goes to many is compressed three times at most.
+#[test]
+fn few_windows_are_agreed_to() {
+    for own in 9..=15 {
+        let want = Deflate::new().window_bits(own, 15);
+        let mut windows: Vec<u8> = Vec::new();
+        for asked in 9..=15 {
+            let (agreed, reply) = answered(&format!("s={asked}"), &want);
+            let bits = agreed.unwrap().send.bits;
+            assert!(bits <= asked.min(own) && bits >= 9);
+            assert_eq!(reply, long(&format!("S C s={bits}")));
+            windows.push(bits);
+        }
+        assert_eq!(windows.last(), Some(&own));
+        windows.dedup();
+        assert!(windows.len() <= 3, "{windows:?}");
     }
 }
 
@@ -195,13 +214,13 @@ fn the_first_acceptable_offer_is_taken() {
             format!("{}, {}, {}", long("S s=8"), long("S"), long("")),
             long("S"),
         ),
-        (format!("{}, {}", long("s=8"), long("s=10")), long("s=10")),
+        (format!("{}, {}", long("s=8"), long("s=12")), long("s=12")),
         (format!("{}, {}", long(""), long("S")), long("")),
         (format!("x-webkit-deflate-frame, {}", long("S")), long("S")),
         // Quotes are gone by the time it gets here.
         (
-            format!("{NAME}; server_max_window_bits=\"1\\0\""),
-            long("s=10"),
+            format!("{NAME}; server_max_window_bits=\"1\\2\""),
+            long("s=12"),
         ),
     ] {
         assert_eq!(
