@@ -25,10 +25,12 @@ pub mod spy;
 pub mod tls;
 mod transport;
 
+use std::fmt::Debug;
 use std::io::{ErrorKind, Read, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use framemill::{Handler, Listen, Message, Origin, Server, ServerHandle};
 
 pub(crate) use transport::over_every_transport;
@@ -82,6 +84,14 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Waits until nobody can send on this channel any more. Nothing else may come before.
+#[track_caller]
+pub fn no_more<T: Debug>(channel: &Receiver<T>) {
+    let next = channel.recv_timeout(WAIT);
+    let ended = matches!(next, Err(RecvTimeoutError::Disconnected));
+    assert!(ended, "{next:?} instead of the end");
 }
 
 /// A connection whose reads and writes are bounded.
@@ -238,16 +248,17 @@ impl<S: Read + Write> Raw<S> {
 
     /// The code of the close frame that comes next, after whatever else.
     pub fn close_code(&mut self) -> Option<u16> {
-        while let Some((first, payload)) = self.frame() {
-            if first == 0x88 {
-                return Some(match payload[..] {
-                    [high, low, ..] => u16::from_be_bytes([high, low]),
-                    _ => 1005,
-                });
-            }
-        }
-        None
+        close_code(|| self.frame())
     }
+}
+
+/// The code of the first close frame among `frames`, each a first byte and a payload.
+fn close_code(frames: impl FnMut() -> Option<(u8, Vec<u8>)>) -> Option<u16> {
+    let (_, payload) = std::iter::from_fn(frames).find(|(first, _)| *first == 0x88)?;
+    Some(match payload[..] {
+        [high, low, ..] => u16::from_be_bytes([high, low]),
+        _ => 1005,
+    })
 }
 
 /// Size of the header at the front of `buf`, and of its payload.
