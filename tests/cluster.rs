@@ -17,9 +17,10 @@ use framemill::{Client, ClientEvent, Followed, Follower, Reconnect, Since};
 use support::WAIT;
 use support::browser;
 use support::example::Example;
+use support::folder::Folder;
 #[cfg(target_os = "linux")]
 use support::namespace::Namespace;
-use support::redis::{Folder, Redis, Wire, has};
+use support::redis::{Redis, Wire, has};
 use support::until;
 
 const TOPIC: &str = "kept/numbers";
@@ -331,7 +332,9 @@ impl Drop for Nginx {
         // Its worker ends with it when asked; killed, it would leave it behind.
         let id = self.child.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &id]).status();
-        let _ = self.child.wait();
+        until("nginx has ended", || {
+            self.child.try_wait().unwrap().is_some()
+        });
     }
 }
 

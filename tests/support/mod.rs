@@ -14,6 +14,7 @@
 pub mod browser;
 pub mod deflate;
 pub mod example;
+pub mod folder;
 pub mod following;
 pub mod inflate;
 #[cfg(target_os = "linux")]
@@ -21,12 +22,14 @@ pub mod namespace;
 #[cfg(all(unix, feature = "redis"))]
 pub mod redis;
 pub mod remote;
+pub mod sequences;
 pub mod spy;
 pub mod tls;
 mod transport;
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -97,6 +100,17 @@ pub fn no_more<T: Debug>(channel: &Receiver<T>) {
 /// A connection whose reads and writes are bounded.
 pub fn socket(addr: impl Into<Addr>) -> Stream {
     addr.into().connect()
+}
+
+/// What a server answers a GET for `path` with: status and body, as text.
+pub fn get(addr: impl ToSocketAddrs + Display, path: &str) -> (u16, String) {
+    let stream = TcpStream::connect(&addr).unwrap();
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    let mut raw = Raw::over(stream);
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    raw.write(head.as_bytes());
+    let (status, _, body) = raw.response();
+    (status, String::from_utf8(body).unwrap())
 }
 
 /// tungstenite's client, connected.
