@@ -1,12 +1,15 @@
 //! The examples that do one thing, and the programs that measure, as processes: that they start, and do it.
+#![cfg(unix)]
 
 mod support;
 
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::thread;
 
 use support::example::{Example, Program, binary, run};
-use support::{Addr, Raw, WAIT, frame};
+use support::folder::Folder;
+use support::{Addr, Raw, WAIT, frame, until};
 
 fn open(example: &Example) -> Raw {
     let addr: std::net::SocketAddr = example.addr.parse().unwrap();
@@ -24,13 +27,8 @@ fn hear(raw: &mut Raw) -> String {
 }
 
 /// It does not say where it listens, so the test names a place that is nobody else's.
-#[cfg(unix)]
 #[test]
 fn echo_sends_back() {
-    use std::os::unix::net::UnixStream;
-    use support::folder::Folder;
-    use support::until;
-
     let folder = Folder::new("echo");
     let path = folder.file("echo.sock");
     let _echo = Program::start("echo", &[&format!("unix:{path}")], Stdio::null());
@@ -58,7 +56,6 @@ fn events_tells_the_others_and_the_time() {
     // Not said to who said it.
     let time = hear(&mut clients[0]);
     assert!(time.ends_with(" here"), "{time}");
-    #[cfg(unix)]
     says_goodbye(events, clients);
 }
 
@@ -84,13 +81,11 @@ fn bench_server_has_four_modes() {
             expected.extend(vec![(0x8A, vec![]); pongs]);
             assert_eq!(frames, expected, "{mode}");
         }
-        #[cfg(unix)]
         assert_eq!(says_goodbye(server, clients), [vec![], vec![]], "{mode}");
     }
 }
 
 /// It is asked to end, and tells each client so; what comes before is given.
-#[cfg(unix)]
 fn says_goodbye(example: Example, clients: [Raw; 2]) -> [Vec<(u8, Vec<u8>)>; 2] {
     // Each hangs up then, so that nobody is waited for.
     let all = |mut client: Raw| {
