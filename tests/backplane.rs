@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use framemill::{History, Message, Offset, Peer, ServerHandle, Since};
 use support::following::{AGE, only_the_young};
 use support::redis::{Redis, Wire};
+use support::sequences::Sequences;
 use support::spy::{Seen, spy};
 use support::{Raw, Running, serve, until};
 
@@ -67,14 +68,7 @@ fn each_subscriber_on_each_node_once_and_in_order() {
         }
         for (raw, _) in &mut clients {
             scope.spawn(move || {
-                let mut next = [0; 3];
-                for _ in 0..3 * MESSAGES {
-                    let text = text(raw);
-                    let (id, n) = text.split_once(':').expect("a number");
-                    let next: &mut u32 = &mut next[id.parse::<usize>().unwrap()];
-                    assert_eq!(n.parse(), Ok(*next));
-                    *next += 1;
-                }
+                Sequences::default().read(raw, 3 * MESSAGES);
             });
         }
     });

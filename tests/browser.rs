@@ -7,8 +7,6 @@
 
 mod support;
 
-use std::net::TcpStream;
-
 use serde_json::Value;
 use support::browser::{self, Browser, Page};
 use support::example::Example;
@@ -258,11 +256,9 @@ const TICKING: &str = "document.body.dataset.state == 'open' && stocks.size > 0"
 
 /// What the server says of itself.
 fn figures(ticker: &Example) -> Value {
-    let mut raw = support::Raw::over(TcpStream::connect(&*ticker.addr).unwrap());
-    raw.write(b"GET /figures HTTP/1.1\r\nHost: x\r\n\r\n");
-    let (status, _, body) = raw.response();
+    let (status, body) = support::get(&*ticker.addr, "/figures");
     assert_eq!(status, 200);
-    serde_json::from_slice(&body).unwrap()
+    serde_json::from_str(&body).unwrap()
 }
 
 #[test]

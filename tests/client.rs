@@ -3,10 +3,10 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::panic_any;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -15,8 +15,11 @@ use framemill::{
     Handler, HeaderMap, HeaderName, HeaderValue, Initiator, Message, Origin, Peer, Reconnect,
     Request, Response, Retry, RetryReason, Sent, Server, StatusCode, connect, header,
 };
+use support::remote::{
+    Remote, answering, client, each_connection, end, head, message, opening, switching,
+};
 use support::spy::{number, numbered};
-use support::{Addr, Running, WAIT, echo, serve, until};
+use support::{Addr, Running, WAIT, echo, no_more, serve, until};
 
 // ---- kit ----
 
@@ -24,123 +27,8 @@ fn url(addr: impl Into<Addr>) -> String {
     format!("ws://{}/", addr.into())
 }
 
-fn client(addr: impl Into<Addr>) -> Client {
-    Client::new(url(addr)).unwrap()
-}
-
 fn next(events: &Receiver<ClientEvent>) -> ClientEvent {
     events.recv_timeout(WAIT).expect("an event")
-}
-
-fn message(events: &Receiver<ClientEvent>) -> Message {
-    loop {
-        match next(events) {
-            ClientEvent::Message(message) => return message,
-            ClientEvent::Writable => {}
-            other => panic!("{other:?} instead of a message"),
-        }
-    }
-}
-
-fn end(events: &Receiver<ClientEvent>) -> CloseReason {
-    loop {
-        match next(events) {
-            ClientEvent::Close(reason) => return reason,
-            ClientEvent::Message(_) | ClientEvent::Writable => {}
-            other => panic!("{other:?} instead of the end"),
-        }
-    }
-}
-
-/// A server of one thread that takes one connection after the other, and is told what to do with the
-/// n-th.
-fn raw_server(
-    mut act: impl FnMut(usize, TcpStream) + Send + 'static,
-) -> (SocketAddr, JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    let thread = thread::spawn(move || {
-        for (n, stream) in listener.incoming().enumerate() {
-            let stream = stream.unwrap();
-            stream.set_read_timeout(Some(WAIT)).unwrap();
-            stream.set_write_timeout(Some(WAIT)).unwrap();
-            if n == usize::MAX {
-                return;
-            }
-            act(n, stream);
-        }
-    });
-    (addr, thread)
-}
-
-/// One connection, and its request, for which `answer` gives the answer.
-fn answering(
-    answer: impl Fn(&str) -> Vec<u8> + Send + 'static,
-) -> (SocketAddr, Receiver<TcpStream>) {
-    let (answered, streams) = unbounded();
-    let (addr, _) = raw_server(move |_, mut stream| {
-        let request = head(&mut stream);
-        // It may not wait for all of it.
-        let _ = stream.write_all(&answer(&request));
-        answered.send(stream).unwrap();
-    });
-    (addr, streams)
-}
-
-/// Reads a head, byte by byte, so that what follows stays.
-fn head(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        if stream.read(&mut byte).unwrap_or(0) == 0 {
-            break;
-        }
-        head.push(byte[0]);
-    }
-    String::from_utf8(head).unwrap()
-}
-
-fn accept_key(request: &str) -> String {
-    let key = request
-        .lines()
-        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
-        .unwrap();
-    tungstenite::handshake::derive_accept_key(key.as_bytes())
-}
-
-/// A correct answer, with more headers.
-fn switching(request: &str, more: &str) -> Vec<u8> {
-    format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {}\r\n{more}\r\n",
-        accept_key(request)
-    )
-    .into_bytes()
-}
-
-/// The rest of what the client sends, unmasked: frames of at most 125 bytes.
-fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
-    let mut start = [0; 6];
-    stream.read_exact(&mut start).ok()?;
-    assert!(start[1] & 0x80 != 0, "a client must mask");
-    let mut payload = vec![0; (start[1] & 0x7F) as usize];
-    stream.read_exact(&mut payload).ok()?;
-    let keys = start[2..].iter().cycle();
-    payload.iter_mut().zip(keys).for_each(|(b, k)| *b ^= k);
-    Some((start[0], payload))
-}
-
-/// The code of the client's close frame.
-fn read_close(stream: &mut TcpStream) -> Option<u16> {
-    while let Some((first, payload)) = read_frame(stream) {
-        if first == 0x88 {
-            return Some(match payload[..] {
-                [high, low, ..] => u16::from_be_bytes([high, low]),
-                _ => 1005,
-            });
-        }
-    }
-    None
 }
 
 /// Tells of everything that happens.
@@ -248,7 +136,7 @@ fn connects_with_one_line() {
     assert_eq!(reason.text(), "done");
     assert_eq!(reason.initiator(), Initiator::Local);
     assert!(reason.is_clean());
-    assert!(events.recv_timeout(WAIT).is_err(), "the channel ends");
+    no_more(&events);
     until("the server has seen it", || {
         server.handle.connections() == 0
     });
@@ -281,40 +169,40 @@ fn full_duplex_from_several_threads() {
 
 #[test]
 fn fragments_and_control_frames_in_between() {
-    let (addr, streams) = answering(|request| {
-        let mut answer = switching(request, "");
-        // In the same packet as the head.
-        answer.extend(b"\x01\x03one\x89\x02hi\x00\x04-two\x8A\x00\x80\x06-three");
-        answer.extend(b"\x82\x00");
-        answer
-    });
+    // In the same packet as the head.
+    let mut frames = b"\x01\x03one\x89\x02hi\x00\x04-two\x8A\x00\x80\x06-three".to_vec();
+    frames.extend(b"\x82\x00");
+    let (addr, remotes) = opening("", frames);
     let (_peer, events) = connect(url(addr)).unwrap();
     assert_eq!(message(&events), Message::text("one-two-three"));
     assert_eq!(message(&events), Message::binary(vec![]));
-    let mut stream = streams.recv_timeout(WAIT).unwrap();
-    assert_eq!(read_frame(&mut stream), Some((0x8A, b"hi".to_vec())));
+    let (_, mut remote) = remotes.recv_timeout(WAIT).unwrap();
+    assert_eq!(remote.frame(), Some((0x8A, b"hi".to_vec())));
 }
 
 /// Every way to cut the answer and the frame behind it.
 #[test]
 fn an_answer_in_two_pieces() {
     const CUTS: usize = 200;
-    let (addr, _) = raw_server(|n, mut stream| {
+    let (tell, codes) = unbounded();
+    let mut cuts = 0..CUTS;
+    let addr = each_connection(move |mut stream| {
         let request = head(&mut stream);
         let mut answer = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".to_vec();
         answer.extend(switching(&request, ""));
         answer.extend(b"\x81\x05hello");
         stream.set_nodelay(true).unwrap();
-        let (first, second) = answer.split_at(n.min(answer.len()));
+        let (first, second) = answer.split_at(cuts.next().unwrap().min(answer.len()));
         stream.write_all(first).unwrap();
         stream.write_all(second).unwrap();
-        assert_eq!(read_close(&mut stream), Some(1000));
+        tell.send(Remote(stream).close_code()).unwrap();
     });
     let clients = Clients::start(1, 0).unwrap();
     for _ in 0..CUTS {
         let (handle, events) = clients.connect(client(addr)).unwrap();
         assert_eq!(message(&events), Message::text("hello"));
         handle.close(CloseCode::Normal, "");
+        assert_eq!(codes.recv_timeout(WAIT), Ok(Some(1000)));
     }
 }
 
@@ -336,7 +224,7 @@ fn latency_is_measured_and_silence_is_noticed() {
     until("a pong has come", || peer.latency().is_some());
 
     // This one never answers.
-    let (addr, _streams) = answering(|request| switching(request, ""));
+    let (addr, _remotes) = opening("", Vec::new());
     let patience = Duration::from_millis(50);
     let (_handle, events) = client(addr).ping(patience, patience).connect().unwrap();
     let reason = end(&events);
@@ -367,33 +255,25 @@ fn the_server_closes() {
 /// The client waits for the answer to its close frame, and for the server to end TCP.
 #[test]
 fn closing_waits_for_the_answer() {
-    let (order, orders) = bounded::<()>(0);
-    let (addr, _) = raw_server(move |_, mut stream| {
-        let request = head(&mut stream);
-        stream.write_all(&switching(&request, "")).unwrap();
-        assert_eq!(read_close(&mut stream), Some(1000));
-        let _ = orders.recv_timeout(WAIT);
-        stream.write_all(b"\x81\x04last\x88\x02\x03\xE8").unwrap();
-        // §7.1.1: the client doesn't hang up before us, not even its half.
-        stream
-            .set_read_timeout(Some(Duration::from_millis(300)))
-            .unwrap();
-        let error = stream.read(&mut [0]).unwrap_err();
-        assert!(matches!(
-            error.kind(),
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-        ));
-        drop(stream);
-        let _ = orders.recv_timeout(WAIT);
-    });
+    let (addr, remotes) = opening("", Vec::new());
     let clients = Clients::start(1, 1).unwrap();
     let (handle, events) = clients.connect(client(addr)).unwrap();
     thread::scope(|scope| {
         let closing = scope.spawn(|| handle.close_and_wait(CloseCode::Normal, "bye"));
+        let (_, mut remote) = remotes.recv_timeout(WAIT).unwrap();
+        assert_eq!(remote.close_code(), Some(1000));
         // Nothing is told before the answer.
         assert!(events.recv_timeout(Duration::from_millis(100)).is_err());
         assert!(!closing.is_finished());
-        order.send(()).unwrap();
+        remote.write(b"\x81\x04last\x88\x02\x03\xE8");
+        // §7.1.1: the client doesn't hang up before us, not even its half.
+        let Remote(mut stream) = remote;
+        stream
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        let heard = stream.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(heard, Err(ErrorKind::WouldBlock));
+        drop(stream);
         let reason = closing.join().unwrap().expect("it was open");
         assert!(reason.is_clean());
         assert_eq!(reason.code(), CloseCode::Normal);
@@ -402,12 +282,11 @@ fn closing_waits_for_the_answer() {
     assert!(!handle.close(CloseCode::Normal, ""));
     assert!(end(&events).is_clean());
     until("the socket is closed", || clients.connections() == 0);
-    drop(order);
 }
 
 #[test]
 fn a_server_that_does_not_answer_the_close() {
-    let (addr, _streams) = answering(|request| switching(request, ""));
+    let (addr, _remotes) = opening("", Vec::new());
     let settings = client(addr).close_timeout(Duration::from_millis(50));
     let (handle, events) = settings.connect().unwrap();
     let reason = handle.close_and_wait(CloseCode::Normal, "").unwrap();
@@ -456,18 +335,13 @@ fn violations_by_the_server() {
         ),
     ];
     for (bytes, code, cause) in cases {
-        let (addr, streams) = answering(move |request| {
-            let mut answer = switching(request, "");
-            answer.extend(b"\x81\x04fine");
-            answer.extend(bytes);
-            answer
-        });
+        let (addr, remotes) = opening("", [b"\x81\x04fine", bytes].concat());
         let (_peer, events) = connect(url(addr)).unwrap();
         assert_eq!(message(&events), Message::text("fine"));
-        let mut stream = streams.recv_timeout(WAIT).unwrap();
-        assert_eq!(read_close(&mut stream), Some(code));
+        let (_, mut remote) = remotes.recv_timeout(WAIT).unwrap();
+        assert_eq!(remote.close_code(), Some(code));
         // §7.1.7: and hangs up.
-        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        assert_eq!(remote.0.read(&mut [0]).unwrap(), 0);
         let reason = end(&events);
         assert_eq!((reason.cause(), u16::from(reason.code())), (cause, code));
     }
@@ -476,9 +350,9 @@ fn violations_by_the_server() {
 #[test]
 fn the_connection_breaks() {
     for reset in [false, true] {
-        let (addr, streams) = answering(|request| switching(request, ""));
+        let (addr, remotes) = opening("", Vec::new());
         let (_peer, events) = connect(url(addr)).unwrap();
-        let stream = streams.recv_timeout(WAIT).unwrap();
+        let (_, Remote(stream)) = remotes.recv_timeout(WAIT).unwrap();
         let cause = if reset {
             support::reset(stream);
             CloseCause::Transport
@@ -556,7 +430,7 @@ fn what_the_server_sees_of_the_request() {
     assert_eq!(seen, Message::text(expected));
     assert!(handle.close(CloseCode::Away, ""));
     assert!(matches!(hear(&hears), Told::Close(reason) if reason.code() == CloseCode::Away));
-    assert!(hears.recv_timeout(WAIT).is_err(), "the handler is dropped");
+    no_more(&hears);
 }
 
 #[test]
@@ -654,7 +528,7 @@ fn answers_that_are_none() {
         ),
     ];
     for (why, answer) in cases {
-        let (addr, _streams) = answering(answer);
+        let (addr, _remotes) = answering(answer);
         match connect(url(addr)) {
             Err(Error::Handshake(reason)) => assert_eq!(reason, why),
             other => panic!("{other:?} instead of {why}"),
@@ -687,11 +561,11 @@ fn no_answer_and_no_server() {
     assert!(matches!(error, Error::Timeout), "{error}");
     assert!(began.elapsed() >= Duration::from_millis(100));
     // Hangs up instead.
-    let (addr, _) = raw_server(|_, stream| drop(stream));
+    let addr = each_connection(drop);
     let error = connect(url(addr)).unwrap_err();
     assert!(matches!(error, Error::Connect { .. }), "{error}");
     // Half an answer.
-    let (addr, _) = raw_server(|_, mut stream| {
+    let addr = each_connection(|mut stream| {
         head(&mut stream);
         stream.write_all(b"HTTP/1.1 101 Switch").unwrap();
     });
@@ -771,7 +645,7 @@ fn unix_sockets() {
 /// tungstenite's server, which sends everything back.
 fn tungstenite_echo() -> SocketAddr {
     use tungstenite::handshake::server::{Request, Response};
-    let (addr, _) = raw_server(|_, stream| {
+    each_connection(|stream| {
         thread::spawn(move || {
             #[allow(clippy::result_large_err, reason = "tungstenite's")]
             let choose = |request: &Request, mut response: Response| {
@@ -791,8 +665,7 @@ fn tungstenite_echo() -> SocketAddr {
                 }
             }
         });
-    });
-    addr
+    })
 }
 
 #[test]
@@ -1007,7 +880,7 @@ fn a_server_goes_and_comes_back() {
             .is_clean()
     );
     end(&events);
-    assert!(events.recv_timeout(WAIT).is_err(), "the channel ends");
+    no_more(&events);
     server.shutdown(Duration::ZERO);
 }
 
@@ -1031,7 +904,7 @@ fn attempts_are_told_and_end() {
     }
     assert!(matches!(hear(&hears), Told::Error(_)));
     assert!(handle.wait().is_err());
-    assert!(hears.recv_timeout(WAIT).is_err(), "the handler is dropped");
+    no_more(&hears);
     // The first connection of `connect` is not retried.
     let error = client(addr)
         .reconnect(Reconnect::new())
@@ -1043,11 +916,13 @@ fn attempts_are_told_and_end() {
 /// Which ends are followed by another attempt.
 #[test]
 fn what_is_not_tried_again() {
-    let (addr, _) = raw_server(|n, mut stream| {
+    let mut nth = 0;
+    let addr = each_connection(move |mut stream| {
         let request = head(&mut stream);
-        let _ = match n {
-            0 => stream.write_all(b"HTTP/1.1 503 Busy\r\n\r\n"),
-            1 => {
+        nth += 1;
+        let _ = match nth {
+            1 => stream.write_all(b"HTTP/1.1 503 Busy\r\n\r\n"),
+            2 => {
                 let mut answer = switching(&request, "");
                 answer.extend(b"\x88\x02\x03\xF4");
                 stream.write_all(&answer)
@@ -1072,7 +947,7 @@ fn what_is_not_tried_again() {
         hear(&hears),
         Told::Close(reason) if reason.code() == CloseCode::Normal && reason.cause() == CloseCause::Handshake
     ));
-    assert!(hears.recv_timeout(WAIT).is_err(), "a clean end is the end");
+    no_more(&hears);
     assert_eq!(handle.wait().unwrap().code(), CloseCode::Normal);
 }
 
@@ -1133,16 +1008,7 @@ fn what_a_handler_closes_is_not_tried_again() {
         (breaks_a_rule, CloseCause::Protocol("reserved opcode")),
         (answers, CloseCause::Handshake),
     ] {
-        let (addr, _) = raw_server(move |_, mut stream| {
-            let request = head(&mut stream);
-            let mut answer = switching(&request, "");
-            answer.extend(b"\x81\x04more");
-            stream.write_all(&answer).unwrap();
-            assert_eq!(read_close(&mut stream), Some(4000));
-            if let Some(mut stream) = server(stream) {
-                let _ = stream.read(&mut [0]);
-            }
-        });
+        let (addr, remotes) = opening("", b"\x81\x04more".to_vec());
         let (told, hears) = tell();
         let patience = match cause {
             CloseCause::CloseTimeout => Duration::from_millis(50),
@@ -1150,9 +1016,11 @@ fn what_a_handler_closes_is_not_tried_again() {
         };
         let settings = client(addr).close_timeout(patience);
         let handle = settings.reconnect(quickly()).start(Sated(told)).unwrap();
+        let (_, mut remote) = remotes.recv_timeout(WAIT).unwrap();
+        assert_eq!(remote.close_code(), Some(4000));
+        let _open = server(remote.0);
         assert!(matches!(hear(&hears), Told::Close(reason) if reason.cause() == cause));
-        let more = hears.recv_timeout(WAIT);
-        assert!(more.is_err(), "{more:?} after {cause:?}");
+        no_more(&hears);
         assert_eq!(handle.wait().unwrap().cause(), cause);
     }
 }
@@ -1180,7 +1048,7 @@ fn a_server_that_closes_while_the_handler_is_busy() {
     }
     for closes in [false, true] {
         let (go, goes) = bounded(1);
-        let (addr, _) = raw_server(move |_, mut stream| {
+        let addr = each_connection(move |mut stream| {
             let request = head(&mut stream);
             let mut answer = switching(&request, "");
             answer.extend(b"\x81\x04more\x88\x02\x03\xF4");
@@ -1202,10 +1070,10 @@ fn a_server_that_closes_while_the_handler_is_busy() {
         let busy = Busy(told, goes, closes);
         let _handle = settings.reconnect(quickly()).start(busy).unwrap();
         assert!(matches!(hear(&hears), Told::Close(_)));
-        match hears.recv_timeout(WAIT) {
-            Ok(Told::Retry(1, ..)) => assert!(!closes),
-            Err(_) => assert!(closes),
-            other => panic!("{other:?}"),
+        if closes {
+            no_more(&hears);
+        } else {
+            assert!(matches!(hear(&hears), Told::Retry(1, ..)));
         }
     }
 }
@@ -1410,7 +1278,7 @@ fn shutdown_with_a_full_channel() {
         for n in 0..64 {
             assert_eq!(number(&message(&events).into_data()), n);
         }
-        assert!(events.recv_timeout(WAIT).is_err(), "the channel ends");
+        no_more(&events);
         assert!(peer.is_closed());
         assert_eq!(handle.wait().unwrap().cause(), CloseCause::Shutdown);
     }
@@ -1419,7 +1287,7 @@ fn shutdown_with_a_full_channel() {
 /// What is sent without anybody reading is limited on this side as on the server's.
 #[test]
 fn overflow() {
-    let (addr, _streams) = answering(|request| switching(request, ""));
+    let (addr, _remotes) = opening("", Vec::new());
     let settings = client(addr).outbound_limit(100_000);
     let settings = settings.close_timeout(Duration::from_millis(100));
     let (handle, events) = settings.connect().unwrap();
@@ -1530,7 +1398,7 @@ fn after_a_shutdown_clients_are_told_so() {
                 Ok(Told::Error(why)) => assert_eq!(why, Error::Closed.to_string()),
                 other => panic!("{other:?} of {url}"),
             }
-            assert!(hears.recv_timeout(WAIT).is_err(), "the handler is dropped");
+            no_more(&hears);
             assert!(handle.has_ended());
             let error = clients.connect(client).unwrap_err();
             assert!(matches!(error, Error::Closed), "{error}");
@@ -1543,7 +1411,7 @@ fn after_a_shutdown_clients_are_told_so() {
 fn a_request_longer_than_the_kernel_takes() {
     const LONG: usize = 24 << 20;
     let (sent, told) = bounded(1);
-    let (addr, _) = raw_server(move |_, mut stream| {
+    let addr = each_connection(move |mut stream| {
         let (mut request, mut buf) = (Vec::new(), vec![0; 1 << 20]);
         while !request.ends_with(b"\r\n\r\n") {
             let n = stream.read(&mut buf).unwrap();
@@ -1553,7 +1421,7 @@ fn a_request_longer_than_the_kernel_takes() {
         assert!(request.len() > LONG);
         let request = String::from_utf8(request).unwrap();
         stream.write_all(&switching(&request, "")).unwrap();
-        sent.send(read_frame(&mut stream)).unwrap();
+        sent.send(Remote(stream).frame()).unwrap();
     });
     let long = HeaderValue::from_bytes(&vec![b'x'; LONG]).unwrap();
     let client = client(addr).header(HeaderName::from_static("x-long"), long);

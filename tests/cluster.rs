@@ -21,10 +21,11 @@ use framemill::{
 use support::WAIT;
 use support::browser;
 use support::example::Example;
+use support::folder::Folder;
 #[cfg(target_os = "linux")]
 use support::namespace::Namespace;
 use support::needs::installed;
-use support::redis::{Folder, Redis, Wire};
+use support::redis::{Redis, Wire};
 use support::{Running, serve_on, until};
 
 const TOPIC: &str = "kept/numbers";
@@ -348,7 +349,9 @@ impl Drop for Nginx {
         // Its worker ends with it when asked; killed, it would leave it behind.
         let id = self.child.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &id]).status();
-        let _ = self.child.wait();
+        until("nginx has ended", || {
+            self.child.try_wait().unwrap().is_some()
+        });
     }
 }
 

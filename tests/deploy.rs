@@ -8,10 +8,9 @@ mod support;
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use framemill::{
@@ -19,44 +18,22 @@ use framemill::{
     Server, ServerHandle, UnixSocket,
 };
 use socket2::{Domain, Socket, Type};
+use support::example::{first_line, run};
+use support::folder::Folder;
 use support::needs::installed;
 use support::{Raw, Stream, WAIT, frame, request, until};
 
 const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/deploy");
 
-/// A folder for one test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        // Short, as names of sockets have to be.
-        let path = std::env::temp_dir().join(format!("fm-deploy-{}-{n}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
+/// One of docs/deploy, put into the folder with this in the place of that.
+fn prepared(folder: &Folder, name: &str, changes: &[(&str, &str)]) -> String {
+    let mut text = fs::read_to_string(Path::new(FILES).join(name)).unwrap();
+    for (from, to) in changes {
+        assert!(text.contains(from), "{name} has no {from}");
+        text = text.replace(from, to);
     }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-
-    /// One of docs/deploy, with this put in the place of that.
-    fn file(&self, name: &str, changes: &[(&str, &str)]) -> String {
-        let mut text = fs::read_to_string(Path::new(FILES).join(name)).unwrap();
-        for (from, to) in changes {
-            assert!(text.contains(from), "{name} has no {from}");
-            text = text.replace(from, to);
-        }
-        fs::write(self.path(name), text).unwrap();
-        self.path(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+    fs::write(folder.file(name), text).unwrap();
+    folder.file(name)
 }
 
 /// A program that ends with the test.
@@ -87,15 +64,6 @@ impl Drop for Program {
             until("it has ended", || self.0.try_wait().unwrap().is_some());
         }
     }
-}
-
-/// Runs it to its end; gives what it said. It must succeed.
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    said
 }
 
 /// A port that was free a moment ago: programs that can't be asked which they took need one.
@@ -176,10 +144,10 @@ fn nginx_over_a_unix_socket() {
     let Some(nginx) = installed("nginx") else {
         return;
     };
-    let folder = Folder::new();
-    let socket = format!("unix:{}", folder.path("app.sock"));
+    let folder = Folder::new("deploy");
+    let socket = format!("unix:{}", folder.file("app.sock"));
     // nginx may run its workers as somebody else.
-    let server = Server::bind(UnixSocket(folder.path("app.sock"), 0o666))
+    let server = Server::bind(UnixSocket(folder.file("app.sock"), 0o666))
         .unwrap()
         .trust_proxies(["unix"])
         .unwrap();
@@ -190,23 +158,23 @@ fn nginx_over_a_unix_socket() {
         ("unix:/run/framemill.sock", &*socket),
         ("listen 80", &*format!("listen {addr}")),
     ];
-    let site = folder.file("nginx.conf", &changes);
-    let [temp, pid] = [folder.path("temp"), folder.path("pid")];
+    let site = prepared(&folder, "nginx.conf", &changes);
+    let [temp, pid] = [folder.file("temp"), folder.file("pid")];
     let main = format!(
         "daemon off; pid {pid}; error_log stderr warn; events {{ worker_connections 64; }}\n\
          http {{ access_log off; client_body_temp_path {temp}; proxy_temp_path {temp}; \
          fastcgi_temp_path {temp}; uwsgi_temp_path {temp}; scgi_temp_path {temp}; include {site}; }}\n"
     );
-    fs::write(folder.path("main.conf"), main).unwrap();
+    fs::write(folder.file("main.conf"), main).unwrap();
     let command = || {
         let mut command = Command::new(&nginx);
         command.args([
             "-p",
-            &folder.path(""),
+            &folder.file(""),
             "-e",
             "stderr",
             "-c",
-            &folder.path("main.conf"),
+            &folder.file("main.conf"),
         ]);
         command
     };
@@ -227,9 +195,7 @@ fn nginx_over_a_unix_socket() {
     let same_host = format!("Origin: http://{addr}\r\n");
     assert!(through(addr, &same_host).is_some());
     assert!(through(addr, "Origin: http://elsewhere\r\n").is_none());
-    let mut page = Raw::over(Stream::Plain(TcpStream::connect(addr).unwrap()));
-    page.write(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    assert_eq!(page.response().0, 200);
+    assert_eq!(support::get(addr, "/health").0, 200);
 }
 
 #[test]
@@ -237,7 +203,7 @@ fn haproxy_with_proxy_v2_and_a_drain() {
     let Some(haproxy) = installed("haproxy") else {
         return;
     };
-    let folder = Folder::new();
+    let folder = Folder::new("deploy");
     let server = Server::bind("127.0.0.1:0").unwrap().origin(Origin::Any);
     let server = server.trust_proxies(["127.0.0.1"]).unwrap().loops(2);
     let server = server.proxy_protocol(ProxyProtocol::Required);
@@ -250,7 +216,7 @@ fn haproxy_with_proxy_v2_and_a_drain() {
         ("maxconn 100000", "maxconn 100"),
         ("inter 1s", "inter 100ms"),
     ];
-    let file = folder.file("haproxy.cfg", &changes);
+    let file = prepared(&folder, "haproxy.cfg", &changes);
     run(Command::new(&haproxy).args(["-c", "-f", &file]));
     let _haproxy = Program::start(Command::new(&haproxy).args(["-db", "-q", "-f", &file]));
     until("haproxy has found the server", || {
@@ -290,7 +256,7 @@ fn haproxy_asks_through_tls() {
     let Some(haproxy) = installed("haproxy") else {
         return;
     };
-    let folder = Folder::new();
+    let folder = Folder::new("deploy");
     let server = Server::bind("127.0.0.1:0").unwrap();
     let server = server.trust_proxies(["127.0.0.1"]).unwrap();
     let server = server.proxy_protocol(ProxyProtocol::Required);
@@ -305,7 +271,7 @@ fn haproxy_asks_through_tls() {
         ("inter 1s", "inter 100ms"),
         ("# default-server check-ssl", "default-server check-ssl"),
     ];
-    let file = folder.file("haproxy.cfg", &changes);
+    let file = prepared(&folder, "haproxy.cfg", &changes);
     run(Command::new(&haproxy).args(["-c", "-f", &file]));
     let _haproxy = Program::start(Command::new(&haproxy).args(["-db", "-q", "-f", &file]));
     // Until then it takes the server for healthy unasked, and after two checks that failed no more.
@@ -322,19 +288,19 @@ fn the_units_are_sound() {
     let Some(analyze) = installed("systemd-analyze") else {
         return;
     };
-    let folder = Folder::new();
-    let service = folder.file(
+    let folder = Folder::new("deploy");
+    let service = prepared(
+        &folder,
         "framemill.service",
         &[("/usr/local/bin/deployed", "/bin/true")],
     );
-    let socket = folder.file("framemill.socket", &[]);
+    let socket = prepared(&folder, "framemill.socket", &[]);
     let said = run(Command::new(analyze).args(["verify", "--man=no", &service, &socket]));
     assert!(!said.contains("framemill"), "{said}");
 }
 
 #[cfg(feature = "systemd")]
 mod systemd {
-    use std::io::{BufRead, BufReader};
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixStream};
 
@@ -363,13 +329,13 @@ mod systemd {
         let Some(activate) = installed("systemd-socket-activate") else {
             return;
         };
-        let folder = Folder::new();
-        let manager = UnixDatagram::bind(folder.path("notify")).unwrap();
-        let (tcp, unix) = (free(), folder.path("app.sock"));
+        let folder = Folder::new("deploy");
+        let manager = UnixDatagram::bind(folder.file("notify")).unwrap();
+        let (tcp, unix) = (free(), folder.file("app.sock"));
         let mut program = Program::start(
             Command::new(activate)
                 .args(["-l", &tcp.to_string(), "-l", &unix])
-                .args(["-E", &format!("NOTIFY_SOCKET={}", folder.path("notify"))])
+                .args(["-E", &format!("NOTIFY_SOCKET={}", folder.file("notify"))])
                 .arg(support::example::binary("deployed")),
         );
         // It is started by who comes first.
@@ -414,9 +380,7 @@ mod systemd {
     fn deployed(addr: &str) -> (Program, String) {
         let mut command = Command::new(support::example::binary("deployed"));
         let mut program = Program::start(command.arg(addr).stdout(Stdio::piped()));
-        let mut line = String::new();
-        let out = program.0.stdout.take().unwrap();
-        BufReader::new(out).read_line(&mut line).unwrap();
+        let line = first_line(program.0.stdout.take().unwrap()).expect("it says where it is");
         let addr = line.trim().rsplit(' ').next().unwrap().to_owned();
         (program, addr)
     }
@@ -427,7 +391,7 @@ mod systemd {
         let Some(haproxy) = installed("haproxy") else {
             return;
         };
-        let folder = Folder::new();
+        let folder = Folder::new("deploy");
         let (mut server, behind) = deployed("127.0.0.1:0");
         let addr = free();
         let changes = [
@@ -435,7 +399,7 @@ mod systemd {
             ("127.0.0.1:9001", &behind),
             ("maxconn 100000", "maxconn 100"),
         ];
-        let file = folder.file("haproxy.cfg", &changes);
+        let file = prepared(&folder, "haproxy.cfg", &changes);
         let _haproxy = Program::start(Command::new(&haproxy).args(["-db", "-q", "-f", &file]));
         until("haproxy has found the server", || {
             through(addr, "").is_some()

@@ -306,11 +306,9 @@ fn the_chat_keeps_its_rules() {
 }
 
 fn get(example: &Example, path: &str) -> Value {
-    let mut raw = Raw::over(TcpStream::connect(&*example.addr).unwrap());
-    raw.write(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
-    let (status, _, body) = raw.response();
+    let (status, body) = answer(example, path);
     assert_eq!(status, 200);
-    serde_json::from_slice(&body).unwrap()
+    serde_json::from_str(&body).unwrap()
 }
 
 #[test]
@@ -419,12 +417,7 @@ fn the_slow_client_of_the_ticker_reports() {
 
 /// A response of an example: status and body.
 fn answer(example: &Example, path: &str) -> (u16, String) {
-    let mut raw = Raw::over(TcpStream::connect(&example.addr).unwrap());
-    raw.stream.set_read_timeout(Some(WAIT)).unwrap();
-    let host = &example.addr;
-    raw.write(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
-    let (status, _, body) = raw.response();
-    (status, String::from_utf8(body).unwrap())
+    support::get(&*example.addr, path)
 }
 
 #[test]

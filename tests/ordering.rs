@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -14,6 +13,7 @@ use framemill::{
     Accept, CloseCode, CloseReason, Handler, Members, Membership, Message, Peer, Refused, Request,
     Response, Rooms, SendError, Server, ServerHandle,
 };
+use support::sequences::Sequences;
 use support::spy::spy;
 use support::{Raw, Transport, WAIT, client, frame, over_every_transport, until};
 
@@ -31,30 +31,6 @@ over_every_transport! {
     what_was_broadcast_arrives_while_the_handler_blocks,
     a_loop_that_is_behind_is_waited_for,
     a_handler_a_room_and_a_timer_send_in_order,
-}
-
-/// For each sender, the number that must come next.
-#[derive(Default)]
-struct Sequences(HashMap<u32, u32>);
-
-impl Sequences {
-    /// Looks at "sender:number".
-    fn next(&mut self, payload: &[u8]) {
-        let text = std::str::from_utf8(payload).unwrap();
-        let (sender, n) = text.split_once(':').unwrap();
-        let expected = self.0.entry(sender.parse().unwrap()).or_default();
-        assert_eq!(n.parse(), Ok(*expected), "the next of sender {sender}");
-        *expected += 1;
-    }
-
-    /// Looks at the next `count` messages of `raw`.
-    fn read(&mut self, raw: &mut Raw, count: u32) {
-        for _ in 0..count {
-            let (first, payload) = raw.frame().expect("more messages");
-            assert_eq!(first, 0x81);
-            self.next(&payload);
-        }
-    }
 }
 
 fn a_thread_sends_and_broadcasts_in_order(transport: Transport) {

@@ -103,7 +103,6 @@ fn a_server_without_peers_ends_at_once(transport: Transport) {
         assert!(refuses(&server));
         // There is nothing left to end.
         assert!(server.handle.shutdown(Duration::ZERO));
-        assert!(!server.handle.broadcast("to nobody") || server.handle.connections() == 0);
     }
 }
 

@@ -11,6 +11,7 @@ use framemill::{
     Accept, Bytes, CloseCause, CloseCode, Handler, Message, Overflow, Peer, Request, Response,
     Server, ServerHandle,
 };
+use support::sequences::Sequences;
 use support::spy::{PLENTY, Seen, narrow, number, numbered, spy, upgraded};
 use support::{Raw, Running, Transport, WAIT, frame, over_every_transport, serve, until};
 
@@ -267,14 +268,7 @@ fn a_thread_sends_and_publishes_in_order(transport: Transport) {
             }
             for (raw, _) in &mut clients {
                 scope.spawn(move || {
-                    let mut next = [0; 3];
-                    for _ in 0..3 * MESSAGES {
-                        let text = text(raw);
-                        let (id, n) = text.split_once(':').expect("a number");
-                        let next: &mut u32 = &mut next[id.parse::<usize>().unwrap()];
-                        assert_eq!(n.parse(), Ok(*next));
-                        *next += 1;
-                    }
+                    Sequences::default().read(raw, 3 * MESSAGES);
                 });
             }
         });

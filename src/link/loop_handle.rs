@@ -387,6 +387,7 @@ mod tests {
     use super::super::Cork;
     use super::*;
     use crate::config::Compress;
+    use crate::message::Message;
 
     /// What a call of a room has asked for before stays before it.
     #[test]

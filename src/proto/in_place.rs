@@ -174,7 +174,7 @@ mod tests {
         let mut bytes = Vec::new();
         frame(Opcode::Binary, &[1; 16 << 10], [7; 4], &mut bytes);
         let (messages, rest) = read(&mut in_place, &mut protocol(), &bytes);
-        assert_eq!(rest, []);
+        assert!(rest.is_empty());
         let place = messages[0].clone().into_data().as_ptr();
         drop(messages);
         for _ in 0..3 {

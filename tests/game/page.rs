@@ -2,8 +2,9 @@
 //! with a word about it, where there is no Node, unless `FRAMEMILL_INTEROP` is `required`.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::io::Write;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::Receiver;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -12,13 +13,15 @@ use super::snapshots::{Scene, act};
 use super::support::needs::installed;
 use crate::picture::{Own, Picture};
 use crate::ship::{FULL, Input, Motion, RADIUS, SIZE};
+use crate::support::WAIT;
+use crate::support::example::lines;
 use crate::wire::ToServer;
 
 /// `mirror.js`, which answers each line with a line.
 struct Mirror {
     child: Child,
     to: ChildStdin,
-    from: BufReader<ChildStdout>,
+    from: Receiver<String>,
 }
 
 impl Mirror {
@@ -33,17 +36,17 @@ impl Mirror {
             .unwrap();
         Some(Self {
             to: child.stdin.take().unwrap(),
-            from: BufReader::new(child.stdout.take().unwrap()),
+            from: lines(child.stdout.take().unwrap()),
             child,
         })
     }
 
     fn ask(&mut self, line: &str) -> String {
         writeln!(self.to, "{line}").unwrap();
-        let mut answer = String::new();
-        let read = self.from.read_line(&mut answer).unwrap();
-        assert!(read > 0, "it died over: {line}");
-        answer.trim_end().into()
+        match self.from.recv_timeout(WAIT) {
+            Ok(answer) => answer.trim_end().into(),
+            Err(error) => panic!("{error} after: {line}"),
+        }
     }
 }
 

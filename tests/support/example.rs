@@ -1,6 +1,6 @@
 //! The examples as users run them: processes of their own.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -12,7 +12,7 @@ use super::{WAIT, until};
 pub struct Example {
     name: String,
     child: Child,
-    /// `HOST:PORT`, from the first line that it printed.
+    /// `HOST:PORT`, the last word of the first line that it printed.
     pub addr: String,
 }
 
@@ -25,20 +25,26 @@ impl Example {
     /// Starts `name` with `--addr ADDR` and what else is given, and waits for the line that says
     /// where it listens. Whatever else it prints is thrown away.
     pub fn start_on(name: &str, addr: &str, args: &[&str]) -> Self {
-        Self::start_by(Command::new(binary(name)), name, addr, args)
+        Self::start_as(name, &[&["--addr", addr], args].concat())
     }
 
-    /// The same in a network namespace.
+    /// The same with these arguments only.
+    pub fn start_as(name: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(binary(name));
+        command.args(args);
+        Self::start_by(command, name)
+    }
+
+    /// Like [`start_on`](Self::start_on), in a network namespace.
     pub fn start_in(namespace: &str, name: &str, addr: &str, args: &[&str]) -> Self {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", namespace]).arg(binary(name));
-        Self::start_by(command, name, addr, args)
+        command.args(["--addr", addr]).args(args);
+        Self::start_by(command, name)
     }
 
-    fn start_by(mut command: Command, name: &str, addr: &str, args: &[&str]) -> Self {
+    fn start_by(mut command: Command, name: &str) -> Self {
         let mut child = command
-            .args(["--addr", addr])
-            .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -50,8 +56,8 @@ impl Example {
             addr: String::new(),
         };
         let line = first_line(out).unwrap_or_else(|| panic!("{name} does not say where it is"));
-        let (_, addr) = line.rsplit_once("http://").expect(&line);
-        example.addr = addr.trim().to_owned();
+        let (_, addr) = line.rsplit_once(' ').expect(&line);
+        example.addr = addr.trim_start_matches("http://").to_owned();
         example
     }
 
@@ -87,6 +93,43 @@ impl Drop for Example {
     }
 }
 
+/// One that is an end in itself: it need not say where it is. Killed when it is dropped, if it has not ended.
+pub struct Program {
+    name: String,
+    pub child: Child,
+}
+
+impl Program {
+    /// What it says is thrown away.
+    pub fn start(name: &str, args: &[&str], input: Stdio) -> Self {
+        let mut command = Command::new(binary(name));
+        command.args(args).stdin(input);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Self {
+            name: name.to_owned(),
+            child: command.spawn().unwrap(),
+        }
+    }
+
+    /// Waits for its end.
+    pub fn ends(mut self) -> ExitStatus {
+        let mut status = None;
+        until(&format!("{} has ended", self.name), || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Cargo builds the examples before it runs all tests, into the folder beside the tests' own.
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
@@ -100,13 +143,44 @@ pub fn binary(name: &str) -> PathBuf {
     binary
 }
 
+/// Runs a program to its end; gives what it said. It must succeed.
+pub fn run(command: &mut Command) -> String {
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut program = Program {
+        name: format!("{command:?}"),
+        child: command.spawn().unwrap(),
+    };
+    let out = read(program.child.stdout.take());
+    let err = read(program.child.stderr.take());
+    let status = program.ends();
+    let said = out.join().unwrap() + &err.join().unwrap();
+    assert!(status.success(), "{said}");
+    said
+}
+
+/// All that comes, while the program runs: it must not have to wait for a reader.
+fn read(from: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut all = Vec::new();
+        from.unwrap().read_to_end(&mut all).unwrap();
+        String::from_utf8_lossy(&all).into_owned()
+    })
+}
+
 /// The first line, if it comes in time; the rest is read so that nobody has to wait for it.
-fn first_line(out: ChildStdout) -> Option<String> {
-    let (sender, line) = mpsc::channel();
+pub fn first_line(out: ChildStdout) -> Option<String> {
+    lines(out).recv_timeout(WAIT).ok()
+}
+
+/// What a program says, line by line, so that a wait for it can be bounded. All is read, whether anybody wants it
+/// or not.
+pub fn lines(out: ChildStdout) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(out).lines().map_while(Result::ok) {
             let _ = sender.send(line);
         }
     });
-    line.recv_timeout(WAIT).ok()
+    lines
 }

@@ -14,6 +14,7 @@
 pub mod browser;
 pub mod deflate;
 pub mod example;
+pub mod folder;
 pub mod following;
 pub mod inflate;
 #[cfg(target_os = "linux")]
@@ -22,14 +23,18 @@ pub mod needs;
 #[cfg(all(unix, feature = "redis"))]
 pub mod redis;
 pub mod remote;
+pub mod sequences;
 pub mod spy;
 pub mod tls;
 mod transport;
 
+use std::fmt::{Debug, Display};
 use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use framemill::{Handler, Listen, Message, Origin, Server, ServerHandle};
 
 pub(crate) use transport::over_every_transport;
@@ -85,9 +90,28 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until nobody can send on this channel any more. Nothing else may come before.
+#[track_caller]
+pub fn no_more<T: Debug>(channel: &Receiver<T>) {
+    let next = channel.recv_timeout(WAIT);
+    let ended = matches!(next, Err(RecvTimeoutError::Disconnected));
+    assert!(ended, "{next:?} instead of the end");
+}
+
 /// A connection whose reads and writes are bounded.
 pub fn socket(addr: impl Into<Addr>) -> Stream {
     addr.into().connect()
+}
+
+/// What a server answers a GET for `path` with: status and body, as text.
+pub fn get(addr: impl ToSocketAddrs + Display, path: &str) -> (u16, String) {
+    let stream = TcpStream::connect(&addr).unwrap();
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    let mut raw = Raw::over(stream);
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    raw.write(head.as_bytes());
+    let (status, _, body) = raw.response();
+    (status, String::from_utf8(body).unwrap())
 }
 
 /// tungstenite's client, connected.
@@ -239,16 +263,17 @@ impl<S: Read + Write> Raw<S> {
 
     /// The code of the close frame that comes next, after whatever else.
     pub fn close_code(&mut self) -> Option<u16> {
-        while let Some((first, payload)) = self.frame() {
-            if first == 0x88 {
-                return Some(match payload[..] {
-                    [high, low, ..] => u16::from_be_bytes([high, low]),
-                    _ => 1005,
-                });
-            }
-        }
-        None
+        close_code(|| self.frame())
     }
+}
+
+/// The code of the first close frame among `frames`, each a first byte and a payload.
+fn close_code(frames: impl FnMut() -> Option<(u8, Vec<u8>)>) -> Option<u16> {
+    let (_, payload) = std::iter::from_fn(frames).find(|(first, _)| *first == 0x88)?;
+    Some(match payload[..] {
+        [high, low, ..] => u16::from_be_bytes([high, low]),
+        _ => 1005,
+    })
 }
 
 /// Size of the header at the front of `buf`, and of its payload.

@@ -1,13 +1,13 @@
 //! For tests of the client: what it is told, and a server that writes what it is told, right or wrong.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use crossbeam_channel::{Receiver, unbounded};
 use framemill::{Client, ClientEvent, CloseReason, Error, Message};
 
-use super::{Addr, WAIT};
+use super::{Addr, WAIT, close_code};
 
 pub fn client(addr: impl Into<Addr>) -> Client {
     let addr = addr.into().tcp();
@@ -45,6 +45,8 @@ pub fn refusal(client: Client) -> Error {
 }
 
 /// A server that does `act` with each connection, one after the other.
+///
+/// Nobody sees it panic: what `act` finds is sent to the test, which looks at it.
 pub fn each_connection(mut act: impl FnMut(TcpStream) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -59,24 +61,33 @@ pub fn each_connection(mut act: impl FnMut(TcpStream) + Send + 'static) -> Socke
     addr
 }
 
-/// A server that opens the WebSocket with `more` headers, sends `bytes` behind, and gives the request and
-/// the connection to the test.
-pub fn opening(more: &str, bytes: Vec<u8>) -> (SocketAddr, Receiver<(String, Remote)>) {
-    let (opened, remotes) = unbounded();
-    let more = more.to_owned();
+/// A server that answers each request with what `answer` makes of it, and gives the request and the
+/// connection to the test.
+pub fn answering(
+    answer: impl Fn(&str) -> Vec<u8> + Send + 'static,
+) -> (SocketAddr, Receiver<(String, Remote)>) {
+    let (answered, remotes) = unbounded();
     let addr = each_connection(move |mut stream| {
         let request = head(&mut stream);
-        let mut answer = switching(&request, &more);
-        answer.extend(&bytes);
         // The client may have had enough before the end.
-        let _ = stream.write_all(&answer);
-        let _ = opened.send((request, Remote(stream)));
+        let _ = stream.write_all(&answer(&request));
+        let _ = answered.send((request, Remote(stream)));
     });
     (addr, remotes)
 }
 
+/// The same for one that opens the WebSocket with `more` headers, and sends `bytes` behind.
+pub fn opening(more: &str, bytes: Vec<u8>) -> (SocketAddr, Receiver<(String, Remote)>) {
+    let more = more.to_owned();
+    answering(move |request| {
+        let mut answer = switching(request, &more);
+        answer.extend(&bytes);
+        answer
+    })
+}
+
 /// Reads a head, byte by byte, so that what follows stays.
-fn head(stream: &mut TcpStream) -> String {
+pub fn head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) > 0 {
@@ -86,7 +97,7 @@ fn head(stream: &mut TcpStream) -> String {
 }
 
 /// A correct answer, with more headers.
-fn switching(request: &str, more: &str) -> Vec<u8> {
+pub fn switching(request: &str, more: &str) -> Vec<u8> {
     let key = request
         .lines()
         .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
@@ -125,27 +136,38 @@ impl Remote {
         self.0.write_all(bytes).unwrap();
     }
 
+    /// `None` at the end of the stream, or of TCP without one.
+    fn fill(&mut self, bytes: &mut [u8]) -> Option<()> {
+        match self.0.read_exact(bytes) {
+            Ok(()) => Some(()),
+            Err(error) => match error.kind() {
+                ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => None,
+                _ => panic!("nothing came: {error}"),
+            },
+        }
+    }
+
     /// The client's next frame, unmasked: first byte and payload. `None` at the end of the stream.
     pub fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let mut start = [0; 2];
-        self.0.read_exact(&mut start).ok()?;
+        self.fill(&mut start)?;
         assert!(start[1] & 0x80 != 0, "a client must mask");
         let mut length = [0; 8];
         let len = match start[1] & 0x7F {
             126 => {
-                self.0.read_exact(&mut length[6..]).ok()?;
+                self.fill(&mut length[6..])?;
                 u64::from_be_bytes(length)
             }
             127 => {
-                self.0.read_exact(&mut length).ok()?;
+                self.fill(&mut length)?;
                 u64::from_be_bytes(length)
             }
             len => len.into(),
         };
         let mut key = [0; 4];
-        self.0.read_exact(&mut key).ok()?;
+        self.fill(&mut key)?;
         let mut payload = vec![0; len as usize];
-        self.0.read_exact(&mut payload).ok()?;
+        self.fill(&mut payload)?;
         let keys = key.iter().cycle();
         payload.iter_mut().zip(keys).for_each(|(b, k)| *b ^= k);
         Some((start[0], payload))
@@ -153,14 +175,6 @@ impl Remote {
 
     /// The code of the close frame that comes next, after whatever else.
     pub fn close_code(&mut self) -> Option<u16> {
-        while let Some((first, payload)) = self.frame() {
-            if first == 0x88 {
-                return Some(match payload[..] {
-                    [high, low, ..] => u16::from_be_bytes([high, low]),
-                    _ => 1005,
-                });
-            }
-        }
-        None
+        close_code(|| self.frame())
     }
 }

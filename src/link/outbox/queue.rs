@@ -35,7 +35,7 @@ impl QueueKey {
     }
 
     /// Of a topic with history.
-    pub(super) fn kept(topic: u64, key: LatestKey) -> Self {
+    pub(in crate::link) fn kept(topic: u64, key: LatestKey) -> Self {
         Self {
             numbered: true,
             ..Self::published(topic, key)
