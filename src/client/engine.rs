@@ -210,7 +210,7 @@ impl Clients {
     fn tell_to_stop(&self, deadline: Instant) {
         self.engine.dialer.stop();
         for handle in &self.engine.loops {
-            handle.command(Command::Shutdown(deadline));
+            handle.post(Command::Shutdown(deadline));
         }
     }
 }
@@ -288,7 +288,7 @@ impl Engine {
             messages: link.config().inbound_messages,
             bytes: link.config().inbound_bytes,
         };
-        let resume = || link.handle.command(Command::Resume(link.id.key()));
+        let resume = || link.handle.post(Command::Resume(link.id.key()));
         let mut slot = lock(&link.session);
         let mut session: Option<Box<Session>> = slot.take().and_then(|s| s.downcast().ok());
         let mut waits = None;
@@ -334,7 +334,7 @@ impl Engine {
                     }
                 }
                 Event::Close { code, text, cause } => drop(link.close(code, text, cause)),
-                Event::Eof => link.handle.command(Command::Finished(link.id.key())),
+                Event::Eof => link.handle.post(Command::Finished(link.id.key())),
                 Event::Closed(reason) => {
                     if let Some(session) = session.take() {
                         session.closed(peer, *reason);
@@ -346,7 +346,7 @@ impl Engine {
                 Event::Secure(mut stream) => {
                     let step = stream.handshake();
                     let back = Command::Secured(link.id.key(), stream, step);
-                    link.handle.command(back);
+                    link.handle.post(back);
                 }
             }
         }
@@ -521,7 +521,7 @@ impl Upstream for OnTheLoop {
         while self.0.run_mailbox(&peer) {}
         // Reading has waited for this.
         let link = &peer.link;
-        link.handle.command(Command::Resume(link.id.key()));
+        link.handle.post(Command::Resume(link.id.key()));
     }
 
     fn failed(&self, dial: Box<Dial>, error: Error) {

@@ -172,7 +172,7 @@ impl Feeder {
                         }
                     }
                     None if self.is_abandoned() => state.left.push(peer),
-                    None => peer.link.handle.command(Command::Run(peer.link.clone())),
+                    None => peer.link.handle.post(Command::Run(peer.link.clone())),
                 }
             }
             Waiting::Rest(sender, rest) => {

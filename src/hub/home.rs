@@ -133,10 +133,10 @@ impl Home {
             Some(_) => {}
             None => {
                 if parked {
-                    handle.command(Command::Run(peer.link.clone()));
+                    handle.post(Command::Run(peer.link.clone()));
                 }
                 // Without workers, a connection that is held is not read from.
-                handle.command(Command::Resume(peer.id().key()));
+                handle.post(Command::Resume(peer.id().key()));
             }
         }
     }

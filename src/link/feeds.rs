@@ -216,7 +216,7 @@ mod tests {
         let shared = Arc::new(shared);
         let poll = mio::Poll::new().unwrap();
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
-        let (handle, _inlet) = LoopHandle::new(0, shared.clone(), waker);
+        let (handle, _receiver) = LoopHandle::new(0, shared.clone(), waker);
         shared.topics.span(std::slice::from_ref(&handle));
         let key = Key {
             slot: 0,

@@ -46,7 +46,7 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         for (handle, permit) in self.0.drain(..) {
-            handle.give_back(permit);
+            handle.return_permit(permit);
         }
     }
 }
@@ -111,7 +111,7 @@ impl Shared {
         Room(
             wanted
                 .map(|(handle, _)| {
-                    let permit = handle.make_room();
+                    let permit = handle.acquire_own_permit();
                     (handle, permit)
                 })
                 .collect(),
@@ -216,12 +216,12 @@ impl Link {
         };
         // In a call of a room it is held back, behind what the room has asked for before, and the loop may
         // send the next piece as soon as it may look.
-        self.handle.let_go();
+        self.handle.uncork();
         drop(locked);
         drop(feed);
         match reached {
             Reached::Live(seat) => shared.topics.release(&seat),
-            Reached::Behind if certain => self.handle.command(Command::CatchUp(self.id.key())),
+            Reached::Behind if certain => self.handle.post(Command::CatchUp(self.id.key())),
             Reached::Behind => {
                 if let Some(backplane) = &shared.backplane {
                     backplane.refresh(topic);

@@ -16,100 +16,16 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use http::StatusCode;
+use crossbeam_channel::{Sender, bounded, unbounded};
 
+use super::command::{BROADCASTS, Command, CommandReceiver, Permit};
 use super::thread::{self, THREAD, wake_deferred};
-use super::{Dial, Link, Outbox, Publication, Shared, SharedFrame};
-use crate::addr::RemoteAddr;
+use super::{Dial, Outbox, Publication, Shared, SharedFrame};
 use crate::config::Config;
 use crate::id::{Key, PeerId};
 use crate::logging::Throttle;
-use crate::message::{CloseCode, LatestKey, Message};
 use crate::metrics::{LoopCounters, LoopMetrics};
-use crate::net::Stream;
-#[cfg(feature = "tls")]
-use crate::net::TlsStream;
-#[cfg(feature = "deflate")]
-use crate::proto::Violation;
-
-/// What a loop can be asked to do.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Something is in the outbox. At most one per connection is on its way.
-    Flush(Key),
-    /// The handler has caught up: read on.
-    Resume(Key),
-    /// The handler accepted: the connection is a WebSocket once this head is written.
-    Accept(Key, Vec<u8>),
-    /// The handler answered with a plain response of this status: write it and close.
-    Respond(Key, StatusCode, Vec<u8>),
-    /// The handler has dealt with all that came before the end of the stream: write what is left
-    /// and close.
-    Finished(Key),
-    /// A TLS handshake has made a step: the stream comes back. `true`: it is done.
-    #[cfg(feature = "tls")]
-    Secured(Key, Box<TlsStream>, std::io::Result<bool>),
-    /// A message turned out to break a rule when it was inflated.
-    #[cfg(feature = "deflate")]
-    Fail(Key, Violation),
-    /// End this connection without another word.
-    Terminate(Key),
-    /// Run the mailbox of a connection whose handler runs inline.
-    Run(Arc<Link>),
-    /// Connect to a server.
-    Dial(Box<Dial>),
-    /// A socket that another loop accepted.
-    Adopt(Stream, RemoteAddr),
-    /// See [`LoopHandle::ordered`].
-    Send {
-        link: Arc<Link>,
-        message: Message,
-    },
-    /// The same for what waits in the outbox under this key.
-    SendLatest {
-        link: Arc<Link>,
-        key: LatestKey,
-    },
-    /// The same for the close frame.
-    Close(Arc<Link>),
-    /// One message for every open connection of the loop.
-    Broadcast(Arc<SharedFrame>, Permit),
-    /// The same for the subscribers of a topic.
-    Publish(Arc<Publication>, Permit),
-    /// A connection subscribes to the topic of this number, or does so no longer. Always through the
-    /// channel, as what is published is.
-    Subscribe(Key, u64),
-    Unsubscribe(Key, u64),
-    /// What is left of what it missed of topics with history goes out as there is room.
-    CatchUp(Key),
-    /// One message for these connections but one, as far as they are open.
-    Multicast {
-        frame: Arc<SharedFrame>,
-        to: Arc<Vec<Key>>,
-        except: Option<Key>,
-    },
-    /// All that one call of a room asked for; see [`Cork`].
-    Batch(Vec<Command>, Permit),
-    /// Close all connections and end the loop, by this time at the latest.
-    Shutdown(Instant),
-    /// The same, a few at a time over so long, with this code.
-    Drain {
-        code: CloseCode,
-        spread: Duration,
-        deadline: Instant,
-    },
-}
-
-/// Messages to many that may be on their way to a loop. Whoever broadcasts or publishes faster than the
-/// loop writes waits for it, so that the channel holds no more than this many frames.
-const BROADCASTS: usize = 256;
-
-/// The place of one such message among [`BROADCASTS`], given back when it has been carried out.
-#[derive(Debug, Default)]
-pub(crate) struct Permit(bool);
 
 /// A loop, seen from other threads.
 #[derive(Debug)]
@@ -128,28 +44,29 @@ pub(crate) struct LoopHandle {
     pub(crate) counters: LoopCounters,
 }
 
-/// The loop's end of its channel.
-#[derive(Debug)]
-pub(crate) struct Inlet {
-    pub(crate) commands: Receiver<Command>,
-    permits: Receiver<()>,
-}
-
-impl Inlet {
-    /// A broadcast has been carried out.
-    pub(crate) fn give_back(&self, permit: Permit) {
-        if permit.0 {
-            let _ = self.permits.try_recv();
-        }
-    }
-}
-
 const AWAKE: u8 = 0;
 const NAPPING: u8 = 1;
 const ASLEEP: u8 = 2;
 
+/// How to ask:
+///
+/// | by | from the loop itself | while a call of a room is corked |
+/// |---|---|---|
+/// | [`post`](Self::post) | next in its own list | held back |
+/// | [`post_now`](Self::post_now) | next in its own list | goes out, and may overtake what is held back |
+/// | [`enqueue`](Self::enqueue) | through the channel | held back |
+/// | [`enqueue_behind_held`](Self::enqueue_behind_held) | through the channel | goes out, after what is held back |
+/// | [`enqueue_batch`](Self::enqueue_batch) | through the channel | what was held back goes out |
+/// | [`enqueue_raw`](Self::enqueue_raw) | through the channel | goes out, and may overtake what is held back |
+///
+/// [`ordered`](Self::ordered) and what is made of it [`enqueue`](Self::enqueue), but for
+/// [`publish_at_once`](Self::publish_at_once).
 impl LoopHandle {
-    pub(crate) fn new(index: usize, shared: Arc<Shared>, waker: mio::Waker) -> (Arc<Self>, Inlet) {
+    pub(crate) fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        waker: mio::Waker,
+    ) -> (Arc<Self>, CommandReceiver) {
         let (commands, receiver) = unbounded();
         let (permits, returned) = bounded(BROADCASTS);
         let config = Arc::new(shared.config.clone());
@@ -165,11 +82,11 @@ impl LoopHandle {
             applied: AtomicU64::new(0),
             counters: LoopCounters::default(),
         };
-        let inlet = Inlet {
+        let receiver = CommandReceiver {
             commands: receiver,
             permits: returned,
         };
-        (Arc::new(handle), inlet)
+        (Arc::new(handle), receiver)
     }
 
     /// What the loop has done so far, and what waits for it.
@@ -189,7 +106,7 @@ impl LoopHandle {
     // ---- for everybody ----
 
     /// Asks the loop. What one thread asks is carried out in the order of its calls.
-    pub(crate) fn command(self: &Arc<Self>, command: Command) {
+    pub(crate) fn post(self: &Arc<Self>, command: Command) {
         let command = THREAD.with(|thread| {
             if thread.own_loop.get() == self.address() && !thread.corked.get() {
                 thread.own_commands.borrow_mut().push(command);
@@ -198,59 +115,59 @@ impl LoopHandle {
             Some(command)
         });
         if let Some(command) = command {
-            self.put_in(command);
+            self.enqueue(command);
         }
     }
 
     /// Asks the loop, behind all that was put into its channel; even if this thread is the loop.
-    fn put_in(self: &Arc<Self>, command: Command) {
+    fn enqueue(self: &Arc<Self>, command: Command) {
         if THREAD.with(|thread| thread.corked.get()) {
             return thread::hold(self, command);
         }
-        self.send(command);
+        self.enqueue_raw(command);
     }
 
     /// The same, with all that is held back before it, for what must not be held back itself.
-    pub(super) fn put_in_at_once(self: &Arc<Self>, command: Command) {
+    pub(super) fn enqueue_behind_held(self: &Arc<Self>, command: Command) {
         if let Some(held) = thread::take_held(self) {
-            self.put_in_all(held);
+            self.enqueue_batch(held);
         }
-        self.send(command);
+        self.enqueue_raw(command);
     }
 
-    fn send(self: &Arc<Self>, command: Command) {
+    fn enqueue_raw(self: &Arc<Self>, command: Command) {
         // Fails only when the loop has ended, and all its connections with it.
         let _ = self.commands.send(command);
         self.wake();
     }
 
     /// Asks the loop without being held back: it may overtake what a call of a room asked before.
-    pub(super) fn command_at_once(self: &Arc<Self>, command: Command) {
+    pub(super) fn post_now(self: &Arc<Self>, command: Command) {
         let here = THREAD.with(|thread| thread.own_loop.get() == self.address());
         if here {
             THREAD.with(|thread| thread.own_commands.borrow_mut().push(command));
         } else {
-            self.send(command);
+            self.enqueue_raw(command);
         }
     }
 
     /// Asks for all of it in one turn. However many broadcasts are among it, they have one permit.
-    pub(super) fn put_in_all(self: &Arc<Self>, mut commands: Vec<Command>) {
+    pub(super) fn enqueue_batch(self: &Arc<Self>, mut commands: Vec<Command>) {
         let is_broadcast = |command: &Command| {
             use Command::{Broadcast, Multicast, Publish};
             matches!(command, Broadcast(..) | Publish(..) | Multicast { .. })
         };
         let command = if commands.iter().any(is_broadcast) {
-            Command::Batch(commands, self.permit())
+            Command::Batch(commands, self.acquire_permit())
         } else if commands.len() > 1 {
-            Command::Batch(commands, Permit(false))
+            Command::Batch(commands, Permit::None)
         } else {
             let Some(command) = commands.pop() else {
                 return;
             };
             command
         };
-        self.send(command);
+        self.enqueue_raw(command);
     }
 
     /// Asks the loop to look at this outbox, which has it that the loop knows. In a call of a room it is
@@ -272,7 +189,7 @@ impl LoopHandle {
         if corked {
             thread::hold_flush(self, id);
         } else {
-            self.command(Command::Flush(id.key()));
+            self.post(Command::Flush(id.key()));
         }
     }
 
@@ -323,7 +240,7 @@ impl LoopHandle {
         self.issued.fetch_add(1, Ordering::SeqCst);
         // Through the channel even from the loop itself: its own commands would overtake what other
         // threads put in before.
-        self.put_in(command);
+        self.enqueue(command);
     }
 
     /// Whether ordered commands are on their way.
@@ -335,33 +252,33 @@ impl LoopHandle {
     /// Sends one message to every open connection of the loop, after everything that this thread
     /// sent before. Waits while too many broadcasts are on their way; a loop reads no more instead.
     pub(crate) fn broadcast(self: &Arc<Self>, frame: Arc<SharedFrame>) {
-        let permit = self.permit();
+        let permit = self.acquire_permit();
         self.ordered(Command::Broadcast(frame, permit));
     }
 
     /// The same for the subscribers of a topic.
     pub(crate) fn publish(self: &Arc<Self>, publication: Arc<Publication>) {
-        let permit = self.permit();
+        let permit = self.acquire_permit();
         self.ordered(Command::Publish(publication, permit));
     }
 
     /// A place for [`publish_at_once`](Self::publish_at_once), behind all that is held back for this loop.
-    pub(super) fn make_room(self: &Arc<Self>) -> Permit {
-        self.let_go();
+    pub(super) fn acquire_own_permit(self: &Arc<Self>) -> Permit {
+        self.uncork();
         self.wait_for_permit(THREAD.with(|thread| thread.own_loop.get()))
     }
 
     /// Puts in what is held back for this loop.
-    pub(super) fn let_go(self: &Arc<Self>) {
+    pub(super) fn uncork(self: &Arc<Self>) {
         if let Some(held) = thread::take_held(self) {
-            self.put_in_all(held);
+            self.enqueue_batch(held);
         }
     }
 
     /// A place that was not needed.
-    pub(super) fn give_back(self: &Arc<Self>, permit: Permit) {
-        if permit.0 {
-            self.send(Command::Batch(Vec::new(), permit));
+    pub(super) fn return_permit(self: &Arc<Self>, permit: Permit) {
+        if let Permit::Held = permit {
+            self.enqueue_raw(Command::Batch(Vec::new(), permit));
         }
     }
 
@@ -371,7 +288,7 @@ impl LoopHandle {
         self.issued.fetch_add(1, Ordering::SeqCst);
         // Something may be held back all the same: the first subscriber there may have come since room
         // was made.
-        self.put_in_at_once(Command::Publish(publication, permit));
+        self.enqueue_behind_held(Command::Publish(publication, permit));
     }
 
     /// The same for some connections; in a call of a room only, which holds it back.
@@ -385,18 +302,18 @@ impl LoopHandle {
     }
 
     /// A place for a message to many, which [`broadcast`](Self::broadcast) waits for.
-    fn permit(self: &Arc<Self>) -> Permit {
+    fn acquire_permit(self: &Arc<Self>) -> Permit {
         let (corked, own_loop) = THREAD.with(|thread| (thread.corked.get(), thread.own_loop.get()));
         if corked {
             // All of the call will have one.
-            return Permit(false);
+            return Permit::None;
         }
         self.wait_for_permit(own_loop)
     }
 
     fn wait_for_permit(self: &Arc<Self>, own_loop: usize) -> Permit {
         if self.permits.try_send(()).is_ok() {
-            return Permit(true);
+            return Permit::Held;
         }
         if own_loop != 0 {
             // Two loops that wait for each other would wait for ever. This one goes on, but reads
@@ -405,15 +322,18 @@ impl LoopHandle {
             if own_loop != self.address() && self.is_behind() {
                 thread::note_behind(self);
             }
-            return Permit(false);
+            return Permit::None;
         }
         // Held-back wake-ups may be what the loop needs to make room.
         wake_deferred();
-        Permit(self.permits.send(()).is_ok())
+        match self.permits.send(()) {
+            Ok(()) => Permit::Held,
+            Err(_) => Permit::None,
+        }
     }
 
     /// The loop has carried out one.
-    pub(crate) fn ordered_applied(&self) {
+    pub(crate) fn ordered_done(&self) {
         self.applied.fetch_add(1, Ordering::Release);
     }
 
@@ -456,6 +376,7 @@ mod tests {
     use super::super::Cork;
     use super::*;
     use crate::config::Compress;
+    use crate::message::Message;
 
     /// What a call of a room has asked for before stays before it.
     #[test]
@@ -463,7 +384,7 @@ mod tests {
         let poll = mio::Poll::new().unwrap();
         let shared = Arc::new(Shared::new(Config::default()));
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
-        let (handle, inlet) = LoopHandle::new(0, shared.clone(), waker);
+        let (handle, receiver) = LoopHandle::new(0, shared.clone(), waker);
         let frame = || SharedFrame::encode(&Message::text("x"), &shared, Compress::Auto).unwrap();
         let cork = Cork::put_in();
         handle.multicast(Arc::new(frame()), Arc::default(), None);
@@ -473,9 +394,9 @@ mod tests {
             except: None,
             latest: None,
         };
-        handle.publish_at_once(Arc::new(publication), Permit(false));
+        handle.publish_at_once(Arc::new(publication), Permit::None);
         drop(cork);
-        let commands: Vec<_> = inlet.commands.try_iter().collect();
+        let commands: Vec<_> = receiver.commands.try_iter().collect();
         assert!(
             matches!(commands[..], [Command::Batch(..), Command::Publish(..)]),
             "{commands:?}"

@@ -20,12 +20,13 @@
 //! | the connection | `sending`, `receiving` |
 //! | its outbox | `outbox`, `spare`: buffers used again, `deflate` |
 //! | its inbox | `event`, `inflow`: how much is not handled yet, `hold`: rooms that are behind |
-//! | the loops | `loop_handle`, `thread`: what a thread holds back from them, `dial` |
+//! | the loops | `command`, `loop_handle`, `thread`: what a thread holds back from them, `dial` |
 //! | the server | `shared`, `arrivals`: limits by address |
 //! | topics | `topics`, `subscriptions`, `shared_frame` |
 //! | histories | `feed`: of one topic, `feeds`: by name, `histories`: from what is kept to what is new, `node`: from other nodes |
 
 mod arrivals;
+mod command;
 #[cfg(feature = "deflate")]
 mod deflate;
 mod dial;
@@ -58,6 +59,7 @@ use crate::sync::lock;
 use crate::worker::Mailbox;
 
 use arrivals::Arrivals;
+pub(crate) use command::{Command, CommandReceiver, Permit};
 #[cfg(feature = "deflate")]
 pub(crate) use deflate::Compression;
 pub(crate) use dial::{Connected, Dial, Target};
@@ -65,7 +67,7 @@ pub(crate) use event::{Event, EventBatch, Opening};
 pub(crate) use feeds::Histories;
 use hold::Holds;
 pub(crate) use inflow::{Inflow, Load};
-pub(crate) use loop_handle::{Command, Inlet, LoopHandle, Permit};
+pub(crate) use loop_handle::LoopHandle;
 pub(crate) use outbox::{Outbox, QueueKey, Segment};
 pub(crate) use shared::Shared;
 pub(crate) use shared_frame::SharedFrame;

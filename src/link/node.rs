@@ -108,7 +108,7 @@ impl Node for Shared {
             feed.catch_up(tail.last);
             for link in feed.answered() {
                 link.wait_no_longer(&topic, Since::After(now));
-                link.handle.command(Command::CatchUp(link.id.key()));
+                link.handle.post(Command::CatchUp(link.id.key()));
             }
             news
         });

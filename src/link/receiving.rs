@@ -30,7 +30,7 @@ impl Link {
             let fail = |violation: Violation| {
                 // At once, as the peer's own close frame may be next.
                 self.close(violation.code, violation.why, violation.cause());
-                self.handle.command(Command::Fail(self.id.key(), violation));
+                self.handle.post(Command::Fail(self.id.key(), violation));
             };
             let inflated = self.compression()?.inflate(opcode, payload, limit);
             return inflated.map_err(fail).ok();

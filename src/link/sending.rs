@@ -278,7 +278,7 @@ impl Link {
         let ends = self.outbox().abandon();
         if ends {
             let command = Command::Terminate(self.id.key());
-            self.handle.command_at_once(command);
+            self.handle.post_now(command);
         }
         ends
     }

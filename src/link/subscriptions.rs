@@ -136,7 +136,7 @@ impl Link {
             return false;
         };
         let command = Command::Subscribe(self.id.key(), topic.number);
-        self.handle.put_in_at_once(command);
+        self.handle.enqueue_behind_held(command);
         subscriptions.live.insert(Named(topic));
         true
     }
@@ -144,7 +144,7 @@ impl Link {
     /// Called under the lock.
     fn leave(&self, topic: &Topic) {
         let command = Command::Unsubscribe(self.id.key(), topic.number);
-        self.handle.put_in_at_once(command);
+        self.handle.enqueue_behind_held(command);
         self.handle.shared.topics.leave(topic, self.handle.index);
     }
 

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use super::loop_handle::{Command, LoopHandle};
+use super::{Command, LoopHandle};
 use crate::id::PeerId;
 
 /// What a thread is to the loops: nothing, a loop itself, or a worker in a batch.
@@ -169,7 +169,7 @@ impl Drop for Cork {
         });
         for held in held {
             let handle = held.handle.clone();
-            handle.put_in_all(held.into_commands());
+            handle.enqueue_batch(held.into_commands());
         }
     }
 }

@@ -305,7 +305,7 @@ mod tests {
         let poll = mio::Poll::new().unwrap();
         let shared = Arc::new(Shared::new(Config::default()));
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
-        let (handle, _inlet) = LoopHandle::new(0, shared, waker);
+        let (handle, _receiver) = LoopHandle::new(0, shared, waker);
         topics.span(&[handle.clone(), handle]);
         topics
     }

@@ -179,7 +179,7 @@ impl Acceptor {
         if turn == 0 {
             return Placed::Here(stream, remote);
         }
-        self.loops[turn].command(Command::Adopt(stream, remote));
+        self.loops[turn].post(Command::Adopt(stream, remote));
         Placed::Elsewhere
     }
 

@@ -338,7 +338,7 @@ impl ServerHandle {
         self.inner.hurry.wait(drain.notice.min(drain.deadline), || {
             *lock(&self.inner.deadline) = Some(deadline);
             for handle in self.inner.running.get().iter().flat_map(|r| &r.loops) {
-                handle.command(Command::Drain {
+                handle.post(Command::Drain {
                     code,
                     spread,
                     deadline,
@@ -387,7 +387,7 @@ impl ServerHandle {
 
     fn tell_loops(&self, deadline: Instant) {
         for handle in self.inner.running.get().iter().flat_map(|r| &r.loops) {
-            handle.command(Command::Shutdown(deadline));
+            handle.post(Command::Shutdown(deadline));
         }
     }
 

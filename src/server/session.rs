@@ -88,7 +88,7 @@ impl<H: Handler> Engine<H> {
                 Some(Event::Secure(mut stream)) => {
                     let step = stream.handshake();
                     let back = Command::Secured(link.id.key(), stream, step);
-                    link.handle.command(back);
+                    link.handle.post(back);
                 }
                 Some(Event::Http(request)) => self.http(link, &request),
                 Some(Event::Writable) => {
@@ -96,13 +96,13 @@ impl<H: Handler> Engine<H> {
                     self.writable(peer, &mut session);
                 }
                 Some(Event::Close { code, text, cause }) => drop(link.close(code, text, cause)),
-                Some(Event::Eof) => link.handle.command(Command::Finished(link.id.key())),
+                Some(Event::Eof) => link.handle.post(Command::Finished(link.id.key())),
                 Some(Event::Closed(reason)) => self.close(peer, session.take(), &reason),
                 Some(Event::Message(_) | Event::Connected(_)) | None => {}
             }
         }
         if link.inflow.settle(self.limit) {
-            link.handle.command(Command::Resume(link.id.key()));
+            link.handle.post(Command::Resume(link.id.key()));
         }
         Ran::Done
     }
@@ -169,7 +169,7 @@ impl<H: Handler> Engine<H> {
         });
         match accepted {
             Ok((Ok(head), session)) => {
-                link.handle.command(Command::Accept(link.id.key(), head));
+                link.handle.post(Command::Accept(link.id.key(), head));
                 Some(Box::new(session))
             }
             Ok((Err(response), session)) => {
@@ -205,7 +205,7 @@ impl<H: Handler> Engine<H> {
         let mut out = Vec::new();
         write_response(response, head_only, &mut out);
         let command = Command::Respond(link.id.key(), response.status(), out);
-        link.handle.command(command);
+        link.handle.post(command);
     }
 
     fn writable(&self, peer: &Peer, session: &mut Option<Box<dyn Any + Send>>) {
@@ -268,7 +268,7 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         if self.link.inflow.handled(self.bytes, self.limit) {
             let key = self.link.id.key();
-            self.link.handle.command(Command::Resume(key));
+            self.link.handle.post(Command::Resume(key));
         }
     }
 }

@@ -18,8 +18,8 @@ impl<U: Upstream> EventLoop<U> {
         for command in own {
             self.execute(command);
         }
-        for _ in 0..self.inlet.commands.len() {
-            match self.inlet.commands.try_recv() {
+        for _ in 0..self.receiver.commands.len() {
+            match self.receiver.commands.try_recv() {
                 Ok(command) => self.execute(command),
                 Err(_) => break,
             }
@@ -66,7 +66,7 @@ impl<U: Upstream> EventLoop<U> {
             }
             Command::Multicast { frame, to, except } => {
                 self.reach().multicast(&frame, &to, except);
-                self.handle.ordered_applied();
+                self.handle.ordered_done();
             }
             Command::Batch(commands, permit) => self.execute_all(commands, permit),
             // If the connection is gone, it is struck off by a command behind this one.
@@ -92,7 +92,7 @@ impl<U: Upstream> EventLoop<U> {
         for command in commands {
             self.execute(command);
         }
-        self.inlet.give_back(permit);
+        self.receiver.return_permit(permit);
     }
 
     /// The connections that there are; no others follow.
@@ -105,7 +105,7 @@ impl<U: Upstream> EventLoop<U> {
     fn apply(&mut self, link: &Link, act: impl FnOnce(&Link)) {
         act(link);
         self.touch(link.id.key());
-        self.handle.ordered_applied();
+        self.handle.ordered_done();
     }
 
     /// Spreads a frame together with those before and behind it, if they are for the same connections.
@@ -124,8 +124,8 @@ impl<U: Upstream> EventLoop<U> {
         let mut run = std::mem::take(&mut self.run);
         self.reach().spread(&run);
         for spread in run.drain() {
-            self.inlet.give_back(spread.into_permit());
-            self.handle.ordered_applied();
+            self.receiver.return_permit(spread.into_permit());
+            self.handle.ordered_done();
         }
         // Keeps the memory.
         self.run = run;

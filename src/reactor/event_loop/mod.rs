@@ -34,7 +34,7 @@ use super::topics::Audience;
 use super::upstream::Upstream;
 use crate::error::Error;
 use crate::id::Key;
-use crate::link::{self, Dial, EventBatch, Inlet, LoopHandle};
+use crate::link::{self, CommandReceiver, Dial, EventBatch, LoopHandle};
 use crate::message::{CloseCause, Message};
 use crate::metrics::Refusal;
 use crate::peer::Peer;
@@ -56,7 +56,7 @@ const WAITS: u32 = 8;
 pub(crate) struct EventLoop<U> {
     poll: Poll,
     events: Events,
-    inlet: Inlet,
+    receiver: CommandReceiver,
     handle: Arc<LoopHandle>,
     upstream: U,
     acceptor: Acceptor,
@@ -106,7 +106,7 @@ impl<U: Upstream> EventLoop<U> {
     fn new(prepared: Prepared, upstream: U, acceptor: Acceptor) -> Self {
         let Prepared {
             poll,
-            inlet,
+            receiver,
             handle,
         } = prepared;
         let blocks = Blocks::new(upstream.is_inline());
@@ -116,7 +116,7 @@ impl<U: Upstream> EventLoop<U> {
         Self {
             poll,
             events: Events::with_capacity(EVENTS),
-            inlet,
+            receiver,
             handle,
             upstream,
             acceptor,

@@ -8,7 +8,7 @@ use mio::{Poll, Token};
 
 use super::EventLoop;
 use crate::id::{Key, PeerId};
-use crate::link::{Inlet, LoopHandle, Shared};
+use crate::link::{CommandReceiver, LoopHandle, Shared};
 use crate::net::Listener;
 use crate::reactor::acceptor::Acceptor;
 use crate::reactor::upstream::Upstream;
@@ -28,7 +28,7 @@ pub(super) fn token(key: Key) -> Token {
 /// A loop that can be started: what can fail has succeeded.
 pub(crate) struct Prepared {
     pub(super) poll: Poll,
-    pub(super) inlet: Inlet,
+    pub(super) receiver: CommandReceiver,
     pub(super) handle: Arc<LoopHandle>,
 }
 
@@ -43,10 +43,10 @@ impl Prepared {
     fn new(index: usize, shared: Arc<Shared>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), WAKER)?;
-        let (handle, inlet) = LoopHandle::new(index, shared, waker);
+        let (handle, receiver) = LoopHandle::new(index, shared, waker);
         Ok(Self {
             poll,
-            inlet,
+            receiver,
             handle,
         })
     }
