@@ -152,7 +152,7 @@ fn too_long(buf: &[u8]) -> HttpError {
 ///
 /// RFC 9112 §2.2: a server "SHOULD ignore at least one empty line (CRLF) received prior to the
 /// request-line". One is ignored, here and in [`parse_request`].
-pub(crate) fn looks_like_http(buf: &[u8]) -> bool {
+fn looks_like_http(buf: &[u8]) -> bool {
     buf == b"\r" || starts_with_method(skip_empty_line(buf))
 }
 

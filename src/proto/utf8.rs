@@ -46,21 +46,8 @@ impl Utf8Validator {
         Ok(())
     }
 
-    /// Fails if the text ended inside a character.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the whole text is checked again at its end")
-    )]
-    pub(crate) fn finish(&self) -> Result<(), InvalidUtf8> {
-        if self.is_complete() {
-            Ok(())
-        } else {
-            Err(InvalidUtf8)
-        }
-    }
-
     /// Whether the text so far ends between two characters.
-    pub(crate) fn is_complete(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.len == 0
     }
 
@@ -126,7 +113,6 @@ mod tests {
             }
             let complete = str::from_utf8(&text[..end]).is_ok();
             assert_eq!(validator.is_complete(), complete);
-            assert_eq!(validator.finish().is_ok(), complete);
             start = end;
         }
     }

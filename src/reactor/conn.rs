@@ -190,7 +190,7 @@ pub(crate) struct News {
 }
 
 impl Conn {
-    pub(crate) fn new(stream: Stream, peer: Peer, phase: Phase, now: u64) -> Self {
+    pub(super) fn new(stream: Stream, peer: Peer, phase: Phase, now: u64) -> Self {
         let (role, counts) = match &phase {
             Phase::Opening(opening) => {
                 let counted = !opening.is_refused() && !opening.is_proxied();
@@ -234,12 +234,12 @@ impl Conn {
         }
     }
 
-    pub(crate) fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open(_))
     }
 
     /// Not yet a stream that can be read from or written to.
-    pub(crate) fn is_securing(&self) -> bool {
+    pub(super) fn is_securing(&self) -> bool {
         !self.stream.is_ready()
     }
 
@@ -247,23 +247,23 @@ impl Conn {
         self.protocol.role() == Role::Client
     }
 
-    pub(crate) fn is_counted_by_ip(&self) -> bool {
+    pub(super) fn is_counted_by_ip(&self) -> bool {
         self.counts.has(Counts::BY_IP)
     }
 
-    pub(crate) fn is_refused(&self) -> bool {
+    pub(super) fn is_refused(&self) -> bool {
         self.counts.has(Counts::REFUSED)
     }
 
     /// It is open, answered, or given up.
-    pub(crate) fn leave_opening(&mut self) {
+    pub(super) fn leave_opening(&mut self) {
         if self.counts.leave(Counts::OPENING) {
             self.peer.link.handle.shared.leave_opening();
         }
     }
 
     /// Counts why it does not become a WebSocket, unless that was counted already, or it has become one.
-    pub(crate) fn note_refusal(&mut self, why: Refusal) {
+    pub(super) fn note_refusal(&mut self, why: Refusal) {
         if self.count_refusal(why) {
             log::debug!("{}: refused: {}", self.peer.link.id, why.label());
         }
@@ -279,7 +279,7 @@ impl Conn {
     }
 
     /// Open, or about to be: whoever is told that a connection opens may broadcast to it at once.
-    pub(crate) fn hears_broadcasts(&self) -> bool {
+    pub(super) fn hears_broadcasts(&self) -> bool {
         self.is_open() || (self.told != Told::Nothing && matches!(self.phase, Phase::Deciding))
     }
 
@@ -288,7 +288,7 @@ impl Conn {
         (self.paused || self.rest.is_some() || self.readable) && !self.peer.link.is_congested()
     }
 
-    pub(crate) fn register(
+    pub(super) fn register(
         &mut self,
         registry: &mio::Registry,
         token: mio::Token,
@@ -297,7 +297,7 @@ impl Conn {
     }
 
     /// The socket can't be watched: out of memory, or of watches.
-    pub(crate) fn cannot_be_served<U: Upstream>(
+    pub(super) fn cannot_be_served<U: Upstream>(
         &mut self,
         error: &io::Error,
         cx: &mut Context<'_, U>,
@@ -311,7 +311,7 @@ impl Conn {
     }
 
     /// The last of it, before the socket is closed.
-    pub(crate) fn part(&mut self, registry: &mio::Registry) {
+    pub(super) fn part(&mut self, registry: &mio::Registry) {
         self.stream.say_goodbye();
         // Closing the socket deregisters it anyway; this only keeps late events away.
         let _ = self.stream.deregister(registry);
@@ -320,7 +320,7 @@ impl Conn {
     // ---- reading ----
 
     /// The socket has news.
-    pub(crate) fn ready<U: Upstream>(&mut self, news: News, cx: &mut Context<'_, U>) {
+    pub(super) fn ready<U: Upstream>(&mut self, news: News, cx: &mut Context<'_, U>) {
         self.readable |= news.readable || news.closed;
         self.hung_up |= news.closed;
         if news.readable || news.closed {
@@ -337,13 +337,13 @@ impl Conn {
     }
 
     /// The handler has caught up.
-    pub(crate) fn resume(&mut self) {
+    pub(super) fn resume(&mut self) {
         self.paused = false;
         self.again = true;
     }
 
     /// Goes on with what has been read, or reads, within the budget of a turn.
-    pub(crate) fn advance<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+    pub(super) fn advance<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         self.again = false;
         self.flush_if_dirty(cx);
         #[cfg(feature = "tls")]

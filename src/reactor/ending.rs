@@ -89,7 +89,7 @@ impl Conn {
     }
 
     /// Closes, once the handler has dealt with what it was given.
-    pub(crate) fn close_after_inbox<U: Upstream>(
+    pub(super) fn close_after_inbox<U: Upstream>(
         &mut self,
         code: CloseCode,
         text: &'static str,
@@ -108,7 +108,7 @@ impl Conn {
 
     /// §7.1.7, fail the WebSocket connection: tell why, and listen no more. The messages before the
     /// violation are still answered.
-    pub(crate) fn fail<U: Upstream>(&mut self, violation: Violation, cx: &mut Context<'_, U>) {
+    pub(super) fn fail<U: Upstream>(&mut self, violation: Violation, cx: &mut Context<'_, U>) {
         log::debug!("{}: {}", self.peer.link.id, violation.why);
         self.begin_ending(cx).failed = Some(violation);
         self.close_after_inbox(violation.code, violation.why, violation.cause(), cx);
@@ -149,7 +149,7 @@ impl Conn {
     }
 
     /// The handler has dealt with everything before the end of the stream.
-    pub(crate) fn finished<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+    pub(super) fn finished<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if let Some(ending) = &mut self.ending {
             ending.finished = true;
         }
@@ -246,16 +246,12 @@ impl Conn {
         if self.leaves_tcp_to_server() {
             return;
         }
-        match self.stream.shutdown_write() {
-            Ok(()) => {}
-            // The peer was faster.
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => self.gone = true,
-            Err(_) => self.gone = true,
-        }
+        // If that fails, the peer was faster, or the socket is broken.
+        self.gone |= self.stream.shutdown_write().is_err();
     }
 
     /// Ends the connection without another word.
-    pub(crate) fn end_now<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
+    pub(super) fn end_now<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
         let why = Refusal::of_cause(cause);
         match self.told {
             Told::Nothing => self.note_refusal(why),
@@ -273,13 +269,8 @@ impl Conn {
         self.gone = true;
     }
 
-    /// The user has seen enough of it.
-    pub(crate) fn terminate<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        self.end_now(CloseCause::Terminated, cx);
-    }
-
     /// The server's deadline has come. Whoever can still be told is told.
-    pub(crate) fn cut_off<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+    pub(super) fn cut_off<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if self.is_dialing() {
             return self.not_opened(Error::Closed, cx);
         }

@@ -95,7 +95,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 
 impl Conn {
     /// When this connection next needs attention, if nothing else happens.
-    pub(crate) fn deadline(&self, config: &Config, now: u64) -> Option<u64> {
+    pub(super) fn deadline(&self, config: &Config, now: u64) -> Option<u64> {
         let after = |start: Moment, wait| Some(start.ms(now).saturating_add(millis(wait)));
         match &self.phase {
             Phase::Opening(_) if self.is_securing() || config.max_handshakes != usize::MAX => {
@@ -129,7 +129,7 @@ impl Conn {
     }
 
     /// The timer has fired.
-    pub(crate) fn on_deadline<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+    pub(super) fn on_deadline<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         // Activity may have moved the deadline; this sets the timer anew.
         self.rearm = true;
         if self.keeps_others_out(cx.now) {

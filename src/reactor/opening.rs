@@ -36,7 +36,7 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    pub(crate) fn new(refusal: Option<StatusCode>, proxied: bool, config: &Config) -> Self {
+    pub(super) fn new(refusal: Option<StatusCode>, proxied: bool, config: &Config) -> Self {
         Self {
             refusal,
             proxied,
@@ -50,7 +50,7 @@ impl Opening {
     }
 
     #[cfg(feature = "tls")]
-    pub(crate) fn awaits_proxy_header(&self) -> bool {
+    pub(super) fn awaits_proxy_header(&self) -> bool {
         self.proxy_header
     }
 
@@ -199,7 +199,7 @@ impl Conn {
     }
 
     /// The handler accepted; `head` is the 101.
-    pub(crate) fn accept<U: Upstream>(&mut self, head: Vec<u8>, cx: &mut Context<'_, U>) {
+    pub(super) fn accept<U: Upstream>(&mut self, head: Vec<u8>, cx: &mut Context<'_, U>) {
         // It may have been terminated a moment ago.
         if self.gone || !matches!(self.phase, Phase::Deciding) {
             return;
@@ -223,7 +223,7 @@ impl Conn {
     }
 
     /// The handler answered with `response`, a whole HTTP response of this status.
-    pub(crate) fn respond<U: Upstream>(
+    pub(super) fn respond<U: Upstream>(
         &mut self,
         status: StatusCode,
         response: Vec<u8>,
@@ -263,7 +263,7 @@ impl Conn {
     }
 
     /// The server stops: what has not become a WebSocket won't.
-    pub(crate) fn stop_opening<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+    pub(super) fn stop_opening<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if self.is_dialing() {
             self.not_opened(Error::Closed, cx);
         } else if self.request_is_blank() {

@@ -37,7 +37,7 @@ impl Conn {
     }
 
     /// The stream is back.
-    pub(crate) fn secured<U: Upstream>(
+    pub(super) fn secured<U: Upstream>(
         &mut self,
         stream: Box<TlsStream>,
         step: io::Result<bool>,
@@ -82,7 +82,7 @@ impl Conn {
     }
 
     /// The handshake is through, or given up. That of a connection over a limit was never counted.
-    pub(crate) fn leave_handshake(&self) {
+    pub(super) fn leave_handshake(&self) {
         if !self.is_refused() {
             self.peer.link.handle.shared.leave_handshake();
         }

@@ -82,7 +82,7 @@ impl<T> Slab<T> {
     }
 
     /// The value of this key, unless removed.
-    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+    fn get(&self, key: Key) -> Option<&T> {
         match self.entries.get(key.slot as usize)? {
             Entry::Occupied { generation, value } if *generation == key.generation => Some(value),
             _ => None,

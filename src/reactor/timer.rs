@@ -123,12 +123,12 @@ impl Wheel {
     }
 
     /// Whether `slot` has a deadline.
-    pub(crate) fn is_armed(&self, slot: u32) -> bool {
+    fn is_armed(&self, slot: u32) -> bool {
         self.deadline(slot).is_some()
     }
 
     /// The deadline of `slot`, as it was armed.
-    pub(crate) fn deadline(&self, slot: u32) -> Option<u64> {
+    fn deadline(&self, slot: u32) -> Option<u64> {
         let node = self.nodes.get(slot as usize)?;
         (node.prev != IDLE).then_some(node.at)
     }

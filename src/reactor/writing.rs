@@ -42,18 +42,18 @@ impl Conn {
     }
 
     /// Whether the loop queued something that is not written yet.
-    pub(crate) fn is_dirty(&self) -> bool {
+    pub(super) fn is_dirty(&self) -> bool {
         self.dirty
     }
 
-    pub(crate) fn flush_if_dirty<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+    pub(super) fn flush_if_dirty<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if self.dirty {
             self.flush(cx);
         }
     }
 
     /// Writes what is queued until nothing is left or the kernel takes no more.
-    pub(crate) fn flush<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+    pub(super) fn flush<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         self.dirty = false;
         if self.gone || matches!(self.phase, Phase::Deciding) {
             return;
@@ -177,7 +177,7 @@ impl Conn {
 
     /// Queues more of what the peer missed of topics with history, as far as there is room.
     #[cold]
-    pub(crate) fn catch_up(&mut self) {
+    pub(super) fn catch_up(&mut self) {
         match self.peer.link.catch_up() {
             true => self.counts.enter(Counts::BEHIND),
             false => drop(self.counts.leave(Counts::BEHIND)),
@@ -194,7 +194,7 @@ impl Conn {
     }
 
     /// The connection is gone, and counts no more; what was queued for it has gone with it.
-    pub(crate) fn uncount(&mut self) {
+    pub(super) fn uncount(&mut self) {
         let counters = &self.peer.link.handle.counters;
         let mut outbox = self.peer.link.outbox();
         outbox.abandon();

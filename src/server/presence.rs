@@ -10,7 +10,7 @@ use crate::link::Shared;
 /// ends with it.
 #[must_use = "whoever enters leaves when this is dropped"]
 pub struct Presence {
-    pub(super) shared: Arc<Shared>,
+    shared: Arc<Shared>,
     topic: Box<str>,
     name: Box<str>,
 }

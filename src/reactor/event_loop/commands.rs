@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::EventLoop;
 use crate::id::Key;
 use crate::link::{Command, Link, Permit};
+use crate::message::CloseCause;
 use crate::peer::Peer;
 use crate::reactor::spreading::{Reach, Spread};
 use crate::reactor::stopping::Stopping;
@@ -51,7 +52,9 @@ impl<U: Upstream> EventLoop<U> {
                     conn.fail(violation, cx);
                 }
             }),
-            Command::Terminate(key) => self.serve(key, |conn, cx| conn.terminate(cx)),
+            Command::Terminate(key) => {
+                self.serve(key, |conn, cx| conn.end_now(CloseCause::Terminated, cx));
+            }
             Command::Run(link) => self.runnable.push(Peer { link }),
             Command::Dial(dial) => self.dials.push_back(dial),
             Command::Adopt(stream, remote) => self.adopt(stream, remote),
