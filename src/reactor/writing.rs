@@ -88,8 +88,7 @@ impl Conn {
     /// The kernel took what TLS had kept, and no event has told yet: a read sends that too. Or else what
     /// waits in the outbox would not be seen, as nothing is being written.
     fn note_room(&mut self) {
-        let keeps = self.writing.is_some() || self.stream.has_pending();
-        if self.blocked && !keeps && !self.is_dialing() {
+        if self.blocked && self.is_all_written() && !self.is_dialing() {
             self.blocked = false;
         }
     }
