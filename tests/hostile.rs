@@ -18,7 +18,7 @@ use framemill::{
     Accept, Bytes, CloseCause, CloseCode, CloseReason, Handler, Message, Overflow, Peer, Request,
     Response, SendError, Sent,
 };
-use support::needs::skipped;
+use support::needs::not_allowed;
 use support::{
     Addr, Raw, Running, Transport, WAIT, alone, client, descriptors, echoes, frame, memory,
     over_every_transport, request, reset, serve, until,
@@ -197,7 +197,7 @@ fn a_rush_waits_in_the_backlog_and_not_for_a_second_syn() {
     let _alone = alone();
     let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap_or_default();
     if most.trim().parse().is_ok_and(|most: usize| most < RUSH) {
-        return skipped(format_args!("this system allows a backlog of {most} only"));
+        return not_allowed(format_args!("this system allows a backlog of {most} only"));
     }
     let (begun, busy) = unbounded();
     let (go_on, wait) = unbounded::<()>();

@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::needs::{installed, skipped};
+use super::needs::{installed, not_allowed};
 
 /// Gone after the test, with its links.
 pub struct Namespace {
@@ -26,7 +26,7 @@ impl Namespace {
         // A process of the same number may have been killed.
         this.remove();
         if !ip(&["netns", "add", &this.name]) {
-            skipped("no network namespace without root");
+            not_allowed("no network namespace without root");
             return None;
         }
         for n in [0, 1] {

@@ -1,5 +1,5 @@
 //! What a test needs that is not ours, and may not be here: then it is skipped, where everybody sees it. With
-//! `FRAMEMILL_INTEROP=required` nothing is skipped: what is not here is a failure.
+//! `FRAMEMILL_INTEROP=required` nothing that could be installed is skipped: what is not here is a failure.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -26,6 +26,12 @@ pub fn installed(program: &str) -> Option<PathBuf> {
 pub fn skipped(why: impl Display) {
     let required = std::env::var_os("FRAMEMILL_INTEROP").is_some_and(|it| it == "required");
     assert!(!required, "nothing is to be skipped: {why}");
+    not_allowed(why);
+}
+
+/// The same for what the system itself does not let a test do, which nothing that can be installed mends:
+/// that is no failure anywhere.
+pub fn not_allowed(why: impl Display) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     // Not by `eprintln!`, which nobody sees of a test that passes.
