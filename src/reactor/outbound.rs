@@ -42,6 +42,11 @@ impl Outbound {
         self.head.is_none() && self.segments.is_empty()
     }
 
+    /// Nothing waits here, not even a pong; it may still be counted for what waits elsewhere.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_empty() && self.pong.is_none()
+    }
+
     /// Takes what waits, no more than about `most` bytes of what could still be dropped. `false`:
     /// nothing waits.
     pub(crate) fn refill(&mut self, outbox: &mut Outbox, most: usize) -> bool {

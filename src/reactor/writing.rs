@@ -38,7 +38,8 @@ impl Flushed {
 impl Conn {
     /// Whether the kernel has everything that was taken out of the outbox.
     pub(super) fn is_all_written(&self) -> bool {
-        self.writing.is_none() && !self.stream.has_pending()
+        let is_done = self.writing.as_deref().is_none_or(Outbound::is_done);
+        is_done && !self.stream.has_pending()
     }
 
     /// Whether the loop queued something that is not written yet.
