@@ -71,7 +71,6 @@
 
 mod addr;
 mod backplane;
-mod bucket;
 mod client;
 mod config;
 mod error;
@@ -95,6 +94,7 @@ mod proto;
 mod reactor;
 mod server;
 mod sync;
+mod token_bucket;
 mod worker;
 
 // The README's programs have to compile too.

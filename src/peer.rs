@@ -11,7 +11,7 @@ use crate::history::Since;
 use crate::id::PeerId;
 use crate::link::Link;
 use crate::message::{CloseCause, CloseCode, LatestKey, Message};
-use crate::proto::may_travel;
+use crate::proto::is_sendable;
 
 /// A handle to one connection: cheap to clone, usable from any thread, for as long as you like. After the
 /// connection has ended, sending to it gives [`SendError::Closed`].
@@ -163,7 +163,7 @@ impl Peer {
     /// `false`: the connection was closing already, or the code is one that must not be sent
     /// (§7.4.1), such as [`CloseCode::Abnormal`].
     pub fn close(&self, code: CloseCode, reason: &str) -> bool {
-        let sendable = may_travel(code) || code == CloseCode::Status;
+        let sendable = is_sendable(code) || code == CloseCode::Status;
         sendable && self.link.close(code, reason, CloseCause::Handshake)
     }
 

@@ -14,7 +14,7 @@ const RANKS: &[(u32, &[&str])] = &[
         ],
     ),
     (1, &["config", "logging"]),
-    (2, &["bucket", "error", "history", "http", "metrics"]),
+    (2, &["error", "history", "http", "metrics", "token_bucket"]),
     (3, &["backplane", "net", "proto", "worker"]),
     (4, &["link"]),
     (5, &["peer"]),

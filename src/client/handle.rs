@@ -10,7 +10,7 @@ use crate::id::PeerId;
 use crate::link::Link;
 use crate::message::{CloseCode, CloseReason, Message};
 use crate::peer::Peer;
-use crate::proto::may_travel;
+use crate::proto::is_sendable;
 use crate::sync::lock;
 
 /// What a client's handles and its session share.
@@ -154,7 +154,7 @@ impl ClientHandle {
     ///
     /// `false`: it was ending already, or the code must not be sent.
     pub fn close(&self, code: CloseCode, reason: &str) -> bool {
-        if !may_travel(code) && code != CloseCode::Status {
+        if !is_sendable(code) && code != CloseCode::Status {
             return false;
         }
         let mut state = lock(&self.control.state);

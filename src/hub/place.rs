@@ -320,7 +320,7 @@ impl<R: Room> Runnable for Place<R> {
         let calls = lock(&self.inbox).calls.take();
         let mut stage = lock(&self.stage);
         for call in *calls {
-            let _cork = Cork::put_in();
+            let _cork = Cork::new();
             self.perform(&mut stage, call);
         }
         let closed = stage.room.is_none();

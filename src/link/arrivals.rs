@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use crate::bucket::Bucket;
 use crate::config::Config;
 use crate::sync::lock;
+use crate::token_bucket::TokenBucket;
 
 /// Addresses that are remembered before those that are of no interest any more are looked for.
 const TIDY_AT: usize = 1024;
@@ -17,7 +17,7 @@ const TIDY_AT: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Arrivals {
     start: Instant,
-    all: Option<Mutex<Bucket>>,
+    all: Option<Mutex<TokenBucket>>,
     by_ip: Mutex<ByIp>,
 }
 
@@ -33,7 +33,7 @@ struct ByIp {
 struct Arrived {
     open: usize,
     /// `None` without a limit on the rate.
-    rate: Option<Bucket>,
+    rate: Option<TokenBucket>,
 }
 
 impl Arrived {
@@ -45,7 +45,7 @@ impl Arrived {
 
 impl Arrivals {
     pub(crate) fn new(config: &Config) -> Self {
-        let all = config.accept_rate.map(|rate| Bucket::new(rate, 0));
+        let all = config.accept_rate.map(|rate| TokenBucket::new(rate, 0));
         Self {
             start: Instant::now(),
             all: all.map(Mutex::new),
@@ -83,7 +83,7 @@ impl Arrivals {
             let rate = config.accept_rate_per_ip;
             Arrived {
                 open: 0,
-                rate: rate.map(|rate| Bucket::new(rate, now)),
+                rate: rate.map(|rate| TokenBucket::new(rate, now)),
             }
         });
         if arrived.open >= config.max_connections_per_ip {

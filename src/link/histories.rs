@@ -28,10 +28,10 @@ use crate::message::{LatestKey, Message};
 use crate::proto::MAX_HEADER;
 use crate::sync::lock;
 
-/// Room on the loops that have subscribers of a topic.
-struct Room(Vec<(Arc<LoopHandle>, Permit)>);
+/// A permit of each of the loops that have subscribers of a topic.
+struct Permits(Vec<(Arc<LoopHandle>, Permit)>);
 
-impl Room {
+impl Permits {
     /// For a loop whose first subscriber has come since, there is always room.
     fn take(&mut self, handle: &Arc<LoopHandle>) -> Permit {
         let mut loops = self.0.iter_mut();
@@ -41,7 +41,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for Permits {
     fn drop(&mut self) {
         for (handle, permit) in self.0.drain(..) {
             handle.return_permit(permit);
@@ -103,10 +103,10 @@ impl Shared {
     }
 
     /// Waits until each loop with subscribers can take a message to many.
-    fn make_room(&self, topic: &str) -> Room {
+    fn make_room(&self, topic: &str) -> Permits {
         let loops = self.topics.on_loops(topic).into_iter();
         let wanted = loops.filter(|(_, wanted)| *wanted);
-        Room(
+        Permits(
             wanted
                 .map(|(handle, _)| {
                     let permit = handle.acquire_own_permit();
@@ -119,7 +119,7 @@ impl Shared {
     /// Called under the lock of the feed.
     fn tell(
         &self,
-        room: &mut Room,
+        room: &mut Permits,
         topic: &str,
         message: &Message,
         except: Option<PeerId>,

@@ -397,7 +397,7 @@ mod tests {
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
         let (handle, receiver) = LoopHandle::new(0, shared.clone(), waker);
         let frame = || SharedFrame::encode(&Message::text("x"), &shared, Compress::Auto).unwrap();
-        let cork = Cork::put_in();
+        let cork = Cork::new();
         handle.multicast(Arc::new(frame()), Arc::default(), None);
         let publication = Publication {
             topic: 0,

@@ -11,7 +11,7 @@ use crate::config::Compress;
 use crate::config::Overflow;
 use crate::error::{SendError, Sent};
 use crate::message::{CloseCause, CloseCode, LatestKey, Message, Utf8Bytes};
-use crate::proto::{Opcode, may_travel};
+use crate::proto::{Opcode, is_sendable};
 
 impl Link {
     /// Queues `message`.
@@ -173,7 +173,7 @@ impl Link {
             Message::Close(Some(frame)) => (frame.code, frame.reason.clone()),
             _ => (CloseCode::Status, Utf8Bytes::default()),
         };
-        if !(may_travel(code) || code == CloseCode::Status) {
+        if !(is_sendable(code) || code == CloseCode::Status) {
             return Err(SendError::Invalid(message));
         }
         if self.close(code, &text, CloseCause::Handshake) {

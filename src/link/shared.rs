@@ -139,12 +139,12 @@ impl Shared {
 
     /// As many handshakes are under way as there may be.
     #[cfg(feature = "tls")]
-    pub(crate) fn is_shaking_hands(&self) -> bool {
+    pub(crate) fn tls_handshakes_full(&self) -> bool {
         self.handshakes.load(Ordering::Relaxed) >= self.config.max_tls_handshakes
     }
 
     #[cfg(not(feature = "tls"))]
-    pub(crate) fn is_shaking_hands(&self) -> bool {
+    pub(crate) fn tls_handshakes_full(&self) -> bool {
         false
     }
 
@@ -188,7 +188,7 @@ impl Shared {
     }
 
     /// As many are on their way as may be.
-    pub(crate) fn is_opening_enough(&self) -> bool {
+    pub(crate) fn handshakes_full(&self) -> bool {
         self.openings.load(Ordering::Relaxed) >= self.config.max_handshakes
     }
 }

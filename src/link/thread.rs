@@ -152,7 +152,7 @@ pub(crate) struct Cork {
 }
 
 impl Cork {
-    pub(crate) fn put_in() -> Self {
+    pub(crate) fn new() -> Self {
         let outermost = THREAD.with(|thread| !thread.corked.replace(true));
         Self { outermost }
     }

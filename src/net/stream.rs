@@ -168,7 +168,7 @@ impl Stream {
 
     /// The socket is about to be closed: the peer is told, as far as the kernel takes it. RFC 8446 §6.1:
     /// "Each party MUST send a "close_notify" alert before closing its write side of the connection."
-    pub(crate) fn say_goodbye(&mut self) {
+    pub(crate) fn send_close_notify(&mut self) {
         if let Self::Tls(stream) = self {
             if stream.is_open() {
                 // If it fails, there is nobody to be told.
@@ -203,7 +203,7 @@ impl Stream {
 
     pub(crate) fn note_readable(&mut self, _: bool) {}
 
-    pub(crate) fn say_goodbye(&mut self) {}
+    pub(crate) fn send_close_notify(&mut self) {}
 
     pub(crate) fn has_buffered(&self) -> bool {
         false

@@ -47,7 +47,7 @@ impl Violation {
 /// §7.4.1 and the IANA registry: 1004 is reserved; 1005, 1006 and 1015 "MUST NOT be set as a status
 /// code in a Close control frame"; §7.4.2: 0–999 are not used, 1016–2999 belong to future
 /// specifications, 3000–4999 are free for libraries and applications.
-pub(crate) fn may_travel(code: CloseCode) -> bool {
+pub(crate) fn is_sendable(code: CloseCode) -> bool {
     matches!(u16::from(code), 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn parse_body(body: &[u8]) -> Result<Option<CloseFrame>, Violation> {
         [_] => Err(Violation::protocol("close frame with a body of one byte")),
         [high, low, reason @ ..] => {
             let code = CloseCode::from(u16::from_be_bytes([*high, *low]));
-            if !may_travel(code) {
+            if !is_sendable(code) {
                 return Err(Violation::protocol("close code that must not be sent"));
             }
             let reason = std::str::from_utf8(reason).map_err(|_| Violation::INVALID_UTF8)?;
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn every_code_is_judged() {
         let allowed: Vec<u16> = (0..=u16::MAX)
-            .filter(|&code| may_travel(CloseCode::from(code)))
+            .filter(|&code| is_sendable(CloseCode::from(code)))
             .collect();
         let expected: Vec<u16> = (1000..=1003)
             .chain(1007..=1014)

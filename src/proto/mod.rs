@@ -41,7 +41,7 @@ mod spent;
 mod utf8;
 
 pub(crate) use client_handshake::{Accepted, ClientRefused, ClientRequest, new_key, verify};
-pub(crate) use close::{Violation, may_travel, truncate_reason};
+pub(crate) use close::{Violation, is_sendable, truncate_reason};
 pub(crate) use compressed::data_frame;
 #[cfg(feature = "deflate")]
 pub(crate) use compressed::{compressed_message, compressed_parts};

@@ -51,7 +51,7 @@ pub(crate) struct Blocks {
     /// Used up by small messages, and by middling ones.
     small: Spent,
     middling: Spent,
-    home: Arc<Home>,
+    home: Arc<LargeMemory>,
     /// The last large frame, and its header; the next is expected to be as long. 0: none was.
     expected: usize,
     /// That was wrong a moment ago: how many more are not expected to be.
@@ -60,7 +60,7 @@ pub(crate) struct Blocks {
 
 /// Where large buffers come back to.
 #[derive(Debug, Default)]
-struct Home(Mutex<Spare>);
+struct LargeMemory(Mutex<Spare>);
 
 #[derive(Debug, Default)]
 struct Spare {
@@ -72,7 +72,7 @@ struct Spare {
     bytes: usize,
 }
 
-impl Home {
+impl LargeMemory {
     fn open(&self) -> std::sync::MutexGuard<'_, Spare> {
         lock(&self.0)
     }
@@ -208,7 +208,7 @@ impl Buffer {
 /// A large message that user code has; its memory comes home with the last reference.
 struct Lent {
     buffer: Buffer,
-    home: Arc<Home>,
+    home: Arc<LargeMemory>,
 }
 
 impl AsRef<[u8]> for Lent {

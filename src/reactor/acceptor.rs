@@ -162,8 +162,8 @@ impl Acceptor {
     fn pause(&self, n: usize, now: u64) -> Option<u64> {
         let shared = &self.loops.first()?.shared;
         // Only TCP speaks TLS.
-        let shaking_hands = shared.is_shaking_hands() && self.listeners[n].listener.is_tcp();
-        if shaking_hands || shared.is_opening_enough() {
+        let shaking_hands = shared.tls_handshakes_full() && self.listeners[n].listener.is_tcp();
+        if shaking_hands || shared.handshakes_full() {
             return Some(now + PATIENCE_MS);
         }
         shared.arrivals.wait().map(|wait| now + wait)

@@ -326,7 +326,7 @@ impl Conn {
 
     /// The last of it, before the socket is closed.
     pub(super) fn part(&mut self, registry: &mio::Registry) {
-        self.stream.say_goodbye();
+        self.stream.send_close_notify();
         // Closing the socket deregisters it anyway; this only keeps late events away.
         let _ = self.stream.deregister(registry);
     }

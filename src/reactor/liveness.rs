@@ -10,12 +10,12 @@ use http::StatusCode;
 
 use super::conn::{Conn, Context, Phase};
 use super::upstream::Upstream;
-use crate::bucket::Bucket;
 use crate::config::Config;
 use crate::http::Response;
 use crate::message::CloseCause;
 use crate::metrics::Refusal;
 use crate::proto::Opcode;
+use crate::token_bucket::TokenBucket;
 
 /// How long a peer may take to hang up after all is said, and one that sent too much to answer that.
 const LINGER: Duration = Duration::from_secs(2);
@@ -42,8 +42,8 @@ impl Moment {
 /// What a peer may still send, where that is limited.
 #[derive(Debug)]
 pub(crate) struct Allowance {
-    messages: Option<Bucket>,
-    bytes: Option<Bucket>,
+    messages: Option<TokenBucket>,
+    bytes: Option<TokenBucket>,
 }
 
 impl Allowance {
@@ -53,8 +53,8 @@ impl Allowance {
         let bytes = config.byte_rate.map(|rate| rate.rate());
         (messages.is_some() || bytes.is_some()).then(|| {
             Box::new(Self {
-                messages: messages.map(|rate| Bucket::new(rate, now)),
-                bytes: bytes.map(|rate| Bucket::new(rate, now)),
+                messages: messages.map(|rate| TokenBucket::new(rate, now)),
+                bytes: bytes.map(|rate| TokenBucket::new(rate, now)),
             })
         })
     }
@@ -179,10 +179,10 @@ impl Conn {
             return false;
         }
         #[cfg(feature = "tls")]
-        if self.is_securing() && shared.is_shaking_hands() {
+        if self.is_securing() && shared.tls_handshakes_full() {
             return true;
         }
-        shared.is_opening_enough()
+        shared.handshakes_full()
     }
 
     /// Nothing was heard for the ping interval, or for the pong timeout after a ping.

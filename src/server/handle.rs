@@ -22,7 +22,7 @@ use crate::net::LocalAddr;
 use crate::net::Tls;
 #[cfg(unix)]
 use crate::net::notify;
-use crate::proto::may_travel;
+use crate::proto::is_sendable;
 use crate::sync::lock;
 use crate::worker::Pool;
 
@@ -332,7 +332,7 @@ impl ServerHandle {
         let deadline = Instant::now() + drain.deadline.min(NEVER);
         self.begin_draining();
         let code = match drain.code {
-            code if may_travel(code) => code,
+            code if is_sendable(code) => code,
             _ => CloseCode::Away,
         };
         let spread = drain.spread;

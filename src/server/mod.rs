@@ -3,12 +3,12 @@
 mod builder;
 mod check;
 mod drain;
+mod engine;
 mod events;
 mod handle;
 mod handler;
 mod presence;
 mod room_handler;
-mod session;
 mod start;
 
 pub use builder::Server;

@@ -7,10 +7,10 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::builder::Server;
 use super::check::check;
+use super::engine::{Engine, OnTheLoop, ToWorkers};
 use super::events::{Event, ToChannel};
 use super::handle::{Running, ServerHandle, Threads};
 use super::handler::{Accept, Handler};
-use super::session::{Engine, OnTheLoop, ToWorkers};
 use crate::backplane::Node;
 use crate::error::Result;
 use crate::http::{Request, Response};

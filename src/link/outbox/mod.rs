@@ -26,7 +26,7 @@ use crate::error::{SendError, Sent};
 use crate::message::{LatestKey, Message};
 use crate::proto::{MAX_HEADER, Opcode, data_frame, encode, frame_len, new_mask};
 
-use self::overflow::Room;
+use self::overflow::Admission;
 use self::queue::{BY_REFERENCE, Early, Queue};
 use super::spare::{self, Buffer};
 
@@ -41,7 +41,7 @@ pub(crate) use self::queue::{QueueKey, Segment};
 ///   what replaces another or was encoded for many, `control` for pings and pongs;
 /// - to queue what goes through the loop's channel: `reserve` and `reserve_latest` count it at the call,
 ///   `push_reserved` and `push_latest` queue it when the loop carries it out;
-/// - to end: `close` queues the close frame; `seal` only accepts nothing more, and `say_goodbye` queues
+/// - to end: `close` queues the close frame; `seal` only accepts nothing more, and `push_close_frame` queues
 ///   that frame later; `abandon` throws everything away;
 /// - for the loop, on its thread: `take` what is to be written, then `written`; `stall`, `count`,
 ///   `take_pushed`;
@@ -242,7 +242,9 @@ impl Outbox {
         let replaced = latest.map_or(0, |key| self.waiting(key));
         let more = frame.len().saturating_sub(replaced);
         // What was sent before the close frame still goes out before it.
-        if self.is_finished() || (more > 0 && !matches!(self.make_room(more, config), Room::Made)) {
+        if self.is_finished()
+            || (more > 0 && !matches!(self.make_room(more, config), Admission::Granted))
+        {
             return false;
         }
         self.queued += frame.len() as u32;

@@ -15,8 +15,9 @@ pub(super) const FRESH: usize = 16 << 10;
 /// What a message that is kept one by one, because it may be dropped, costs beside its bytes, about.
 const KEPT: usize = 128;
 
-pub(super) enum Room {
-    Made,
+/// What becomes of a message that is to be queued.
+pub(super) enum Admission {
+    Granted,
     Full,
     Closed,
 }
@@ -35,21 +36,21 @@ impl Outbox {
     }
 
     /// Makes room for a frame of `size` bytes, as the policy says.
-    pub(super) fn make_room(&mut self, size: usize, config: &Config) -> Room {
+    pub(super) fn make_room(&mut self, size: usize, config: &Config) -> Admission {
         if size > MAX_FRAME {
-            return Room::Full;
+            return Admission::Full;
         }
         let limit = config.outbound_bytes;
         let too_much = |queued: usize| queued + size > limit && queued > limit / 2;
         if !too_much(self.held(config)) {
-            return Room::Made;
+            return Admission::Granted;
         }
         match config.overflow {
-            Overflow::DropNewest => return Room::Full,
+            Overflow::DropNewest => return Admission::Full,
             Overflow::Close => {
                 self.discard();
                 self.close(CloseCode::Again, "too slow", CloseCause::Overflow);
-                return Room::Closed;
+                return Admission::Closed;
             }
             Overflow::DropOldest => {}
         }
@@ -58,13 +59,13 @@ impl Outbox {
                 // All that is left is being written: `TAKE` bytes at most, or one message. Or it is on
                 // its way here behind a broadcast, and may be dropped then; but it has to be counted.
                 if self.queued() > 2 * MAX_FRAME {
-                    return Room::Full;
+                    return Admission::Full;
                 }
                 break;
             };
             self.note_discarded(dropped);
         }
-        Room::Made
+        Admission::Granted
     }
 
     /// Drops what [`reserve`](Self::reserve) would have dropped, had it been here already.
@@ -90,9 +91,9 @@ impl Outbox {
         config: &Config,
     ) -> Result<(), fn(Message) -> SendError> {
         match self.make_room(size, config) {
-            Room::Made => Ok(()),
-            Room::Full => Err(SendError::Full),
-            Room::Closed => Err(SendError::Closed),
+            Admission::Granted => Ok(()),
+            Admission::Full => Err(SendError::Full),
+            Admission::Closed => Err(SendError::Closed),
         }
     }
 

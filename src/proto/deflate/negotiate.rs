@@ -9,8 +9,8 @@ use crate::config::Deflate;
 use crate::proto::extension::Extension;
 
 pub(crate) const NAME: &str = "permessage-deflate";
-const SERVER_ALONE: &str = "server_no_context_takeover";
-const CLIENT_ALONE: &str = "client_no_context_takeover";
+const SERVER_NO_TAKEOVER: &str = "server_no_context_takeover";
+const CLIENT_NO_TAKEOVER: &str = "client_no_context_takeover";
 const SERVER_BITS: &str = "server_max_window_bits";
 const CLIENT_BITS: &str = "client_max_window_bits";
 
@@ -56,8 +56,8 @@ fn answer_one(offer: &Params, want: &Deflate) -> Option<(Agreed, String)> {
     let reply = Params {
         // §7.1.1: we may refrain from context unasked, and may have the client refrain. If it says
         // that it will anyway, there is no use in keeping a window for it.
-        server_alone: offer.server_alone || !want.send_takeover,
-        client_alone: offer.client_alone || !want.receive_takeover,
+        server_no_takeover: offer.server_no_takeover || !want.send_takeover,
+        client_no_takeover: offer.client_no_takeover || !want.receive_takeover,
         server_bits: Some(send).filter(|_| send < MOST_BITS || offer.server_bits.is_some()),
         client_bits: match hint {
             Some(hint) if hint > receive => Bits::Max(receive),
@@ -67,11 +67,11 @@ fn answer_one(offer: &Params, want: &Deflate) -> Option<(Agreed, String)> {
     let agreed = Agreed {
         send: Half {
             bits: send,
-            takeover: !reply.server_alone,
+            takeover: !reply.server_no_takeover,
         },
         receive: Half {
             bits: receive,
-            takeover: !reply.client_alone,
+            takeover: !reply.client_no_takeover,
         },
     };
     Some((agreed, reply.value()))
@@ -95,8 +95,8 @@ pub(crate) fn offer(want: &Deflate) -> String {
 fn wanted(want: &Deflate) -> Params {
     let limit = |bits: u8| Some(bits).filter(|bits| *bits < MOST_BITS);
     Params {
-        server_alone: !want.receive_takeover,
-        client_alone: !want.send_takeover,
+        server_no_takeover: !want.receive_takeover,
+        client_no_takeover: !want.send_takeover,
         server_bits: limit(want.receive_bits),
         client_bits: limit(want.send_bits).map_or(Bits::Any, Bits::Max),
     }
@@ -110,7 +110,7 @@ pub(crate) fn accept(answer: &Extension, want: &Deflate) -> Result<Agreed, &'sta
     let offered = wanted(want);
     let answer = Params::read(answer)?;
     // §7.1.1.1: a server accepts such an offer "by including" the parameter.
-    if offered.server_alone && !answer.server_alone {
+    if offered.server_no_takeover && !answer.server_no_takeover {
         return Err("the server did not agree to server_no_context_takeover");
     }
     let receive = answer.server_bits.unwrap_or(MOST_BITS);
@@ -131,11 +131,11 @@ pub(crate) fn accept(answer: &Extension, want: &Deflate) -> Result<Agreed, &'sta
     Ok(Agreed {
         send: Half {
             bits: send,
-            takeover: !(offered.client_alone || answer.client_alone),
+            takeover: !(offered.client_no_takeover || answer.client_no_takeover),
         },
         receive: Half {
             bits: receive,
-            takeover: !answer.server_alone,
+            takeover: !answer.server_no_takeover,
         },
     })
 }
@@ -143,8 +143,8 @@ pub(crate) fn accept(answer: &Extension, want: &Deflate) -> Result<Agreed, &'sta
 /// The parameters of one offer or answer.
 #[derive(Debug, Default)]
 struct Params {
-    server_alone: bool,
-    client_alone: bool,
+    server_no_takeover: bool,
+    client_no_takeover: bool,
     server_bits: Option<u8>,
     client_bits: Bits,
 }
@@ -177,8 +177,8 @@ impl Params {
         for (name, value) in &extension.params {
             let value = value.as_deref();
             let twice = match name.as_str() {
-                SERVER_ALONE => std::mem::replace(&mut read.server_alone, flag(value)?),
-                CLIENT_ALONE => std::mem::replace(&mut read.client_alone, flag(value)?),
+                SERVER_NO_TAKEOVER => std::mem::replace(&mut read.server_no_takeover, flag(value)?),
+                CLIENT_NO_TAKEOVER => std::mem::replace(&mut read.client_no_takeover, flag(value)?),
                 SERVER_BITS => {
                     let bits = value.ok_or("server_max_window_bits has no value")?;
                     read.server_bits.replace(window(bits)?).is_some()
@@ -200,8 +200,8 @@ impl Params {
     fn value(&self) -> String {
         let mut value = String::from(NAME);
         for (stands, name) in [
-            (self.server_alone, SERVER_ALONE),
-            (self.client_alone, CLIENT_ALONE),
+            (self.server_no_takeover, SERVER_NO_TAKEOVER),
+            (self.client_no_takeover, CLIENT_NO_TAKEOVER),
         ] {
             if stands {
                 value.push_str("; ");

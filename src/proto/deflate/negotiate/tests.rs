@@ -23,8 +23,8 @@ fn agreed(send: (u8, bool), receive: (u8, bool)) -> Agreed {
 /// `c=` the two windows.
 fn long(short: &str) -> String {
     let params = short.split_whitespace().map(|param| match param {
-        "S" => SERVER_ALONE.to_owned(),
-        "C" => CLIENT_ALONE.to_owned(),
+        "S" => SERVER_NO_TAKEOVER.to_owned(),
+        "C" => CLIENT_NO_TAKEOVER.to_owned(),
         _ => param
             .replacen("s=", "server_max_window_bits=", 1)
             .replacen("c=", "client_max_window_bits=", 1)
@@ -351,9 +351,9 @@ proptest! {
         let gave = &parsed(&value)[0].params;
         let given = |name: &str| gave.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_deref());
         prop_assert!(!has("x") && !has("s=") && !has("s=8"));
-        prop_assert!(!has("S") || given(SERVER_ALONE) == Some(None));
-        prop_assert_eq!(given(SERVER_ALONE).is_none(), agreed.send.takeover);
-        prop_assert_eq!(given(CLIENT_ALONE).is_none(), agreed.receive.takeover);
+        prop_assert!(!has("S") || given(SERVER_NO_TAKEOVER) == Some(None));
+        prop_assert_eq!(given(SERVER_NO_TAKEOVER).is_none(), agreed.send.takeover);
+        prop_assert_eq!(given(CLIENT_NO_TAKEOVER).is_none(), agreed.receive.takeover);
         let number = |text: &str| text.parse::<u8>().unwrap();
         if let Some(most) = asked.iter().find_map(|p| p.strip_prefix("s=")) {
             let bits = number(given(SERVER_BITS).unwrap().unwrap());

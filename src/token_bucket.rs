@@ -6,7 +6,7 @@ use crate::config::Rate;
 
 /// The fill of one bucket; what it may hold, and how fast it fills, comes from its [`Rate`].
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bucket {
+pub(crate) struct TokenBucket {
     rate: Rate,
     /// Thousandths of a token; below zero while more was taken than was there.
     milli: i64,
@@ -16,7 +16,7 @@ pub(crate) struct Bucket {
 
 const ONE: i64 = 1000;
 
-impl Bucket {
+impl TokenBucket {
     /// A full one.
     pub(crate) fn new(rate: Rate, now: u64) -> Self {
         Self {
@@ -92,7 +92,7 @@ mod tests {
             per_second: 10,
             burst: 3,
         };
-        let mut bucket = Bucket::new(rate, 0);
+        let mut bucket = TokenBucket::new(rate, 0);
         for _ in 0..3 {
             assert!(!bucket.is_empty(0));
             bucket.take_one(0);
@@ -117,7 +117,7 @@ mod tests {
             per_second: 1000,
             burst: 500,
         };
-        let mut bucket = Bucket::new(rate, 0);
+        let mut bucket = TokenBucket::new(rate, 0);
         bucket.draw(500, 0);
         assert!(bucket.is_empty(0) && !bucket.is_overdrawn(0));
         bucket.draw(2000, 0);
