@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use framemill::{
     Accept, Client, ClientEvent, CloseCode, Drain, Follow, Followed, Follower, Handler, History,
@@ -349,9 +349,12 @@ impl Drop for Nginx {
         // Its worker ends with it when asked; killed, it would leave it behind.
         let id = self.child.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &id]).status();
-        until("nginx has ended", || {
-            self.child.try_wait().unwrap().is_some()
-        });
+        let begun = Instant::now();
+        while begun.elapsed() < WAIT && matches!(self.child.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

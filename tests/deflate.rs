@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use framemill::{
-    CloseCause, Compress, Deflate, History, Members, Message, Peer, Refused, Room, Rooms, Server,
-    Since,
+    CloseCause, Compress, Deflate, History, Members, Message, Overflow, Peer, Refused, Room, Rooms,
+    Server, Since,
 };
 use support::deflate::{ALONE, BINARY, TEXT, Zip, noise, offering, open, prose, unzip, zip};
 use support::spy::{Seen, spy};
@@ -244,6 +244,35 @@ impl Room for Aloud {
         room.broadcast_with(message.clone(), Compress::Never);
         room.broadcast_with(message.clone(), Compress::Always);
         room.broadcast(message);
+    }
+}
+
+/// What goes through the loop's channel is counted at the call and again when it comes to the queue: the same.
+#[test]
+fn the_oldest_are_not_dropped_while_there_is_room() {
+    for workers in WORKERS {
+        let handler = |peer: &Peer, _| {
+            peer.publish("others", "x"); // on its way while the next two are sent
+            let _ = peer.send("1");
+            let _ = peer.send(prose(2_000));
+        };
+        let settings = |s: Server| {
+            let s = s.loops(1).workers(workers).deflate(Deflate::new());
+            s.overflow(Overflow::DropOldest)
+        };
+        let (handler, seen) = spy(handler);
+        let server = serve(settings, handler);
+        let (mut other, _) = offering(server.addr, &[OFFER]);
+        assert!(seen.peer().subscribe("others"));
+        let mut raw = open(server.addr);
+        for _ in 0..20 {
+            raw.write(&frame(0x81, b"go"));
+            assert_eq!(other.frame(), Some((0x81, b"x".to_vec())));
+            assert_eq!(raw.frame(), Some((0x81, b"1".to_vec())));
+            let (first, payload) = raw.frame().unwrap();
+            assert_eq!((first, unzip(&payload)), (TEXT, prose(2_000).into_bytes()));
+        }
+        assert_eq!(server.handle.metrics().total.messages_dropped, 0);
     }
 }
 

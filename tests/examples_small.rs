@@ -116,7 +116,7 @@ fn bench_rooms_counts_the_ticks() {
         let word = line.unwrap().split_whitespace().next().unwrap();
         word.parse().unwrap()
     };
-    // Five rooms, fifty times a second; a machine that is busy merges some.
-    assert!((20.0..=110.0).contains(&number("ticks")), "{said}");
+    // Five rooms, fifty times a second; a machine that is busy merges some, and looks late.
+    assert!((20.0..=250.0).contains(&number("ticks")), "{said}");
     assert!(number("arrived") > 100.0, "{said}");
 }

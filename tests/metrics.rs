@@ -503,9 +503,11 @@ fn what_waits_in_tls_is_counted() {
     let mut raw = support::spy::upgraded(support::spy::narrow(server.addr));
     raw.write(&frame(0x81, b"go"));
     let blocked = |m: &Metrics| m.total.blocked_connections;
-    comes_to(&server, blocked, 1);
-    let waits = server.handle.metrics().total.blocked_bytes;
-    assert!((1..=SIZE as u64 + 1000).contains(&waits), "{waits}");
+    until("it is blocked", || {
+        let all = server.handle.metrics().total;
+        let waits = all.blocked_bytes;
+        all.blocked_connections == 1 && (1..=SIZE as u64 + 1000).contains(&waits)
+    });
     // What queues up behind it counts with it, once.
     raw.write(&frame(0x81, b"go"));
     until("more waits", || {

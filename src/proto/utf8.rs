@@ -11,17 +11,14 @@
 
 use std::str;
 
-/// The text can no longer become valid UTF-8, or ended inside a character.
+/// The text can no longer become valid UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InvalidUtf8;
 
 /// The state of one text message; `default()` is its beginning.
 ///
-/// Usage: [`push`] each piece in order, then [`finish`]. After an error the validator has no
-/// meaning; start the next message with a new one.
-///
-/// [`push`]: Self::push
-/// [`finish`]: Self::finish
+/// [`push`](Self::push) each piece in order. An unfinished last character is found when the whole becomes
+/// a text. After an error the validator has no meaning; start the next message with a new one.
 #[derive(Default, Clone, Copy, Debug)]
 pub(crate) struct Utf8Validator {
     /// `pending[..len]` is the proper prefix of at least one valid character.

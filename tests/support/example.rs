@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
+use super::needs::installed;
 use super::{WAIT, until};
 
 /// A running example, which is killed when it is dropped.
@@ -37,7 +38,7 @@ impl Example {
 
     /// Like [`start_on`](Self::start_on), in a network namespace.
     pub fn start_in(namespace: &str, name: &str, addr: &str, args: &[&str]) -> Self {
-        let mut command = Command::new("ip");
+        let mut command = Command::new(installed("ip").expect("there is a namespace"));
         command.args(["netns", "exec", namespace]).arg(binary(name));
         command.args(["--addr", addr]).args(args);
         Self::start_by(command, name)

@@ -79,6 +79,12 @@ impl Drop for Namespace {
 }
 
 fn ip(args: &[&str]) -> bool {
-    let status = Command::new("ip").args(args).stderr(Stdio::null()).status();
+    let Some(program) = installed("ip") else {
+        return false;
+    };
+    let status = Command::new(program)
+        .args(args)
+        .stderr(Stdio::null())
+        .status();
     status.is_ok_and(|status| status.success())
 }

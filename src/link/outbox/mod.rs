@@ -207,14 +207,15 @@ impl Outbox {
 
     /// Queues what was counted before.
     pub(crate) fn push_reserved(&mut self, message: Message, config: &Config) {
-        if data_frame(&message).is_none() {
+        let Some((_, payload)) = data_frame(&message) else {
             return drop(self.push_control(message));
-        }
+        };
+        let size = self.frame_len(payload.len());
         if self.is_finished() {
             // Accepted before the close and not sent after it: it stays counted, as undelivered.
             return;
         }
-        self.make_reserved_room(self.frame_len(message.len()), config);
+        self.make_reserved_room(size, config);
         self.append(message, None, config.overflow);
     }
 

@@ -24,8 +24,12 @@ pub(super) const RECVS: u32 = 4;
 
 /// What an answer of TLS itself after the handshake costs a peer of its credit: 74 bytes provoke an alert
 /// against renegotiation, and cost us more than them. Every byte that is received adds one to the
-/// credit.
+/// credit, and so do [`SENT`] that are sent.
 const ANSWER: u32 = 1 << 20;
+
+/// An honest peer that only reads may ask for new keys now and then, by what it has received. Answers
+/// are too small to pay for themselves.
+const SENT: usize = 64;
 
 /// The credit of a peer, at first and at most. Honest peers have no use for more: nobody renegotiates
 /// again and again, and key updates of TLS 1.3 are gigabytes apart.
@@ -328,6 +332,7 @@ impl<S: Socket> Wire<S> {
     /// Sends these after what is pending; what the kernel doesn't take becomes pending.
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
+        self.credit = (self.credit + (bytes.len() / SENT) as u32).min(CREDIT);
         if self.flush_pending()? {
             send_all(&mut self.socket, &mut rest)?;
         }
@@ -610,6 +615,27 @@ mod tests {
     }
 
     /// Key updates of TLS 1.3: whoever sends gigabytes may ask for some now and then.
+    /// Of a peer that only reads, as many answers as it began with, and then one more for what it was sent.
+    #[test]
+    fn what_is_sent_pays_for_answers_too() {
+        let mut wire = Wire::new(Torrent(0x17));
+        wire.shaking = false;
+        let answer = |wire: &mut Wire<Torrent>| {
+            let _ = wire.read(&mut [0; HEAD]);
+            wire.write_all(&[0x17; 27]).unwrap();
+            wire.flush().and_then(|()| wire.settle())
+        };
+        for _ in 0..CREDIT / ANSWER {
+            answer(&mut wire).unwrap();
+        }
+        for _ in 0..ANSWER as usize * SENT / (16 << 10) {
+            wire.write_all(&[0x17; 16 << 10]).unwrap();
+            wire.settle().unwrap();
+        }
+        answer(&mut wire).unwrap();
+        assert!(answer(&mut wire).is_err());
+    }
+
     #[test]
     fn what_is_received_pays_for_answers() {
         let mut wire = Wire::new(Torrent(0x17));
