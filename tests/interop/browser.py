@@ -78,6 +78,7 @@ def chromium(args, profile, page):
         "--disable-gpu",
         "--disable-dev-shm-usage",
         "--no-first-run",
+        "--enable-logging=stderr",  # a page is not told why it has no connection, its console is
         # Nothing but what the page asks for.
         "--disable-background-networking",
         "--disable-component-update",
@@ -147,7 +148,11 @@ def main():
     profile = tempfile.mkdtemp(prefix="framemill-chromium-")
     browser = chromium(args, profile, page)
     try:
-        return min(results(browser, args.seconds), 99)
+        failures = results(browser, args.seconds)
+        if failures:
+            said = pathlib.Path(profile, "log").read_text(errors="replace").splitlines()
+            print(*(f"# {line}" for line in said if "CONSOLE" in line), sep="\n", flush=True)
+        return min(failures, 99)
     except GaveUp as why:
         print(f"FAILED everything: {why}; the end of what the browser said:", flush=True)
         sys.stdout.buffer.write(pathlib.Path(profile, "log").read_bytes()[-4000:])
