@@ -218,9 +218,9 @@ impl Server {
     }
 
     /// The most opening handshakes at a time, from accepting a connection to the answer, including
-    /// [`Handler::open`]; 0 counts as 1. Default: unlimited. More connections wait to be accepted; while
-    /// they do, a connection that has sent nothing for 2 s is closed, so that silent ones don't keep others
-    /// out. Those over `max_connections` or a limit per address don't count; at most 256 of them are
+    /// [`Handler::open`](crate::Handler::open); 0 counts as 1. Default: unlimited. More connections wait to
+    /// be accepted; while they do, a connection that has sent nothing for 2 s is closed, so that silent ones
+    /// don't keep others out. Those over `max_connections` or a limit per address don't count; at most 256 of them are
     /// answered at a time, and the others are closed without an answer.
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.config.max_handshakes = handshakes.max(1);
@@ -251,7 +251,7 @@ impl Server {
     /// Subprotocols that the server speaks, in order of preference; each must be a token (RFC 9110 §5.6.2).
     /// Default: none. Anything else is an [`Error::Config`] when the server is started.
     ///
-    /// The first of them that a client offers is agreed on, unless [`Handler::open`] has chosen another: so
+    /// The first of them that a client offers is agreed on, unless [`Handler::open`](crate::Handler::open) has chosen another: so
     /// closures, rooms and [`events`](Self::events) can have one.
     /// [`Peer::subprotocol`](crate::Peer::subprotocol) tells which. A client that offers only others is let
     /// in without one; browsers then fail the connection.
@@ -386,7 +386,7 @@ impl Server {
 
     // ---- times ----
 
-    /// How long a connection may take to become a WebSocket, [`Handler::open`] included.
+    /// How long a connection may take to become a WebSocket, [`Handler::open`](crate::Handler::open) included.
     /// Default: 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.config.handshake_timeout = timeout;

@@ -36,8 +36,8 @@ impl Server {
     /// Runs on threads of its own.
     ///
     /// # Errors
-    /// [`Error::Config`] for a setting that is out of range, [`Error::Io`] if a thread or a poll instance
-    /// can't be created.
+    /// [`Error::Config`](crate::Error::Config) for a setting that is out of range,
+    /// [`Error::Io`](crate::Error::Io) if a thread or a poll instance can't be created.
     pub fn start(self, handler: impl Handler) -> Result<ServerHandle> {
         check(&self.config)?;
         let listeners = spread(self.listeners, self.config.loops)?;
