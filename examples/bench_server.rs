@@ -207,10 +207,12 @@ fn seconds(name: &str, value: &str) -> Result<f64, String> {
         .ok_or(format!("{name}: {value} is not a number of seconds"))
 }
 
-/// Every message to the next topic in turn.
-struct Publisher {
+/// One type for all modes: the library is compiled once for each handler type, and the size of this program
+/// is measured.
+struct Bench {
+    mode: Mode,
     server: ServerHandle,
-    /// Their names.
+    /// For [`Mode::Publish`]: the names of the topics.
     topics: Vec<String>,
     /// So many connections after another have no topic in common.
     groups: usize,
@@ -218,20 +220,46 @@ struct Publisher {
     published: AtomicUsize,
 }
 
-impl Handler for Publisher {
+impl Bench {
+    fn new(args: &Args, server: ServerHandle) -> Self {
+        Self {
+            mode: args.mode,
+            server,
+            topics: (0..args.topics).map(|n| format!("topic {n}")).collect(),
+            groups: (args.topics / args.subscriptions).max(1),
+            opened: AtomicUsize::new(0),
+            published: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Handler for Bench {
     type Session = ();
 
     fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
-        let group = self.opened.fetch_add(1, Ordering::Relaxed) % self.groups;
-        for topic in self.topics[group..].iter().step_by(self.groups) {
-            peer.subscribe(topic);
+        if let Mode::Publish = self.mode {
+            let group = self.opened.fetch_add(1, Ordering::Relaxed) % self.groups;
+            for topic in self.topics[group..].iter().step_by(self.groups) {
+                peer.subscribe(topic);
+            }
         }
         Ok(Accept::new(()))
     }
 
-    fn message(&self, (): &mut (), _: &Peer, message: Message) {
-        let topic = self.published.fetch_add(1, Ordering::Relaxed) % self.topics.len();
-        self.server.publish(&self.topics[topic], message);
+    fn message(&self, (): &mut (), peer: &Peer, message: Message) {
+        match self.mode {
+            Mode::Echo => {
+                let _ = peer.send(message); // an `Err` only if the connection is over
+            }
+            Mode::Broadcast => {
+                self.server.broadcast(message);
+            }
+            Mode::Publish => {
+                let topic = self.published.fetch_add(1, Ordering::Relaxed) % self.topics.len();
+                self.server.publish(&self.topics[topic], message);
+            }
+            Mode::Sink => (),
+        }
     }
 }
 
@@ -259,21 +287,8 @@ fn main() -> framemill::Result<()> {
         0.0 => server.no_ping(),
         seconds => server.ping(Duration::from_secs_f64(seconds), Duration::from_secs(20)),
     };
-    let everybody = server.handle();
-    let handle = match args.mode {
-        Mode::Echo => server.start(|peer: &Peer, message: Message| peer.send(message)),
-        Mode::Broadcast => server.start(move |_: &Peer, message: Message| {
-            everybody.broadcast(message);
-        }),
-        Mode::Publish => server.start(Publisher {
-            server: everybody,
-            topics: (0..args.topics).map(|n| format!("topic {n}")).collect(),
-            groups: (args.topics / args.subscriptions).max(1),
-            opened: AtomicUsize::new(0),
-            published: AtomicUsize::new(0),
-        }),
-        Mode::Sink => server.start(|_: &Peer, _: Message| ()),
-    }?;
+    let bench = Bench::new(&args, server.handle());
+    let handle = server.start(bench)?;
     println!("listening on {}", handle.local_addrs().join(" "));
 
     signals.forever().next();

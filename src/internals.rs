@@ -4,13 +4,13 @@
 use std::collections::VecDeque;
 
 use crate::message::Message;
-use crate::proto::{Blocks, Opcode, Protocol, Role, encode};
+use crate::proto::{Blocks, MessageReader, Opcode, Role, encode};
 use crate::worker::Mailbox;
 
 /// The receiving half of a connection.
 #[derive(Debug)]
 pub struct Parser {
-    protocol: Protocol,
+    reader: MessageReader,
     blocks: Blocks,
     messages: Vec<Message>,
 }
@@ -18,7 +18,7 @@ pub struct Parser {
 impl Default for Parser {
     fn default() -> Self {
         Self {
-            protocol: Protocol::new(Role::Server, 1 << 20),
+            reader: MessageReader::new(Role::Server, 1 << 20),
             blocks: Blocks::new(true),
             messages: Vec::new(),
         }
@@ -29,7 +29,7 @@ impl Parser {
     /// Makes messages of all the plain frames in `input`, and drops them; tells how many there were.
     pub fn parse(&mut self, input: &mut [u8]) -> usize {
         let mut input = input;
-        while let Some((text, payload, key)) = self.protocol.next_plain(&mut input) {
+        while let Some((text, payload, key)) = self.reader.next_plain(&mut input) {
             let coming = payload.len() + input.len();
             let made = self
                 .blocks

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::builder::Client;
 use super::dialer::Dialer;
-use super::feeder::{Feeder, Waiting};
+use super::feeder::{Feeder, Watched};
 use super::handle::ClientHandle;
 use super::handler::{ClientEvent, ClientHandler};
 use super::session::{Session, Sink};
@@ -281,12 +281,9 @@ pub(super) enum Job {
 
 impl Engine {
     /// Deals with events in order. `Some`: there was no room for the one that is now the first.
-    fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Option<Waiting> {
+    fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Option<Watched> {
         let link = &peer.link;
-        let limit = Load {
-            messages: link.config().inbound_messages,
-            bytes: link.config().inbound_bytes,
-        };
+        let limit = Load::inbound_limit(link.config());
         let resume = || link.handle.post(Command::Resume(link.id.key()));
         let mut slot = lock(&link.session);
         let mut session: Option<Box<Session>> = slot.take().and_then(|s| s.downcast().ok());
@@ -363,7 +360,7 @@ impl Engine {
     }
 
     /// Parks what there was no room for.
-    fn set_aside(&self, peer: &Peer, rest: EventBatch, waits: Waiting) {
+    fn set_aside(&self, peer: &Peer, rest: EventBatch, waits: Watched) {
         peer.link.set_aside(rest);
         // It may have run only because the peer is no longer congested.
         if waits.begins() {
@@ -510,9 +507,7 @@ impl Upstream for OnTheLoop {
         let Some(waits) = self.0.run_events(peer, events) else {
             return false;
         };
-        let scheduled = link.deliver(events);
-        debug_assert!(scheduled, "nothing was parked, so the mailbox was idle");
-        let rest = link.take_inbox();
+        let rest = link.pass_through_inbox(events);
         self.0.set_aside(peer, rest, waits);
         false
     }

@@ -24,7 +24,7 @@ use crate::worker::WeakRunQueue;
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Something that needs room in a channel.
-pub(super) enum Waiting {
+pub(super) enum Watched {
     /// The parked mailbox of a connection.
     Mailbox {
         sender: Sender<ClientEvent>,
@@ -35,7 +35,7 @@ pub(super) enum Waiting {
     Rest(Sender<ClientEvent>, VecDeque<ClientEvent>),
 }
 
-impl Waiting {
+impl Watched {
     /// `false`: the same is waited for already.
     pub(super) fn begins(&self) -> bool {
         match self {
@@ -63,7 +63,7 @@ pub(super) struct Feeder {
 
 struct State {
     /// Not yet taken over by the thread.
-    fresh: Vec<Waiting>,
+    fresh: Vec<Watched>,
     running: bool,
     /// All that waits is to go on.
     release: bool,
@@ -96,7 +96,7 @@ impl Feeder {
     }
 
     /// Waits for room in its place.
-    pub(super) fn watch(self: &Arc<Self>, waiting: Waiting) {
+    pub(super) fn watch(self: &Arc<Self>, waiting: Watched) {
         if self.is_abandoned() {
             return self.go_on(waiting);
         }
@@ -156,9 +156,9 @@ impl Feeder {
         std::mem::take(&mut state.left)
     }
 
-    fn go_on(&self, waiting: Waiting) {
+    fn go_on(&self, waiting: Watched) {
         match waiting {
-            Waiting::Mailbox { peer, control, .. } => {
+            Watched::Mailbox { peer, control, .. } => {
                 // First: a run that finds no room from now on is watched for anew.
                 control.end_watch(peer.id());
                 if !peer.link.unpark() {
@@ -175,7 +175,7 @@ impl Feeder {
                     None => peer.link.handle.post(Command::Run(peer.link.clone())),
                 }
             }
-            Waiting::Rest(sender, rest) => {
+            Watched::Rest(sender, rest) => {
                 // The loop below has looked for room; what still finds none is lost with the engine.
                 rest.into_iter()
                     .for_each(|event| drop(sender.try_send(event)));
@@ -186,15 +186,15 @@ impl Feeder {
     // ---- its thread ----
 
     fn run(&self) {
-        let mut waiting: Vec<Waiting> = Vec::new();
+        let mut waiting: Vec<Watched> = Vec::new();
         loop {
             let mut state = lock(&self.state);
             waiting.append(&mut state.fresh);
             let release = std::mem::take(&mut state.release) || self.is_abandoned();
             drop(state);
-            let goes = |waiting: &Waiting| match waiting {
-                Waiting::Mailbox { control, .. } => release || control.discards(),
-                Waiting::Rest(..) => self.is_abandoned(),
+            let goes = |waiting: &Watched| match waiting {
+                Watched::Mailbox { control, .. } => release || control.discards(),
+                Watched::Rest(..) => self.is_abandoned(),
             };
             let (go, stay): (Vec<_>, Vec<_>) = waiting.into_iter().partition(goes);
             waiting = stay;
@@ -214,7 +214,7 @@ impl Feeder {
     }
 
     /// Waits for room for any, and lets that go on.
-    fn wait(&self, waiting: &mut Vec<Waiting>) {
+    fn wait(&self, waiting: &mut Vec<Watched>) {
         let mut select = Select::new();
         let poked = select.recv(&self.poked);
         for one in waiting.iter() {
@@ -226,13 +226,13 @@ impl Feeder {
             return;
         }
         match waiting.swap_remove(ready - 1) {
-            Waiting::Rest(sender, mut rest) => {
+            Watched::Rest(sender, mut rest) => {
                 while let Some(event) = rest.pop_front() {
                     match sender.try_send(event) {
                         Ok(()) => {}
                         Err(TrySendError::Full(event)) => {
                             rest.push_front(event);
-                            return waiting.push(Waiting::Rest(sender, rest));
+                            return waiting.push(Watched::Rest(sender, rest));
                         }
                         Err(TrySendError::Disconnected(_)) => return,
                     }

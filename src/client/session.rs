@@ -14,7 +14,7 @@ use http::HeaderMap;
 
 use super::builder::Plan;
 use super::engine::Engine;
-use super::feeder::Waiting;
+use super::feeder::Watched;
 use super::handle::Control;
 use super::handler::{ClientEvent, ClientHandler};
 use super::reconnect::{Retry, RetryReason};
@@ -246,7 +246,7 @@ impl Session {
         } = &mut self.sink
         {
             if !backlog.is_empty() {
-                let rest = Waiting::Rest(sender.clone(), std::mem::take(backlog));
+                let rest = Watched::Rest(sender.clone(), std::mem::take(backlog));
                 self.engine.feeder.watch(rest);
             }
         }
@@ -343,9 +343,9 @@ impl Session {
     }
 
     /// What to wait for until there is room again.
-    pub(super) fn waits_for(&self, peer: &Peer) -> Option<Waiting> {
+    pub(super) fn waits_for(&self, peer: &Peer) -> Option<Watched> {
         match &self.sink {
-            Sink::Channel { sender, .. } => Some(Waiting::Mailbox {
+            Sink::Channel { sender, .. } => Some(Watched::Mailbox {
                 sender: sender.clone(),
                 peer: peer.clone(),
                 control: self.control.clone(),

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::actor::{Actor, Call};
 use super::members::Members;
-use super::place::{Call, Place};
 use super::room::Room;
 use super::seat::Seat;
 use crate::message::Message;
@@ -31,7 +31,7 @@ impl<R: Room> Membership<R> {
     /// more of the connection's messages: a peer that sends more than the room can handle is slowed down.
     pub fn message(&self, message: Message) {
         let waiting = self.seat.wait(message.len());
-        self.room.place.call(Call::Message(waiting, message));
+        self.room.actor.call(Call::Message(waiting, message));
     }
 
     /// The room.
@@ -45,7 +45,7 @@ impl<R: Room> Membership<R> {
 
 impl<R: Room> Drop for Membership<R> {
     fn drop(&mut self) {
-        self.room.place.call(Call::Leave(self.seat.clone()));
+        self.room.actor.call(Call::Leave(self.seat.clone()));
     }
 }
 
@@ -62,7 +62,7 @@ impl<R: Room> fmt::Debug for Membership<R> {
 
 /// A room, from any thread: cheap to clone. It does not keep the room open.
 pub struct RoomHandle<R: Room> {
-    pub(super) place: Arc<Place<R>>,
+    pub(super) actor: Arc<Actor<R>>,
 }
 
 /// How a room keeps up with its clock. See [`RoomHandle::stats`].
@@ -83,12 +83,12 @@ pub struct RoomStats {
 impl<R: Room> RoomHandle<R> {
     /// The name of the room.
     pub fn name(&self) -> &str {
-        &self.place.name
+        &self.actor.name
     }
 
     /// How many are in the room, as of its last call.
     pub fn len(&self) -> usize {
-        self.place.len()
+        self.actor.len()
     }
 
     /// Whether nobody is in the room.
@@ -98,20 +98,20 @@ impl<R: Room> RoomHandle<R> {
 
     /// How the room has kept up with its clock so far.
     pub fn stats(&self) -> RoomStats {
-        self.place.stats()
+        self.actor.stats()
     }
 
     /// Has `f` called with the room, in its turn and where the room runs; returns at once. `false`: the
     /// room is closed. If it closes before `f` has its turn, `f` is dropped.
     pub fn with(&self, f: impl FnOnce(&mut R, &mut Members) + Send + 'static) -> bool {
-        self.place.call(Call::With(Box::new(f)))
+        self.actor.call(Call::With(Box::new(f)))
     }
 }
 
 impl<R: Room> Clone for RoomHandle<R> {
     fn clone(&self) -> Self {
         Self {
-            place: self.place.clone(),
+            actor: self.actor.clone(),
         }
     }
 }

@@ -10,36 +10,36 @@
 //! |---|---|
 //! | `room` | what users write: [`Room`] |
 //! | `rooms` | the rooms of one kind, by name |
-//! | `place` | where one name's room is: its mailbox, and how its calls are made |
+//! | `actor` | behind one name: the mailbox, and how the room's calls are made |
 //! | `members` | who is in a room, and what it sends to them |
 //! | `membership` | what handlers hold: one connection's way into a room, and a room seen from outside |
 //! | `seat` | one joining, and how much of its messages waits |
 //! | `schedule` | when a tick is due, as pure data |
 //! | `ticker` | the thread that wakes rooms and timers when they are due |
 //! | `timer` | timers for handlers |
-//! | `home` | what all of these need of their server |
+//! | `services` | what all of these need of their server: workers, ticker, its end |
 //! | `task` | what workers run |
 //!
 //! The locks of a room are its stage (held by the thread that runs it, while user code runs), the registry
 //! of its kind, and its inbox. Nothing of a user is dropped under the last two. For their order see
 //! [`link`](crate::link), *Locks*.
 
-mod home;
+mod actor;
 mod members;
 mod membership;
-mod place;
 mod room;
 mod rooms;
 mod schedule;
 mod seat;
+mod services;
 mod task;
 mod ticker;
 mod timer;
 
-pub(crate) use home::Home;
 pub use members::Members;
 pub use membership::{Membership, RoomHandle, RoomStats};
 pub use room::{Refused, Room, Tick};
 pub use rooms::Rooms;
+pub(crate) use services::Services;
 pub(crate) use task::Task;
 pub use timer::Timer;

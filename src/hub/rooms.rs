@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use super::home::{Guest, Home};
+use super::actor::{Actor, Call};
 use super::membership::{Membership, RoomHandle};
-use super::place::{Call, Place};
 use super::room::Room;
 use super::schedule::Schedule;
 use super::seat::Seat;
+use super::services::{Guest, Services};
 use crate::logging::Throttle;
 use crate::peer::Peer;
 use crate::sync::lock;
@@ -27,13 +27,13 @@ pub struct Rooms<R: Room> {
 
 type Make<R> = dyn Fn(&str) -> R + Send + Sync;
 
-/// What places know of their kind.
+/// What actors know of their kind.
 pub(super) struct Registry<R: Room> {
     make: Box<Make<R>>,
     /// Nanoseconds; 0: no ticks.
     period: AtomicU64,
     keep_empty: AtomicBool,
-    places: Mutex<HashMap<Arc<str>, Arc<Place<R>>>>,
+    actors: Mutex<HashMap<Arc<str>, Arc<Actor<R>>>>,
 }
 
 impl<R: Room> Rooms<R> {
@@ -44,7 +44,7 @@ impl<R: Room> Rooms<R> {
             make: Box::new(make),
             period: AtomicU64::new(0),
             keep_empty: AtomicBool::new(false),
-            places: Mutex::default(),
+            actors: Mutex::default(),
         };
         Self {
             registry: Arc::new(registry),
@@ -94,7 +94,7 @@ impl<R: Room> Rooms<R> {
         only: bool,
     ) -> Membership<R> {
         let registry = &self.registry;
-        let Some(home) = Home::of(peer) else {
+        let Some(services) = Services::of(peer) else {
             static CLIENTS: Throttle = Throttle::new();
             if let Some(more) = CLIENTS.pass() {
                 log::error!(
@@ -102,33 +102,33 @@ impl<R: Room> Rooms<R> {
                     peer.id()
                 );
             }
-            let place = Place::nowhere(name, registry.clone());
-            let seat = Seat::new(peer.clone(), place.home.clone(), only);
-            return Membership::new(RoomHandle { place }, Arc::new(seat));
+            let actor = Actor::nowhere(name, registry.clone());
+            let seat = Seat::new(peer.clone(), actor.services.clone(), only);
+            return Membership::new(RoomHandle { actor }, Arc::new(seat));
         };
-        let seat = Arc::new(Seat::new(peer.clone(), home.clone(), only));
-        let (place, run) = registry.enter(name, home, &seat, join);
+        let seat = Arc::new(Seat::new(peer.clone(), services.clone(), only));
+        let (actor, run) = registry.enter(name, services, &seat, join);
         if run {
-            place.make_run();
+            actor.make_run();
         }
-        Membership::new(RoomHandle { place }, seat)
+        Membership::new(RoomHandle { actor }, seat)
     }
 
     /// The room of this name, if there is one.
     pub fn find(&self, name: &str) -> Option<RoomHandle<R>> {
-        let place = lock(&self.registry.places).get(name)?.clone();
-        Some(RoomHandle { place })
+        let actor = lock(&self.registry.actors).get(name)?.clone();
+        Some(RoomHandle { actor })
     }
 
     /// The names of all rooms, in no particular order.
     pub fn names(&self) -> Vec<String> {
-        let places = lock(&self.registry.places);
-        places.keys().map(ToString::to_string).collect()
+        let actors = lock(&self.registry.actors);
+        actors.keys().map(ToString::to_string).collect()
     }
 
     /// How many rooms there are.
     pub fn len(&self) -> usize {
-        lock(&self.registry.places).len()
+        lock(&self.registry.actors).len()
     }
 
     /// Whether there are none.
@@ -153,60 +153,60 @@ impl<R: Room> Registry<R> {
         self.keep_empty.load(Ordering::Relaxed)
     }
 
-    /// Puts a joining into the place of this name. `true`: the caller makes it run.
+    /// Puts a joining into the actor of this name. `true`: the caller makes it run.
     fn enter(
         self: &Arc<Self>,
         name: &str,
-        home: &Arc<Home>,
+        services: &Arc<Services>,
         seat: &Arc<Seat>,
         join: R::Join,
-    ) -> (Arc<Place<R>>, bool) {
-        let mut places = lock(&self.places);
+    ) -> (Arc<Actor<R>>, bool) {
+        let mut actors = lock(&self.actors);
         // One whose server has ended is as good as gone: it would have neither workers nor ticks.
-        let there = places.get(name).filter(|p| !p.home.has_ended());
-        let waiting = seat.wait_to_join(there.map_or(0, |place| place.waiting()));
+        let there = actors.get(name).filter(|p| !p.services.has_ended());
+        let waiting = seat.wait_to_join(there.map_or(0, |actor| actor.waiting()));
         let mut call = Call::Join(waiting, join);
-        if let Some(place) = there {
-            match place.put_in(call) {
-                Ok(run) => return (place.clone(), run),
+        if let Some(actor) = there {
+            match actor.put_in(call) {
+                Ok(run) => return (actor.clone(), run),
                 // Cannot be: what is retired is no longer here.
                 Err(back) => call = back,
             }
         }
-        let place = Place::new(name, home.clone(), self.clone());
-        let run = place.put_in(call).unwrap_or(false);
-        let old = places.insert(place.name.clone(), place.clone());
+        let actor = Actor::new(name, services.clone(), self.clone());
+        let run = actor.put_in(call).unwrap_or(false);
+        let old = actors.insert(actor.name.clone(), actor.clone());
         let me: Weak<Self> = Arc::downgrade(self);
-        home.tell_end(me);
-        drop(places);
+        services.tell_end(me);
+        drop(actors);
         drop(old);
-        (place, run)
+        (actor, run)
     }
 
-    /// Ends a place whose room is closed. `false`: somebody has joined meanwhile, and it must be run
+    /// Ends an actor whose room is closed. `false`: somebody has joined meanwhile, and it must be run
     /// again.
-    pub(super) fn retire(&self, place: &Place<R>) -> bool {
-        let mut places = lock(&self.places);
-        if !place.retire() {
+    pub(super) fn retire(&self, actor: &Actor<R>) -> bool {
+        let mut actors = lock(&self.actors);
+        if !actor.retire() {
             return false;
         }
-        let here = places.get(&place.name);
+        let here = actors.get(&actor.name);
         let old = match here {
-            Some(here) if std::ptr::eq(Arc::as_ptr(here), place) => places.remove(&place.name),
+            Some(here) if std::ptr::eq(Arc::as_ptr(here), actor) => actors.remove(&actor.name),
             _ => None,
         };
-        drop(places);
+        drop(actors);
         drop(old);
         true
     }
 }
 
 impl<R: Room> Guest for Registry<R> {
-    fn ended(&self, home: &Arc<Home>) {
-        let places: Vec<_> = lock(&self.places).values().cloned().collect();
-        for place in places {
-            if Arc::ptr_eq(&place.home, home) {
-                place.call(Call::End);
+    fn ended(&self, services: &Arc<Services>) {
+        let actors: Vec<_> = lock(&self.actors).values().cloned().collect();
+        for actor in actors {
+            if Arc::ptr_eq(&actor.services, services) {
+                actor.call(Call::End);
             }
         }
     }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::home::Home;
+use super::services::Services;
 use crate::link::Load;
 use crate::message::CloseCode;
 use crate::peer::Peer;
@@ -16,7 +16,7 @@ use crate::peer::Peer;
 /// See the module's documentation.
 pub(super) struct Seat {
     pub(super) peer: Peer,
-    home: Arc<Home>,
+    services: Arc<Services>,
     /// The connection is there for this room alone, and is closed when it has no place there.
     only: bool,
     messages: AtomicUsize,
@@ -25,17 +25,17 @@ pub(super) struct Seat {
 }
 
 /// A message that waits, or the joining itself, for as long as this lives.
-pub(super) struct Waiting {
+pub(super) struct Counted {
     seat: Arc<Seat>,
     messages: usize,
     bytes: usize,
 }
 
 impl Seat {
-    pub(super) fn new(peer: Peer, home: Arc<Home>, only: bool) -> Self {
+    pub(super) fn new(peer: Peer, services: Arc<Services>, only: bool) -> Self {
         Self {
             peer,
-            home,
+            services,
             only,
             messages: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
@@ -52,18 +52,18 @@ impl Seat {
     }
 
     /// A message is put in.
-    pub(super) fn wait(self: &Arc<Self>, bytes: usize) -> Waiting {
+    pub(super) fn wait(self: &Arc<Self>, bytes: usize) -> Counted {
         self.wait_as(1, bytes)
     }
 
     /// The joining is put in, with `behind` calls before it. If they are many, it counts for as many
     /// messages as may wait: a peer that joins again and again is slowed down too.
-    pub(super) fn wait_to_join(self: &Arc<Self>, behind: usize) -> Waiting {
+    pub(super) fn wait_to_join(self: &Arc<Self>, behind: usize) -> Counted {
         let most = self.limit().messages;
         self.wait_as(if behind < most { 0 } else { most }, 0)
     }
 
-    fn wait_as(self: &Arc<Self>, messages: usize, bytes: usize) -> Waiting {
+    fn wait_as(self: &Arc<Self>, messages: usize, bytes: usize) -> Counted {
         let messages_before = self.messages.fetch_add(messages, Ordering::SeqCst);
         let bytes_before = self.bytes.fetch_add(bytes, Ordering::SeqCst);
         let load = Load {
@@ -74,7 +74,7 @@ impl Seat {
             self.peer.link.hold();
             self.release_below_quarter();
         }
-        Waiting {
+        Counted {
             seat: self.clone(),
             messages,
             bytes,
@@ -82,11 +82,7 @@ impl Seat {
     }
 
     fn limit(&self) -> Load {
-        let config = self.peer.link.config();
-        Load {
-            messages: config.inbound_messages,
-            bytes: config.inbound_bytes,
-        }
+        Load::inbound_limit(self.peer.link.config())
     }
 
     fn release_below_quarter(&self) {
@@ -96,18 +92,18 @@ impl Seat {
         };
         let low = !load.reaches(self.limit().quarter());
         if low && self.holding.swap(false, Ordering::SeqCst) {
-            self.home.release(&self.peer);
+            self.services.release(&self.peer);
         }
     }
 }
 
-impl Waiting {
+impl Counted {
     pub(super) fn seat(&self) -> &Arc<Seat> {
         &self.seat
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Counted {
     fn drop(&mut self) {
         let seat = &self.seat;
         seat.messages.fetch_sub(self.messages, Ordering::SeqCst);

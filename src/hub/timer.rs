@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use super::home::Home;
 use super::schedule::Schedule;
+use super::services::Services;
 use super::task::Runnable;
 use super::ticker::Look;
 use crate::guard::guarded;
@@ -24,8 +24,8 @@ impl Timer {
     /// Cancels the timer: no further call begins. One that is under way on another thread goes on.
     pub fn cancel(&self) {
         if self.alarm.cancel() {
-            if let Some(home) = self.alarm.home.upgrade() {
-                home.one_is_over();
+            if let Some(services) = self.alarm.services.upgrade() {
+                services.one_is_over();
             }
         }
     }
@@ -46,7 +46,7 @@ impl fmt::Debug for Timer {
 type Call = Box<dyn FnMut() + Send>;
 
 struct Alarm {
-    home: Weak<Home>,
+    services: Weak<Services>,
     /// The call waits for a worker, or runs. What is due meanwhile is merged with it.
     pending: AtomicBool,
     over: AtomicBool,
@@ -54,7 +54,7 @@ struct Alarm {
     call: Mutex<Option<Call>>,
 }
 
-impl Home {
+impl Services {
     /// Calls `f` once in every period.
     pub(crate) fn every(
         self: &Arc<Self>,
@@ -88,7 +88,7 @@ impl Home {
 
     fn alarm(self: &Arc<Self>, at: Option<Instant>, once: bool, call: Call, next: Next) -> Timer {
         let alarm = Arc::new(Alarm {
-            home: Arc::downgrade(self),
+            services: Arc::downgrade(self),
             pending: AtomicBool::new(false),
             over: AtomicBool::new(false),
             once,
@@ -116,12 +116,12 @@ struct Set {
 
 impl Look for Set {
     fn look(&mut self, now: Instant) -> Option<Instant> {
-        let home = self.alarm.home.upgrade()?;
+        let services = self.alarm.services.upgrade()?;
         if self.is_over() {
             return None;
         }
         if !self.alarm.pending.swap(true, Ordering::SeqCst) {
-            home.run(self.alarm.clone());
+            services.run(self.alarm.clone());
         }
         (self.next)(now)
     }

@@ -17,7 +17,7 @@ pub(crate) type EventBatch = Batch<Event>;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// An opening handshake that is right so far; the handler decides.
-    Open(Box<Opening>),
+    Open(Box<UpgradeRequest>),
     /// The next step of a TLS handshake is to be made; the stream goes back with
     /// [`Command::Secured`](super::Command::Secured).
     #[cfg(feature = "tls")]
@@ -45,7 +45,7 @@ pub(crate) enum Event {
 
 /// A request for a WebSocket, and what the answer needs.
 #[derive(Debug)]
-pub(crate) struct Opening {
+pub(crate) struct UpgradeRequest {
     pub(crate) request: Request,
     pub(crate) upgrade: Upgrade,
 }

@@ -16,21 +16,21 @@ use crate::id::PeerId;
 use crate::patterns::Patterns;
 use crate::sync::lock;
 
-/// Feeds in memory of which all is too old are looked for whenever there are this many more.
+/// Table in memory of which all is too old are looked for whenever there are this many more.
 const SWEEP: usize = 1024;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
-pub(crate) struct Histories {
+pub(crate) struct Feeds {
     /// In the order in which they were set: the first that matches counts.
     patterns: Patterns<History>,
-    feeds: Mutex<Feeds>,
+    feeds: Mutex<Table>,
     /// Bytes that were kept since it was last looked at what is idle.
     grown: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
-struct Feeds {
+struct Table {
     by_name: HashMap<Box<str>, Arc<Mutex<Feed>>>,
     /// With this many, those that are over are looked for.
     sweep_at: usize,
@@ -38,7 +38,7 @@ struct Feeds {
     epoch: u64,
 }
 
-impl Feeds {
+impl Table {
     /// Numbers that were given may be given again from now on.
     fn begin_epoch(&mut self) {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -54,7 +54,7 @@ fn is_unused(feed: &Arc<Mutex<Feed>>) -> bool {
     Arc::strong_count(feed) == 1
 }
 
-impl Histories {
+impl Feeds {
     pub(crate) fn keep(&mut self, pattern: &str, history: History) {
         self.patterns.add(pattern, history);
     }
@@ -132,7 +132,7 @@ struct Idle {
     bytes: usize,
 }
 
-impl Histories {
+impl Feeds {
     /// `bytes` more are about to be kept. `true`: it is time to look at what is idle.
     fn grows(&self, bytes: usize, step: usize) -> bool {
         let before = self.grown.fetch_add(bytes, Ordering::Relaxed);
@@ -211,7 +211,7 @@ mod tests {
             max_subscriptions: usize::MAX,
             ..Config::default()
         });
-        let mut histories = Histories::default();
+        let mut histories = Feeds::default();
         histories.keep("news/*", history);
         shared.keep(histories);
         let shared = Arc::new(shared);

@@ -11,6 +11,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
+use crate::config::Config;
+
 /// See the module's documentation.
 ///
 /// With handlers on workers `0 <= delivered - handled <= limit` for messages; for bytes it may be over
@@ -36,6 +38,14 @@ impl Load {
         messages: 0,
         bytes: 0,
     };
+
+    /// What may wait for a handler before its peer is not read from.
+    pub(crate) fn inbound_limit(config: &Config) -> Self {
+        Self {
+            messages: config.inbound_messages,
+            bytes: config.inbound_bytes,
+        }
+    }
 
     pub(crate) fn reaches(self, limit: Self) -> bool {
         self.messages >= limit.messages || self.bytes >= limit.bytes

@@ -24,12 +24,12 @@
 //!
 //! 1. The state of a server (`server::handle`). Only the user's own threads take it, to start the server
 //!    and to wait for its end, for which they wait with it held.
-//! 2. The *session* of a connection, the *stage* of a room (`hub::place`), the call of a timer. Only the
+//! 2. The *session* of a connection, the *stage* of a room (`hub::actor`), the call of a timer. Only the
 //!    thread whose turn it is to run the connection, room or timer takes it, so nobody ever waits for it.
 //!    User code runs under it. A room that runs on the spot (without workers) has its stage inside the
 //!    session of the handler that brought it work.
 //! 3. A *feed* (`feed`), or the *registry* of the rooms of one kind; inside the registry, the inbox of a
-//!    room or the list of those that are told the end (`hub::home`).
+//!    room or the list of those that are told the end (`hub::services`).
 //! 4. What a connection *subscribes* to, or its *compressor*, if that keeps its window.
 //! 5. Its *outbox*, or the *topics* by name; or the names that are *present* (`backplane::presence`).
 //! 6. The *feeds* by name, inside the topics. Or the locks of a backplane, inside the topics or the names
@@ -85,8 +85,8 @@ pub(crate) use command::{Command, CommandReceiver, Permit};
 #[cfg(feature = "deflate")]
 pub(crate) use deflate::Compression;
 pub(crate) use dial::{Connected, Dial, Target};
-pub(crate) use event::{Event, EventBatch, Opening};
-pub(crate) use feeds::Histories;
+pub(crate) use event::{Event, EventBatch, UpgradeRequest};
+pub(crate) use feeds::Feeds;
 use hold::Holds;
 pub(crate) use inflow::{Inflow, Load};
 pub(crate) use loop_handle::LoopHandle;

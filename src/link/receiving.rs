@@ -47,6 +47,14 @@ impl Link {
         lock(&self.inbox).take()
     }
 
+    /// Begins a run of what a loop had tried to handle itself, so that it can be parked. Nothing is in the
+    /// mailbox, and nobody runs it.
+    pub(crate) fn pass_through_inbox(&self, events: &mut EventBatch) -> EventBatch {
+        let scheduled = self.deliver(events);
+        debug_assert!(scheduled, "nothing was parked, so the mailbox was idle");
+        self.take_inbox()
+    }
+
     /// Ends a run; `true`: more has come.
     pub(crate) fn finish_run(&self) -> bool {
         let more = lock(&self.inbox).finish();

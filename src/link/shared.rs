@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::{Arrivals, Histories, Topics};
+use super::{Arrivals, Feeds, Topics};
 use crate::backplane::{Backplane, Presences};
 use crate::config::{Compress, Config};
 #[cfg(feature = "tls")]
@@ -22,7 +22,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) topics: Topics,
     /// Topics that keep their last messages.
-    pub(crate) histories: Arc<Histories>,
+    pub(crate) histories: Arc<Feeds>,
     /// Who is in which topic here.
     pub(crate) presences: Presences,
     /// Other nodes, if there may be any.
@@ -48,7 +48,7 @@ pub(crate) struct Shared {
     openings: AtomicUsize,
     pub(crate) arrivals: Arrivals,
     /// What rooms and timers need of a server, type-erased as they are above; a client has none.
-    pub(crate) home: OnceLock<Box<dyn Any + Send + Sync>>,
+    pub(crate) services: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Shared {
@@ -71,7 +71,7 @@ impl Shared {
             #[cfg(feature = "deflate")]
             classes: Default::default(),
             openings: AtomicUsize::new(0),
-            home: OnceLock::new(),
+            services: OnceLock::new(),
         }
     }
 
@@ -82,7 +82,7 @@ impl Shared {
     }
 
     /// Some topics keep their last messages.
-    pub(crate) fn keep(&mut self, histories: Histories) {
+    pub(crate) fn keep(&mut self, histories: Feeds) {
         self.histories = Arc::new(histories);
         self.topics.keep(self.histories.clone());
     }

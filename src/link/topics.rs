@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use super::outbox::QueueKey;
-use super::{Histories, LoopHandle, Shared, SharedFrame};
+use super::{Feeds, LoopHandle, Shared, SharedFrame};
 use crate::backplane::{Backplane, Post};
 use crate::id::PeerId;
 use crate::message::{LatestKey, Message};
@@ -37,7 +37,7 @@ pub(crate) struct Topics {
     /// Told of the first and the last subscriber of each.
     backplane: OnceLock<Arc<dyn Backplane>>,
     /// Told of the last one.
-    histories: OnceLock<Arc<Histories>>,
+    histories: OnceLock<Arc<Feeds>>,
 }
 
 /// A name that somebody subscribes to, or did a moment ago.
@@ -103,7 +103,7 @@ impl Topics {
     }
 
     /// Some keep their last messages.
-    pub(super) fn keep(&self, histories: Arc<Histories>) {
+    pub(super) fn keep(&self, histories: Arc<Feeds>) {
         let _ = self.histories.set(histories);
     }
 

@@ -5,7 +5,7 @@
 
 use super::close::Violation;
 use super::mask::mask;
-use super::protocol::Role;
+use super::message_reader::Role;
 
 /// The longest header: two bytes, a 64-bit length, a masking key.
 pub(crate) const MAX_HEADER: usize = 14;

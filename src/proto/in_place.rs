@@ -12,8 +12,8 @@ use tungstenite::Utf8Bytes;
 use tungstenite::protocol::Message;
 
 use super::mask::mask;
+use super::message_reader::MessageReader;
 use super::payload::{PAGE, into_page};
-use super::protocol::Protocol;
 
 /// Reads that are made otherwise after a message was kept.
 const DOUBTED: u8 = 255;
@@ -79,12 +79,12 @@ impl InPlace {
         &mut self,
         mut memory: BytesMut,
         arrived: usize,
-        protocol: &mut Protocol,
+        reader: &mut MessageReader,
         messages: &mut Vec<Message>,
         rest: &mut [u8],
     ) -> usize {
         let mut at = 0;
-        while let Some(whole) = protocol.next_plain_of(Self::LEAST, &memory[at..arrived]) {
+        while let Some(whole) = reader.next_plain_of(Self::LEAST, &memory[at..arrived]) {
             let found = Found {
                 text: whole.text,
                 key: whole.key,
@@ -144,8 +144,8 @@ mod tests {
 
     const SIZE: usize = 64 << 10;
 
-    fn protocol() -> Protocol {
-        Protocol::new(Role::Server, 1 << 20)
+    fn reader() -> MessageReader {
+        MessageReader::new(Role::Server, 1 << 20)
     }
 
     fn frame(opcode: Opcode, payload: &[u8], key: [u8; 4], out: &mut Vec<u8>) {
@@ -155,7 +155,7 @@ mod tests {
     /// What comes of `bytes`, read into memory of [`SIZE`], and what is left of them.
     fn read(
         in_place: &mut InPlace,
-        protocol: &mut Protocol,
+        reader: &mut MessageReader,
         bytes: &[u8],
     ) -> (Vec<Message>, Vec<u8>) {
         let mut memory = in_place.memory(SIZE).expect("memory to read into");
@@ -163,7 +163,7 @@ mod tests {
         memory[..bytes.len()].copy_from_slice(bytes);
         let mut messages = Vec::new();
         let mut rest = vec![0; SIZE];
-        let left = in_place.take(memory, bytes.len(), protocol, &mut messages, &mut rest);
+        let left = in_place.take(memory, bytes.len(), reader, &mut messages, &mut rest);
         rest.truncate(left);
         (messages, rest)
     }
@@ -173,12 +173,12 @@ mod tests {
         let mut in_place = InPlace::default();
         let mut bytes = Vec::new();
         frame(Opcode::Binary, &[1; 16 << 10], [7; 4], &mut bytes);
-        let (messages, rest) = read(&mut in_place, &mut protocol(), &bytes);
+        let (messages, rest) = read(&mut in_place, &mut reader(), &bytes);
         assert!(rest.is_empty());
         let place = messages[0].clone().into_data().as_ptr();
         drop(messages);
         for _ in 0..3 {
-            let (messages, _) = read(&mut in_place, &mut protocol(), &bytes);
+            let (messages, _) = read(&mut in_place, &mut reader(), &bytes);
             let data = messages[0].clone().into_data();
             assert_eq!((data.as_ptr(), &data[..]), (place, &[1; 16 << 10][..]));
         }
@@ -193,7 +193,7 @@ mod tests {
         frame(Opcode::Binary, &[1; 16 << 10], [7; 4], &mut bytes);
         let mut kept = Vec::new();
         for reads in 0..3 {
-            kept.extend(read(&mut in_place, &mut protocol(), &bytes).0);
+            kept.extend(read(&mut in_place, &mut reader(), &bytes).0);
             assert_eq!(kept.len(), reads + 1);
             for _ in 0..=DOUBTED {
                 assert!(in_place.memory(SIZE).is_none());
@@ -212,7 +212,7 @@ mod tests {
         let start = bytes.len();
         frame(Opcode::Text, &[0xFF; 9 << 10], [5, 6, 7, 8], &mut bytes);
         frame(Opcode::Binary, &[2; 9 << 10], [9; 4], &mut bytes);
-        let (messages, rest) = read(&mut InPlace::default(), &mut protocol(), &bytes);
+        let (messages, rest) = read(&mut InPlace::default(), &mut reader(), &bytes);
         assert_eq!(messages, [Message::text("a".repeat(9 << 10))]);
         assert!(rest == bytes[start..]);
     }
@@ -233,13 +233,13 @@ mod tests {
 
     /// All messages, and whether they end with a violation.
     fn the_usual_way(
-        protocol: &mut Protocol,
+        reader: &mut MessageReader,
         mut input: &mut [u8],
         messages: &mut Vec<Message>,
     ) -> bool {
         let mut blocks = Blocks::new(true);
         loop {
-            match protocol.next(&mut input, &mut blocks) {
+            match reader.next(&mut input, &mut blocks) {
                 Ok(Some(message)) => messages.push(message),
                 Ok(None) => return false,
                 Err(_) => return true,
@@ -258,14 +258,14 @@ mod tests {
                 frame(*opcode, payload, *key, &mut bytes);
             }
             bytes.truncate(cut);
-            let mut usual = protocol();
+            let mut usual = reader();
             let mut expected = Vec::new();
             let failed = the_usual_way(&mut usual, &mut bytes.clone(), &mut expected);
 
-            let mut protocol = protocol();
+            let mut reader = reader();
             let mut in_place = InPlace::default();
-            let (mut messages, mut rest) = read(&mut in_place, &mut protocol, &bytes);
-            prop_assert_eq!(the_usual_way(&mut protocol, &mut rest, &mut messages), failed);
+            let (mut messages, mut rest) = read(&mut in_place, &mut reader, &bytes);
+            prop_assert_eq!(the_usual_way(&mut reader, &mut rest, &mut messages), failed);
             prop_assert!(messages == expected);
         }
     }

@@ -17,7 +17,7 @@
 //! | `payload` | where the bytes of a message live once they leave the read buffer |
 //! | `spent` | blocks whose messages are still in use, until their memory can be used again |
 //! | `in_place` | messages that don't leave it |
-//! | `protocol` | §5.4, §5.5: frames to messages |
+//! | `message_reader` | §5.4, §5.5: frames to messages |
 //! | `compressed` | how compressed messages travel inside |
 //! | `deflate` | RFC 7692: permessage-deflate, what is agreed to and what is done |
 //! | `close` | §7: which codes may be sent, and what a violation is answered with |
@@ -34,8 +34,8 @@ pub(crate) mod handshake;
 pub(crate) mod http;
 mod in_place;
 mod mask;
+mod message_reader;
 mod payload;
-mod protocol;
 pub(crate) mod proxy;
 mod spent;
 mod utf8;
@@ -47,5 +47,5 @@ pub(crate) use compressed::data_frame;
 pub(crate) use compressed::{compressed_message, compressed_parts};
 pub(crate) use frame::{FirstByte, MAX_HEADER, Opcode, encode, encode_header, frame_len, new_mask};
 pub(crate) use in_place::InPlace;
+pub(crate) use message_reader::{Filled, MessageReader, Role};
 pub(crate) use payload::{Blocks, ReadBuffer};
-pub(crate) use protocol::{Filled, Protocol, Role};

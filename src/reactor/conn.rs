@@ -50,7 +50,7 @@ use crate::message::{CloseCause, CloseCode, Message};
 use crate::metrics::{LoopCounters, Refusal};
 use crate::net::Stream;
 use crate::peer::Peer;
-use crate::proto::{Blocks, InPlace, Protocol, Role};
+use crate::proto::{Blocks, InPlace, MessageReader, Role};
 
 /// Bytes that all connections together may bring per turn before those that bring large messages wait
 /// for the next, in the order they came.
@@ -123,7 +123,7 @@ pub(crate) struct Conn {
     pub(super) stream: Stream,
     pub(crate) peer: Peer,
     pub(super) phase: Phase,
-    pub(super) protocol: Protocol,
+    pub(super) reader: MessageReader,
     /// Milliseconds of the loop's clock: when bytes were last received (or, while we don't read for
     /// congestion, taken).
     pub(super) last_seen: Moment,
@@ -224,7 +224,7 @@ impl Conn {
             // A socket that is being connected becomes writable.
             blocked: role == Role::Client,
             phase,
-            protocol: Protocol::new(role, max_message),
+            reader: MessageReader::new(role, max_message),
             last_seen: Moment::at(now),
             since: Moment::at(now),
             rest: None,
@@ -258,7 +258,7 @@ impl Conn {
     }
 
     pub(super) fn is_client(&self) -> bool {
-        self.protocol.role() == Role::Client
+        self.reader.role() == Role::Client
     }
 
     pub(super) fn is_counted_by_ip(&self) -> bool {
@@ -417,7 +417,7 @@ impl Conn {
 
     /// What comes next is probably a large message, or more of one.
     fn brings_large(&self) -> bool {
-        self.habit == Habit::Large || self.protocol.is_in_large_message()
+        self.habit == Habit::Large || self.reader.is_in_large_message()
     }
 
     /// The peer has used up its allowance of messages.

@@ -267,7 +267,7 @@ impl Conn {
         }
         #[cfg(feature = "deflate")]
         if self.peer.link.compression().is_some() {
-            self.protocol.allow_compression();
+            self.reader.allow_compression();
         }
         self.told = Told::Opening;
         self.last_seen = Moment::at(cx.now);

@@ -187,7 +187,7 @@ impl Conn {
         // the same packet as the request are frames all the same once the connection is open.
         self.keep(rest);
         self.told = Told::Opening;
-        let opening = link::Opening { request, upgrade };
+        let opening = link::UpgradeRequest { request, upgrade };
         self.ask(Event::Open(Box::new(opening)), cx);
     }
 
@@ -206,7 +206,7 @@ impl Conn {
         }
         #[cfg(feature = "deflate")]
         if self.peer.link.compression().is_some() {
-            self.protocol.allow_compression();
+            self.reader.allow_compression();
         }
         self.leave_opening();
         self.counts.leave(Counts::UNTOLD);

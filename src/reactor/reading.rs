@@ -115,7 +115,7 @@ impl Conn {
         let mut budget = LARGE_BUDGET;
         loop {
             let filled = match self
-                .protocol
+                .reader
                 .fill(budget.min(CHUNK), |place| self.stream.read(place))
             {
                 Some(result) => {
@@ -130,7 +130,7 @@ impl Conn {
             let Some(filled) = filled else { return };
             budget = budget.saturating_sub(filled.arrived);
             *cx.large_left = cx.large_left.saturating_sub(filled.arrived);
-            let more = filled.all && budget > 0 && self.protocol.is_in_large_message();
+            let more = filled.all && budget > 0 && self.reader.is_in_large_message();
             if !more || self.gone || self.waits(cx) {
                 return;
             }
@@ -154,7 +154,7 @@ impl Conn {
             return Some(None);
         };
         buffer.advance(filled.arrived);
-        match self.protocol.adopt(buffer) {
+        match self.reader.adopt(buffer) {
             Ok(()) => self.input(&mut [], cx),
             Err(mut buffer) => {
                 self.input(buffer.from(0), cx);
@@ -183,10 +183,10 @@ impl Conn {
             return Some(None);
         };
         let buf = std::mem::take(&mut cx.buf);
-        let protocol = &mut self.protocol;
+        let reader = &mut self.reader;
         let rest = cx
             .in_place
-            .take(memory, filled.arrived, protocol, cx.messages, buf);
+            .take(memory, filled.arrived, reader, cx.messages, buf);
         let last = cx.messages.last().map(Message::len);
         self.habit = Habit::Usual;
         if let Some(bytes) = last {
@@ -207,7 +207,7 @@ impl Conn {
             Habit::Tiny => TINY_READ.min(buf.len()),
             Habit::Usual | Habit::Middling => buf.len(),
         };
-        let frames = self.protocol.frames();
+        let frames = self.reader.frames();
         let result = self.stream.read(&mut buf[..size]);
         let result = result.map(|arrived| Filled {
             arrived,
@@ -216,7 +216,7 @@ impl Conn {
         let filled = self.note_read(result, cx);
         if let Some(filled) = filled {
             self.input(&mut buf[..filled.arrived], cx);
-            let frames = self.protocol.frames().wrapping_sub(frames) as usize;
+            let frames = self.reader.frames().wrapping_sub(frames) as usize;
             if frames > filled.arrived / TINY {
                 self.habit = Habit::Tiny;
             } else if self.habit == Habit::Tiny {
@@ -372,7 +372,7 @@ impl Conn {
                 if done.reaches(INLINE) || inflated >= INLINE_INFLATED {
                     break Some(Stop::Full);
                 }
-                if self.is_over_rate(cx.now) && self.protocol.expects_data(input) {
+                if self.is_over_rate(cx.now) && self.reader.expects_data(input) {
                     break Some(Stop::OverRate);
                 }
                 match self.next_message(input, cx) {
@@ -419,7 +419,7 @@ impl Conn {
 
     /// Hands messages over in batches.
     fn messages<U: Upstream>(&mut self, input: &mut &mut [u8], cx: &mut Context<'_, U>) -> Stop {
-        let limit = inbound_limit(cx.config);
+        let limit = Load::inbound_limit(cx.config);
         let inline = cx.upstream.is_inline();
         let mut room = if inline { INLINE } else { self.room(limit) };
         let mut load = found_before(cx.messages);
@@ -442,7 +442,7 @@ impl Conn {
                 }
                 continue;
             }
-            if self.is_over_rate(cx.now) && self.protocol.expects_data(input) {
+            if self.is_over_rate(cx.now) && self.reader.expects_data(input) {
                 break Stop::OverRate;
             }
             match self.next_message(input, cx) {
@@ -466,7 +466,7 @@ impl Conn {
         cx: &mut Context<'_, U>,
     ) -> Result<Taken, Stop> {
         if self.ending.is_none() {
-            if let Some((text, payload, key)) = self.protocol.next_plain(input) {
+            if let Some((text, payload, key)) = self.reader.next_plain(input) {
                 let bytes = payload.len();
                 let coming = bytes + input.len();
                 let message = cx.blocks.message(text, payload, key, coming, cx.messages);
@@ -491,7 +491,7 @@ impl Conn {
         cx: &mut Context<'_, U>,
     ) -> Result<Message, Stop> {
         loop {
-            match self.protocol.next(input, cx.blocks) {
+            match self.reader.next(input, cx.blocks) {
                 Ok(None) => return Err(Stop::Empty),
                 Ok(Some(Message::Ping(payload))) => self.pong(payload),
                 Ok(Some(Message::Pong(payload))) => self.on_pong(&payload, cx),
@@ -514,7 +514,7 @@ impl Conn {
             self.rearm |= allowance.is_out_of_messages(cx.now);
         }
         self.habit = if bytes >= LARGE {
-            cx.blocks.note_large(self.protocol.frame_len(bytes));
+            cx.blocks.note_large(self.reader.frame_len(bytes));
             Habit::Large
         } else if bytes >= MIDDLING && !U::DIALS && cx.upstream.is_inline() {
             Habit::Middling
@@ -568,13 +568,6 @@ fn found_before(messages: &[Message]) -> Load {
     Load {
         messages: messages.len(),
         bytes: messages.iter().map(Message::len).sum(),
-    }
-}
-
-fn inbound_limit(config: &Config) -> Load {
-    Load {
-        messages: config.inbound_messages,
-        bytes: config.inbound_bytes,
     }
 }
 

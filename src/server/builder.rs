@@ -12,7 +12,7 @@ use crate::config::{
 };
 use crate::error::{Error, Result};
 use crate::history::History;
-use crate::link::Histories;
+use crate::link::Feeds;
 #[cfg(feature = "tls")]
 use crate::net::Tls;
 use crate::net::{Bound, Listen, Listener};
@@ -53,7 +53,7 @@ pub struct Server {
     pub(super) listeners: Vec<Listener>,
     pub(super) notify_systemd: bool,
     pub(super) backplane: Option<Arc<dyn Backplane>>,
-    pub(super) histories: Histories,
+    pub(super) histories: Feeds,
     pub(super) handle: ServerHandle,
 }
 
@@ -71,7 +71,7 @@ impl Server {
             listeners: Vec::new(),
             notify_systemd: false,
             backplane: None,
-            histories: Histories::default(),
+            histories: Feeds::default(),
             handle: ServerHandle::new(Vec::new()),
         };
         server.and_bind(addr)

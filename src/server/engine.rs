@@ -17,8 +17,8 @@ use crate::id::PeerId;
 #[cfg(feature = "deflate")]
 use crate::link::Compression;
 use crate::link::{
-    Agreement, Command, Event, EventBatch, Inline, Link, Load, Opening, defer_wakes, give_batch,
-    keeps_spare, release_own_spare, wake_deferred,
+    Agreement, Command, Event, EventBatch, Inline, Link, Load, UpgradeRequest, defer_wakes,
+    give_batch, keeps_spare, release_own_spare, wake_deferred,
 };
 use crate::logging::Throttle;
 use crate::message::{Bytes, CloseCause, CloseCode, CloseReason, Initiator, Message, Utf8Bytes};
@@ -50,10 +50,7 @@ enum Ran {
 
 impl<H: Handler> Engine<H> {
     pub(crate) fn new(handler: H, config: &Config) -> Self {
-        let limit = Load {
-            messages: config.inbound_messages,
-            bytes: config.inbound_bytes,
-        };
+        let limit = Load::inbound_limit(config);
         let workers = (0..config.workers).map(|_| WorkerCounters::default());
         let workers = workers.collect();
         Self {
@@ -159,7 +156,7 @@ impl<H: Handler> Engine<H> {
         mute(session);
     }
 
-    fn open(&self, peer: &Peer, opening: &Opening) -> Option<Box<dyn Any + Send>> {
+    fn open(&self, peer: &Peer, opening: &UpgradeRequest) -> Option<Box<dyn Any + Send>> {
         let link = &peer.link;
         let request = &opening.request;
         let decide = || {
@@ -280,7 +277,7 @@ impl Drop for Counted<'_> {
 /// The 101, or why there can't be one.
 fn accept_head<S>(
     link: &Link,
-    opening: &Opening,
+    opening: &UpgradeRequest,
     accept: &Accept<S>,
 ) -> Result<Vec<u8>, HttpError> {
     let subprotocol = match &accept.subprotocol {
@@ -317,7 +314,7 @@ fn accept_head<S>(
 /// permessage-deflate, if we want it and the client offers it in a way we can meet; with the value of
 /// the header that says so.
 #[cfg(feature = "deflate")]
-fn agree_on_compression(link: &Link, opening: &Opening) -> Option<(Compression, String)> {
+fn agree_on_compression(link: &Link, opening: &UpgradeRequest) -> Option<(Compression, String)> {
     let want = link.config().deflate.as_ref()?;
     let (agreed, answer) = deflate::answer(&opening.upgrade.offers, want)?;
     Some((Compression::new(agreed, link.handle.shared.clone()), answer))
@@ -466,9 +463,7 @@ impl<H: Handler> Upstream for OnTheLoop<H> {
         if self.0.run_events(peer, events) == Ran::Done {
             return false;
         }
-        let scheduled = link.deliver(events);
-        debug_assert!(scheduled, "nothing was parked, so the mailbox was idle");
-        let rest = link.take_inbox();
+        let rest = link.pass_through_inbox(events);
         link.park(rest)
     }
 

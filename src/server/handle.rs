@@ -13,7 +13,7 @@ use crate::config::Compress;
 #[cfg(feature = "tls")]
 use crate::error::{Error, Result};
 use crate::http::Response;
-use crate::hub::{Home, Timer};
+use crate::hub::{Services, Timer};
 use crate::link::{Command, LoopHandle, Shared, SharedFrame};
 use crate::message::{CloseCode, LatestKey, Message};
 use crate::metrics::{BackplaneMetrics, Metrics, WorkerCounters};
@@ -37,7 +37,7 @@ pub struct ServerHandle {
 struct Inner {
     addrs: Vec<LocalAddr>,
     /// For rooms and timers.
-    home: Arc<Home>,
+    services: Arc<Services>,
     running: OnceLock<Running>,
     /// Held by the first thread that waits for the end; others wait for the lock.
     state: Mutex<State>,
@@ -84,7 +84,7 @@ impl ServerHandle {
         Self {
             inner: Arc::new(Inner {
                 addrs,
-                home: Home::new(),
+                services: Services::new(),
                 running: OnceLock::new(),
                 state: Mutex::new(State::NotStarted),
                 deadline: Mutex::new(None),
@@ -95,8 +95,8 @@ impl ServerHandle {
         }
     }
 
-    pub(super) fn home(&self) -> &Arc<Home> {
-        &self.inner.home
+    pub(super) fn services(&self) -> &Arc<Services> {
+        &self.inner.services
     }
 
     /// The loops can be reached, though they may not run yet.
@@ -151,8 +151,8 @@ impl ServerHandle {
         let mut metrics = Metrics::of(loops.collect(), workers.collect());
         metrics.uptime = running.started.elapsed();
         metrics.connections = self.connections() as u64;
-        metrics.run_queue = self.inner.home.run_queue() as u64;
-        metrics.ticks = self.inner.home.ticks.read();
+        metrics.run_queue = self.inner.services.run_queue() as u64;
+        metrics.ticks = self.inner.services.ticks.read();
         let backplane = running.shared.backplane.as_ref();
         metrics.backplane = backplane.map(|backplane| {
             let state = backplane.state();
@@ -207,13 +207,13 @@ impl ServerHandle {
     /// With `workers(0)` it runs on the thread of all timers, where it delays the others. Timers of a
     /// server that has not been started fire once it has.
     pub fn every(&self, period: Duration, f: impl FnMut() + Send + 'static) -> Timer {
-        self.inner.home.every(period, f)
+        self.inner.services.every(period, f)
     }
 
     /// Calls `f` once, after `delay`, unless the server ends before. Everything else is as with
     /// [`every`](Self::every).
     pub fn after(&self, delay: Duration, f: impl FnOnce() + Send + 'static) -> Timer {
-        self.inner.home.after(delay, f)
+        self.inner.services.after(delay, f)
     }
 
     /// Sends a text or binary message to every connection that [subscribes](crate::Peer::subscribe) to
@@ -412,13 +412,13 @@ impl ServerHandle {
             .running
             .get()
             .is_some_and(|r| r.shared.has_cut_off());
-        let home = &self.inner.home;
-        home.stop_ticker();
+        let services = &self.inner.services;
+        services.stop_ticker();
         let deadline = (*lock(&self.inner.deadline)).unwrap_or_else(Instant::now);
         let deadline = deadline.max(Instant::now()) + GRACE;
         // The loops held the run queue open; the workers end once it is empty.
-        let idle = pool.is_none_or(|pool| pool.join(deadline)) & home.join_ticker(deadline);
-        home.end();
+        let idle = pool.is_none_or(|pool| pool.join(deadline)) & services.join_ticker(deadline);
+        services.end();
         if let Some(running) = self.inner.running.get() {
             // After the rooms, whose last words are for other nodes.
             running.shared.end();

@@ -60,7 +60,7 @@ impl Server {
         let handle = self.handle;
         // In this order: the handle reaches all of the server before any handler runs, which may
         // broadcast or join a room; then come messages of other nodes, and last the connections.
-        handle.home().settle(&shared, run_queue.as_ref());
+        handle.services().settle(&shared, run_queue.as_ref());
         shared.topics.span(&handles);
         handle.reachable(Running {
             shared: shared.clone(),

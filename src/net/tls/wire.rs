@@ -96,12 +96,12 @@ impl Scratch {
 
 /// Bytes that wait with their connection. Holds no memory when empty.
 #[derive(Debug, Default)]
-struct Waiting {
+struct Leftover {
     bytes: Vec<u8>,
     at: usize,
 }
 
-impl Waiting {
+impl Leftover {
     fn rest(&self) -> &[u8] {
         &self.bytes[self.at..]
     }
@@ -142,9 +142,9 @@ impl Waiting {
 pub(super) struct Wire<S> {
     pub(super) socket: S,
     /// Read, and not yet taken by native-tls.
-    kept: Waiting,
+    kept: Leftover,
     /// Written by native-tls, and not yet taken by the kernel.
-    pending: Waiting,
+    pending: Leftover,
     /// The buffers of the thread, between first use and `settle`.
     scratch: Option<Box<Scratch>>,
     /// Bytes of a record that native-tls has begun to take.
@@ -172,8 +172,8 @@ impl<S: Socket> Wire<S> {
     pub(super) fn new(socket: S) -> Self {
         Self {
             socket,
-            kept: Waiting::default(),
-            pending: Waiting::default(),
+            kept: Leftover::default(),
+            pending: Leftover::default(),
             scratch: None,
             record: 0,
             recvs: 0,

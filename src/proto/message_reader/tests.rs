@@ -26,7 +26,7 @@ fn script(frames: &[(u8, &[u8])]) -> Vec<u8> {
 
 /// Feeds `pieces` in turn, and gives all messages up to the end or the first violation.
 fn receive<'a>(
-    protocol: &mut Protocol,
+    protocol: &mut MessageReader,
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> (Vec<Message>, Option<Violation>) {
     receive_by(protocol, pieces, true)
@@ -34,7 +34,7 @@ fn receive<'a>(
 
 /// The same, with the short way for plain messages or without.
 fn receive_by<'a>(
-    protocol: &mut Protocol,
+    protocol: &mut MessageReader,
     pieces: impl IntoIterator<Item = &'a [u8]>,
     short: bool,
 ) -> (Vec<Message>, Option<Violation>) {
@@ -68,7 +68,7 @@ fn receive_by<'a>(
 
 /// Whole, cut in two at every place, and byte by byte: always the same.
 fn receive_split_everywhere(bytes: &[u8], limit: u32) -> (Vec<Message>, Option<Violation>) {
-    let fresh = || Protocol::new(Role::Server, limit);
+    let fresh = || MessageReader::new(Role::Server, limit);
     let expected = receive(&mut fresh(), [bytes]);
     for cut in 0..=bytes.len() {
         let (head, tail) = bytes.split_at(cut);
@@ -120,9 +120,9 @@ fn what_is_adopted_is_what_was_sent() {
     for frames in scripts {
         let bytes = script(frames);
         for limit in [1 << 20, 5000] {
-            let expected = receive(&mut Protocol::new(Role::Server, limit), [&bytes[..]]);
+            let expected = receive(&mut MessageReader::new(Role::Server, limit), [&bytes[..]]);
             for cut in (1..=bytes.len()).filter(|cut| cut % 97 < 3 || bytes.len() - cut < 20) {
-                let mut protocol = Protocol::new(Role::Server, limit);
+                let mut protocol = MessageReader::new(Role::Server, limit);
                 let mut blocks = Blocks::new(false);
                 let (head, tail) = bytes.split_at(cut);
                 let mut read = blocks.buffer(bytes.len(), bytes.len());
@@ -156,7 +156,7 @@ fn what_is_much_too_large_is_not_adopted() {
         let mut blocks = Blocks::new(false);
         let mut read = blocks.buffer(memory, memory);
         read.extend(&bytes[..4096 + 8]);
-        let mut protocol = Protocol::new(Role::Server, 1 << 20);
+        let mut protocol = MessageReader::new(Role::Server, 1 << 20);
         assert_eq!(protocol.adopt(read).is_ok(), adopted, "{memory}");
     }
 }
@@ -167,7 +167,7 @@ fn short_fragmented_messages_leave_nothing_behind() {
     for parts in [["", ""], ["a", ""], ["", "b"], ["a", "b"]] {
         let mut bytes = script(&[(0x02, parts[0].as_bytes()), (0x80, parts[1].as_bytes())]);
         bytes = bytes.repeat(1000);
-        let mut protocol = Protocol::new(Role::Server, 1000);
+        let mut protocol = MessageReader::new(Role::Server, 1000);
         let mut blocks = Blocks::new(false);
         let mut input = &mut bytes[..];
         let mut messages = 0;
@@ -215,7 +215,7 @@ fn messages_fragments_and_control_frames_between() {
 
 #[test]
 fn nothing_is_kept_between_messages() {
-    let mut protocol = Protocol::new(Role::Server, 1000);
+    let mut protocol = MessageReader::new(Role::Server, 1000);
     let bytes = script(&[(0x01, b"ab"), (0x89, b"x"), (0x80, b"c"), (0x89, b"y")]);
     receive(&mut protocol, bytes.chunks(1));
     assert!(protocol.partial.is_none());
@@ -271,14 +271,14 @@ fn limits_hold_for_frames_and_for_their_sum() {
     assert_eq!((messages.len(), violation), (1, None));
     // Nine bytes that claim 2^62: refused at once.
     let claim = [0x82, 0xFF, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4];
-    let mut protocol = Protocol::new(Role::Server, u32::MAX);
+    let mut protocol = MessageReader::new(Role::Server, u32::MAX);
     let (_, violation) = receive(&mut protocol, [&claim[..]]);
     assert_eq!(violation, Some(Violation::TOO_BIG));
 }
 
 #[test]
 fn a_claim_allocates_nothing() {
-    let mut protocol = Protocol::new(Role::Server, 1 << 30);
+    let mut protocol = MessageReader::new(Role::Server, 1 << 30);
     let mut bytes = vec![0x82, 0xFF, 0, 0, 0, 0, 0x3F, 0, 0, 0, 1, 2, 3, 4];
     bytes.extend_from_slice(&[0; 100]);
     receive(&mut protocol, [&bytes[..]]);
@@ -291,7 +291,7 @@ fn a_claim_allocates_nothing() {
 #[test]
 fn fragments_of_one_byte_move_the_message_rarely() {
     const FRAGMENTS: usize = 200_000;
-    let mut protocol = Protocol::new(Role::Server, 1 << 20);
+    let mut protocol = MessageReader::new(Role::Server, 1 << 20);
     let (start, more) = (frame(0x02, b"x"), frame(0x00, b"x"));
     let (mut room, mut grown) = (0, 0);
     for n in 0..FRAGMENTS {
@@ -332,7 +332,7 @@ fn close_ends_it() {
 
 #[test]
 fn the_client_role_reads_unmasked_frames() {
-    let mut protocol = Protocol::new(Role::Client, 1000);
+    let mut protocol = MessageReader::new(Role::Client, 1000);
     let (messages, violation) = receive(&mut protocol, [&b"\x81\x02hi"[..]]);
     assert_eq!((messages, violation), (vec![Message::text("hi")], None));
 }
@@ -384,7 +384,7 @@ proptest! {
             rest = left;
         }
         let expected: Vec<Message> = messages.into_iter().map(|(message, _)| message).collect();
-        let mut protocol = Protocol::new(Role::Server, 1000);
+        let mut protocol = MessageReader::new(Role::Server, 1000);
         let (got, violation) = receive(&mut protocol, pieces);
         prop_assert_eq!(violation, None);
         prop_assert_eq!(got, expected);
@@ -394,8 +394,8 @@ proptest! {
     /// Any bytes at all: no panic, and the same verdict however they are cut.
     #[test]
     fn garbage(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {
-        let whole = receive(&mut Protocol::new(Role::Server, 1000), [&bytes[..]]);
+        let whole = receive(&mut MessageReader::new(Role::Server, 1000), [&bytes[..]]);
         let (head, tail) = bytes.split_at(cut.min(bytes.len()));
-        prop_assert_eq!(receive(&mut Protocol::new(Role::Server, 1000), [head, tail]), whole);
+        prop_assert_eq!(receive(&mut MessageReader::new(Role::Server, 1000), [head, tail]), whole);
     }
 }

@@ -1,6 +1,6 @@
 //! Frames to messages: the receiving half of one WebSocket, as pure data.
 //!
-//! Call [`Protocol::next`] with what was read until it gives `None`: then all of the input is
+//! Call [`MessageReader::next`] with what was read until it gives `None`: then all of the input is
 //! consumed, and what was incomplete is kept inside. Between messages nothing is kept at all, so an
 //! idle connection costs the size of this struct.
 //!
@@ -27,7 +27,7 @@ pub(crate) enum Role {
 /// Bytes that a message must have before more of it is read directly into place.
 const DIRECT: usize = 4 << 10;
 
-/// What [`Protocol::fill`] came to.
+/// What [`MessageReader::fill`] came to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Filled {
     pub(crate) arrived: usize,
@@ -37,7 +37,7 @@ pub(crate) struct Filled {
 
 /// The receiving half of one WebSocket.
 #[derive(Debug)]
-pub(crate) struct Protocol {
+pub(crate) struct MessageReader {
     role: Role,
     accepts: Accepts,
     /// Frames seen, wrapping: a measure of work where bytes are none.
@@ -92,7 +92,7 @@ struct Assembly {
     bytes: Buffer,
 }
 
-impl Protocol {
+impl MessageReader {
     pub(crate) fn new(role: Role, max_message: u32) -> Self {
         Self {
             role,

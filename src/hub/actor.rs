@@ -1,21 +1,21 @@
-//! Where the room of one name is: its mailbox, and how its calls are made.
+//! The actor behind one room name: its mailbox, and how the room's calls are made.
 //!
-//! The room itself comes and goes in its place: it is made when somebody joins, and dropped when it
-//! closes. The place goes with it, unless somebody has joined meanwhile; then the next room is made in
-//! the same place. Whether that is so is decided with the registry and the inbox locked, and joining
-//! takes both too, so nobody joins a place that is no more.
+//! The room itself comes and goes in it: it is made when somebody joins, and dropped when it closes. The
+//! actor goes with it, unless somebody has joined meanwhile; then the next room is made in the same
+//! actor. Whether that is so is decided with the registry and the inbox locked, and joining takes both
+//! too, so nobody joins an actor that is no more.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use super::home::Home;
 use super::members::Members;
 use super::membership::RoomStats;
 use super::room::{Refused, Room};
 use super::rooms::Registry;
 use super::schedule::{Pace, Schedule};
-use super::seat::{Seat, Waiting};
+use super::seat::{Counted, Seat};
+use super::services::Services;
 use super::task::Runnable;
 use super::ticker::Look;
 use crate::guard::guarded;
@@ -27,16 +27,16 @@ use crate::peer::Peer;
 use crate::sync::lock;
 use crate::worker::Mailbox;
 
-/// Where the room of one name is; registry, members and handles refer to it.
+/// Runs the room of one name; registry, members and handles refer to it.
 ///
 /// - for all, on any thread: [`call`](Self::call) has a call made in its turn; [`len`](Self::len) and
 ///   [`stats`](Self::stats) are as of the last call;
 /// - for the registry, with itself locked: [`put_in`](Self::put_in) and [`retire`](Self::retire), after
 ///   which the caller makes it [run](Self::make_run) once nothing is locked;
 /// - for the thread that runs it, one at a time: `run`, and all calls of the room under it.
-pub(super) struct Place<R: Room> {
+pub(super) struct Actor<R: Room> {
     pub(super) name: Arc<str>,
-    pub(super) home: Arc<Home>,
+    pub(super) services: Arc<Services>,
     registry: Arc<Registry<R>>,
     inbox: Mutex<Inbox<R>>,
     stage: Mutex<Stage<R>>,
@@ -47,7 +47,7 @@ pub(super) struct Place<R: Room> {
 
 struct Inbox<R: Room> {
     calls: Mailbox<Call<R>>,
-    /// The place is no more: nothing is accepted.
+    /// The actor is no more: nothing is accepted.
     retired: bool,
 }
 
@@ -60,8 +60,8 @@ struct Stage<R> {
 
 /// A call to be made.
 pub(super) enum Call<R: Room> {
-    Join(Waiting, R::Join),
-    Message(Waiting, Message),
+    Join(Counted, R::Join),
+    Message(Counted, Message),
     Leave(Arc<Seat>),
     Tick,
     With(Visit<R>),
@@ -80,13 +80,17 @@ struct Counts {
     worst_late: AtomicU64,
 }
 
-impl<R: Room> Place<R> {
-    pub(super) fn new(name: &str, home: Arc<Home>, registry: Arc<Registry<R>>) -> Arc<Self> {
+impl<R: Room> Actor<R> {
+    pub(super) fn new(
+        name: &str,
+        services: Arc<Services>,
+        registry: Arc<Registry<R>>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|me| {
             let name: Arc<str> = name.into();
             Self {
                 name: name.clone(),
-                home,
+                services,
                 registry,
                 inbox: Mutex::new(Inbox {
                     calls: Mailbox::default(),
@@ -106,9 +110,9 @@ impl<R: Room> Place<R> {
 
     /// One that nobody is or ever will be in.
     pub(super) fn nowhere(name: &str, registry: Arc<Registry<R>>) -> Arc<Self> {
-        let place = Self::new(name, Home::new(), registry);
-        lock(&place.inbox).retired = true;
-        place
+        let actor = Self::new(name, Services::new(), registry);
+        lock(&actor.inbox).retired = true;
+        actor
     }
 
     pub(super) fn len(&self) -> usize {
@@ -125,7 +129,7 @@ impl<R: Room> Place<R> {
         }
     }
 
-    /// Puts a call into the inbox. `Ok(true)`: the caller makes the place run, once it holds no lock.
+    /// Puts a call into the inbox. `Ok(true)`: the caller makes the actor run, once it holds no lock.
     pub(super) fn put_in(&self, call: Call<R>) -> Result<bool, Call<R>> {
         let mut inbox = lock(&self.inbox);
         if inbox.retired {
@@ -154,11 +158,11 @@ impl<R: Room> Place<R> {
 
     pub(super) fn make_run(&self) {
         if let Some(me) = self.me.upgrade() {
-            self.home.run(me);
+            self.services.run(me);
         }
     }
 
-    /// With the registry locked: ends the place, unless more calls have come. `false`: they have, and
+    /// With the registry locked: ends the actor, unless more calls have come. `false`: they have, and
     /// it must be run again.
     pub(super) fn retire(&self) -> bool {
         let mut inbox = lock(&self.inbox);
@@ -236,7 +240,7 @@ impl<R: Room> Place<R> {
             .merged
             .fetch_add(tick.merged.into(), Ordering::Relaxed);
         counts.worst_late.fetch_max(late, Ordering::Relaxed);
-        self.home.ticks.ticked(tick.merged, tick.late);
+        self.services.ticks.ticked(tick.merged, tick.late);
         self.play(stage, |room, members| room.tick(members, tick));
         pace.end(tick);
     }
@@ -266,12 +270,12 @@ impl<R: Room> Place<R> {
     }
 
     fn begin_ticks(&self, period: Duration) -> Arc<Pace> {
-        let start = self.home.start_of_period(period, Instant::now());
+        let start = self.services.start_of_period(period, Instant::now());
         let schedule = Schedule::new(start, period);
         let pace = Arc::new(Pace::new(schedule));
         if let Some(first) = schedule.at(1) {
-            let (pace, place) = (pace.clone(), self.me.clone());
-            self.home.at(first, Ticks { pace, place });
+            let (pace, actor) = (pace.clone(), self.me.clone());
+            self.services.at(first, Ticks { pace, actor });
         }
         pace
     }
@@ -301,7 +305,7 @@ impl<R: Room> Place<R> {
     fn close(&self, stage: &mut Stage<R>) {
         if let Some(pace) = stage.pace.take() {
             pace.stop();
-            self.home.one_is_over();
+            self.services.one_is_over();
         }
         stage.members.dismiss_all();
         self.len.store(0, Ordering::Relaxed);
@@ -315,7 +319,7 @@ impl<R: Room> Place<R> {
     }
 }
 
-impl<R: Room> Runnable for Place<R> {
+impl<R: Room> Runnable for Actor<R> {
     fn run(&self) -> bool {
         let calls = lock(&self.inbox).calls.take();
         let mut stage = lock(&self.stage);
@@ -336,18 +340,18 @@ impl<R: Room> Runnable for Place<R> {
 /// The ticks of one room, as the ticker has them.
 struct Ticks<R: Room> {
     pace: Arc<Pace>,
-    place: Weak<Place<R>>,
+    actor: Weak<Actor<R>>,
 }
 
 impl<R: Room> Look for Ticks<R> {
     fn look(&mut self, now: Instant) -> Option<Instant> {
         let due = self.pace.look(now);
-        let place = self.place.upgrade().filter(|_| due.next.is_some())?;
-        let overruns = &place.counts.overruns;
+        let actor = self.actor.upgrade().filter(|_| due.next.is_some())?;
+        let overruns = &actor.counts.overruns;
         overruns.fetch_add(due.overruns, Ordering::Relaxed);
-        place.home.ticks.overrun(due.overruns);
+        actor.services.ticks.overrun(due.overruns);
         if due.pass_on {
-            place.call(Call::Tick);
+            actor.call(Call::Tick);
         }
         due.next
     }

@@ -29,7 +29,7 @@ const SPREAD: Duration = Duration::from_millis(100);
 ///   something looked at by the ticker, [`tell_end`](Self::tell_end) registers who is told of the end.
 ///   `run` may run it on the spot, so it is called with no lock of a room held but the stage that the
 ///   caller runs in.
-pub(crate) struct Home {
+pub(crate) struct Services {
     /// Not set while the server has not been started, and without workers.
     workers: OnceLock<WeakRunQueue<Task>>,
     ticker: Arc<Ticker>,
@@ -44,10 +44,10 @@ pub(crate) struct Home {
 
 /// Something that is to be told that the server has ended.
 pub(super) trait Guest: Send + Sync {
-    fn ended(&self, home: &Arc<Home>);
+    fn ended(&self, services: &Arc<Services>);
 }
 
-impl Home {
+impl Services {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             workers: OnceLock::new(),
@@ -62,8 +62,8 @@ impl Home {
 
     /// The server that this connection belongs to. `None`: it is a client's.
     pub(super) fn of(peer: &Peer) -> Option<&Arc<Self>> {
-        let home = peer.link.handle.shared.home.get()?;
-        home.downcast_ref()
+        let services = peer.link.handle.shared.services.get()?;
+        services.downcast_ref()
     }
 
     // ---- for the server ----
@@ -74,7 +74,7 @@ impl Home {
             // Weak: the workers end when nobody can bring them work but themselves.
             let _ = self.workers.set(workers.downgrade());
         }
-        let _ = shared.home.set(Box::new(self.clone()));
+        let _ = shared.services.set(Box::new(self.clone()));
         self.ticker.start();
     }
 
@@ -122,9 +122,9 @@ impl Home {
 
     /// Without workers: on the ticker, between other things.
     fn run_later(self: &Arc<Self>, runnable: Arc<dyn Runnable>) {
-        let (home, mut later) = (self.clone(), Later::new(runnable));
+        let (services, mut later) = (self.clone(), Later::new(runnable));
         let look = move |_| {
-            home.run(later.take()?);
+            services.run(later.take()?);
             None
         };
         self.at(Instant::now(), look);
@@ -173,9 +173,9 @@ impl Home {
     }
 }
 
-impl std::fmt::Debug for Home {
+impl std::fmt::Debug for Services {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Home")
+        f.write_str("Services")
     }
 }
 
@@ -197,14 +197,14 @@ mod tests {
 
     #[test]
     fn timers_that_are_cancelled_do_not_pile_up() {
-        let home = Home::new();
+        let services = Services::new();
         let hour = Duration::from_secs(3600);
-        let stays = home.after(hour, || ());
+        let stays = services.after(hour, || ());
         for _ in 0..100_000 {
-            home.after(hour, || ()).cancel();
-            home.every(hour, || ()).cancel();
+            services.after(hour, || ()).cancel();
+            services.every(hour, || ()).cancel();
         }
-        assert!(home.ticker.len() < 100, "{}", home.ticker.len());
+        assert!(services.ticker.len() < 100, "{}", services.ticker.len());
         assert!(!stays.is_over());
     }
 
