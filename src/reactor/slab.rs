@@ -139,9 +139,9 @@ impl<T> Slab<T> {
         keys.into_iter()
     }
 
-    /// All values, in slot order.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
-        let entries = (0..).zip(&mut self.entries);
+    /// All values from this slot on, in slot order.
+    pub(crate) fn iter_mut_from(&mut self, slot: u32) -> impl Iterator<Item = (Key, &mut T)> {
+        let entries = (slot..).zip(self.entries.iter_mut().skip(slot as usize));
         entries.filter_map(|(slot, entry)| entry.occupied_mut(slot))
     }
 
@@ -333,7 +333,7 @@ mod tests {
                 }
                 let keys: Vec<_> = slab.keys().collect();
                 prop_assert!(keys.is_sorted_by_key(|key| key.slot));
-                let walked: HashMap<_, _> = slab.iter_mut().map(|(key, v)| (key, *v)).collect();
+                let walked: HashMap<_, _> = slab.iter_mut_from(0).map(|(key, v)| (key, *v)).collect();
                 prop_assert_eq!(keys.len(), walked.len());
                 prop_assert!(keys.iter().all(|key| present.contains_key(key)));
                 prop_assert_eq!(&walked, &present);

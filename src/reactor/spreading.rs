@@ -57,10 +57,6 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn is_empty(&self) -> bool {
-        self.spreads.is_empty()
-    }
-
     /// Whether this one may be added.
     pub(super) fn takes(&self, spread: &Spread) -> bool {
         let room = self.bytes + spread.frame().len() <= RUN;
@@ -74,11 +70,29 @@ impl Run {
         self.spreads.push(spread);
     }
 
+    /// Ready to be spread; `None` if there are none.
+    pub(super) fn frames(&self) -> Option<Frames<'_>> {
+        let all: Vec<_> = self.spreads.iter().map(Spread::frame).collect();
+        Some(Frames {
+            first: self.spreads.first()?,
+            joined: (all.len() > 1).then(|| SharedFrame::join(&all)),
+            all,
+        })
+    }
+
     /// Lets go of all, when they are spread.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Spread> {
         self.bytes = 0;
         self.spreads.drain(..)
     }
+}
+
+/// The frames of a [`Run`], and what was made of them.
+pub(super) struct Frames<'a> {
+    first: &'a Spread,
+    all: Vec<&'a SharedFrame>,
+    /// If they are several.
+    joined: Option<SharedFrame>,
 }
 
 /// What is needed to reach connections.
@@ -92,25 +106,23 @@ pub(super) struct Reach<'a> {
 }
 
 impl Reach<'_> {
-    /// Puts all frames into the outboxes of all whom they are for.
-    pub(super) fn spread(self, run: &Run) {
-        let [first, rest @ ..] = &run.spreads[..] else {
-            return;
-        };
-        if rest.is_empty() {
-            let latest = match first {
-                Spread::Topic(publication, _) => publication.latest.as_ref(),
-                Spread::All(..) => None,
-            };
-            return self.each(first, |conn| {
-                conn.peer.link.send_shared(first.frame(), latest);
-            });
+    /// Puts all frames into the outboxes of those whom they are for, beginning with the one of number `from`
+    /// and until `most` are to be flushed. `Some`: the number of the next.
+    pub(super) fn spread(self, frames: &Frames<'_>, from: u32, most: usize) -> Option<u32> {
+        match &frames.joined {
+            Some(joined) => self.each(frames.first, from, most, |conn| {
+                conn.peer.link.send_shared_run(joined, &frames.all);
+            }),
+            None => {
+                let latest = match frames.first {
+                    Spread::Topic(publication, _) => publication.latest.as_ref(),
+                    Spread::All(..) => None,
+                };
+                self.each(frames.first, from, most, |conn| {
+                    conn.peer.link.send_shared(frames.first.frame(), latest);
+                })
+            }
         }
-        let frames: Vec<_> = run.spreads.iter().map(Spread::frame).collect();
-        let joined = SharedFrame::join(&frames);
-        self.each(first, |conn| {
-            conn.peer.link.send_shared_run(&joined, &frames);
-        });
     }
 
     /// Puts a frame into the outboxes of these but one.
@@ -125,7 +137,7 @@ impl Reach<'_> {
         }
     }
 
-    fn each(self, spread: &Spread, send: impl Fn(&Conn)) {
+    fn each(self, spread: &Spread, from: u32, most: usize, send: impl Fn(&Conn)) -> Option<u32> {
         let Self {
             conns,
             audience,
@@ -134,7 +146,10 @@ impl Reach<'_> {
         } = self;
         match spread {
             Spread::All(..) => {
-                for (key, conn) in conns.iter_mut() {
+                for (key, conn) in conns.iter_mut_from(from) {
+                    if touched.len() >= most {
+                        return Some(key.slot);
+                    }
                     reach(key, conn, touched, &send);
                 }
             }
@@ -142,13 +157,17 @@ impl Reach<'_> {
                 let except = publication.except.filter(|id| id.loop_index() == index);
                 let except = except.map(|id| id.key());
                 let subscribers = audience.of(publication.topic).iter();
-                for &key in subscribers.filter(|&&key| Some(key) != except) {
-                    if let Some(conn) = conns.get_mut(key) {
+                for (number, &key) in (from..).zip(subscribers.skip(from as usize)) {
+                    if touched.len() >= most {
+                        return Some(number);
+                    }
+                    if let (false, Some(conn)) = (Some(key) == except, conns.get_mut(key)) {
                         reach(key, conn, touched, &send);
                     }
                 }
             }
         }
+        None
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::EventLoop;
+use super::{EventLoop, GROUP};
 use crate::id::Key;
 use crate::link::{Command, Link, Permit};
 use crate::message::CloseCause;
@@ -25,14 +25,14 @@ impl<U: Upstream> EventLoop<U> {
                 Err(_) => break,
             }
         }
-        self.spread();
+        self.spread(true);
     }
 
     fn execute(&mut self, command: Command) {
         use Command::{Broadcast, Flush, Publish, Resume};
         if !matches!(command, Broadcast(..) | Publish(..) | Flush(_) | Resume(_)) {
             // It may write to outboxes, or change who is there.
-            self.spread();
+            self.spread(false);
         }
         match command {
             Command::Flush(key) => self.touch(key),
@@ -114,18 +114,32 @@ impl<U: Upstream> EventLoop<U> {
     /// Spreads a frame together with those before and behind it, if they are for the same connections.
     fn gather(&mut self, spread: Spread) {
         if !self.run.takes(&spread) {
-            self.spread();
+            self.spread(false);
         }
         self.run.push(spread);
     }
 
-    /// Puts what was gathered into the outboxes.
-    fn spread(&mut self) {
-        if self.run.is_empty() {
-            return;
-        }
+    /// Puts what was gathered into the outboxes. If it is the last of the turn, it is also written, by
+    /// groups, while it is in the cache; otherwise more may follow for the same connections.
+    fn spread(&mut self, is_last: bool) {
         let mut run = std::mem::take(&mut self.run);
-        self.reach().spread(&run);
+        if let Some(frames) = run.frames() {
+            let most = if is_last { GROUP } else { usize::MAX };
+            let mut from = Some(0);
+            while let Some(next) = from {
+                if is_last {
+                    // Who was sent something before has it written together with this, later.
+                    self.later.append(&mut self.touched);
+                }
+                from = self.reach().spread(&frames, next, most);
+                if is_last {
+                    self.flush();
+                    // To write to thousands takes milliseconds, for which what was read needn't wait.
+                    self.pass_on(0);
+                }
+            }
+            self.touched.append(&mut self.later);
+        }
         for spread in run.drain() {
             self.receiver.return_permit(spread.into_permit());
             self.handle.ordered_done();

@@ -80,6 +80,8 @@ pub(crate) struct EventLoop<U> {
     run: Run,
     /// Connections that were sent something this turn, each once.
     touched: Vec<Key>,
+    /// Those that wait while others are flushed; empty between steps.
+    later: Vec<Key>,
     /// Connections to be removed; may name one twice.
     gone: Vec<Key>,
     runnable: Vec<Peer>,
@@ -133,6 +135,7 @@ impl<U: Upstream> EventLoop<U> {
             dials: VecDeque::new(),
             run: Run::default(),
             touched: Vec::new(),
+            later: Vec::new(),
             gone: Vec::new(),
             runnable: Vec::new(),
             large_left: 0,
