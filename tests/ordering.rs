@@ -29,6 +29,8 @@ over_every_transport! {
     a_blocked_handler_holds_up_nobody_else,
     what_was_sent_arrives_while_the_handler_blocks,
     what_was_broadcast_arrives_while_the_handler_blocks,
+    many_get_what_several_broadcast_and_publish_in_order,
+    many_need_not_wait_for_a_handler_that_blocks,
     a_loop_that_is_behind_is_waited_for,
     a_handler_a_room_and_a_timer_send_in_order,
 }
@@ -467,6 +469,76 @@ fn the_first_handler_can_broadcast() {
     assert!(early.head().starts_with("HTTP/1.1 101 "));
     assert_eq!(early.frame(), Some((0x81, b"to all".to_vec())));
     assert_eq!(early.frame(), Some((0x81, b"true".to_vec())));
+}
+
+/// To everybody and to the topic that everybody subscribes to, in turn.
+struct ToAll(OnceLock<ServerHandle>);
+
+impl Handler for ToAll {
+    type Session = u32;
+
+    fn start(&self, server: &ServerHandle) {
+        assert!(self.0.set(server.clone()).is_ok());
+    }
+
+    fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<u32>, Response> {
+        assert!(peer.subscribe("all"));
+        Ok(Accept::new(0))
+    }
+
+    fn message(&self, sent: &mut u32, _: &Peer, message: Message) {
+        let server = self.0.get().unwrap();
+        for _ in 0..2 {
+            assert!(server.broadcast(format!("{message}:{sent}")));
+            server.publish("all", format!("{message}:{}", *sent + 1));
+            *sent += 2;
+        }
+    }
+}
+
+/// So many that the loop waits a moment for what else is on its way to all of them.
+const MANY: usize = 300;
+
+fn many_get_what_several_broadcast_and_publish_in_order(transport: Transport) {
+    const SENDERS: usize = 8;
+    const MESSAGES: u32 = 25;
+    for workers in [0, 1, 3] {
+        let server = transport.serve(|s| s.workers(workers), ToAll(OnceLock::new()));
+        let mut raws: Vec<Raw> = (0..MANY).map(|_| Raw::open(server.addr)).collect();
+        for _ in 0..MESSAGES {
+            for (id, raw) in raws[..SENDERS].iter_mut().enumerate() {
+                raw.write(&frame(0x81, id.to_string().as_bytes()));
+            }
+        }
+        for raw in &mut raws {
+            Sequences::default().read(raw, 4 * MESSAGES * SENDERS as u32);
+        }
+    }
+}
+
+fn many_need_not_wait_for_a_handler_that_blocks(transport: Transport) {
+    let (release, gate) = bounded::<()>(0);
+    let everybody = Arc::new(OnceLock::<ServerHandle>::new());
+    let handle = everybody.clone();
+    let server = transport.serve(
+        |s| {
+            let _ = everybody.set(s.handle());
+            s.workers(2)
+        },
+        move |_: &Peer, message: Message| match message.to_text() {
+            Ok("block") => gate.recv_timeout(WAIT).unwrap(),
+            _ => assert!(handle.get().unwrap().broadcast(message)),
+        },
+    );
+    let mut raws: Vec<Raw> = (0..MANY).map(|_| Raw::open(server.addr)).collect();
+    for _ in 0..10 {
+        raws[0].write(&frame(0x81, b"to all"));
+        raws[1].write(&frame(0x81, b"block"));
+        for raw in &mut raws {
+            assert_eq!(raw.frame(), Some((0x81, b"to all".to_vec())));
+        }
+        release.send_timeout((), WAIT).unwrap();
+    }
 }
 
 /// A flood of broadcasts by inline handlers of one loop, while the other is busy: nobody waits, and yet

@@ -57,6 +57,10 @@ pub(super) struct Run {
 }
 
 impl Run {
+    pub(super) fn first(&self) -> Option<&Spread> {
+        self.spreads.first()
+    }
+
     /// Whether this one may be added.
     pub(super) fn takes(&self, spread: &Spread) -> bool {
         let room = self.bytes + spread.frame().len() <= RUN;

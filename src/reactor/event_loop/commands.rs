@@ -11,6 +11,9 @@ use crate::reactor::spreading::{Reach, Spread};
 use crate::reactor::stopping::Stopping;
 use crate::reactor::upstream::Upstream;
 
+/// Frames for as many connections are held back for others, once.
+const MANY: usize = 256;
+
 impl<U: Upstream> EventLoop<U> {
     /// Carries out what was asked; what is asked meanwhile waits for the next turn.
     pub(super) fn commands(&mut self) {
@@ -25,7 +28,25 @@ impl<U: Upstream> EventLoop<U> {
                 Err(_) => break,
             }
         }
-        self.spread(true);
+        self.held_back = !self.held_back && self.may_be_joined();
+        if !self.held_back {
+            self.spread(true);
+        }
+    }
+
+    /// Whether what was gathered had better wait for what workers are about to say, as work was given to
+    /// them this turn: one write to each of many costs more than the wait, which a nap bounds.
+    fn may_be_joined(&self) -> bool {
+        let gave_work = self.gave_work || !self.runnable.is_empty();
+        gave_work && !self.upstream.is_inline() && self.reaches() >= MANY
+    }
+
+    /// To how many connections at most the gathered frames go.
+    fn reaches(&self) -> usize {
+        self.run.first().map_or(0, |spread| match spread {
+            Spread::All(..) => self.conns.len(),
+            Spread::Topic(publication, _) => self.audience.of(publication.topic).len(),
+        })
     }
 
     fn execute(&mut self, command: Command) {

@@ -76,8 +76,10 @@ pub(crate) struct EventLoop<U> {
     again: Vec<Key>,
     /// Connections that are to be made; always empty on a server.
     dials: VecDeque<Box<Dial>>,
-    /// Frames for many, gathered and not spread yet; empty between steps.
+    /// Frames for many, gathered and not spread yet; empty between turns unless they are held back.
     run: Run,
+    /// They wait for more, until the next turn.
+    held_back: bool,
     /// Connections that were sent something this turn, each once.
     touched: Vec<Key>,
     /// Those that wait while others are flushed; empty between steps.
@@ -88,6 +90,8 @@ pub(crate) struct EventLoop<U> {
     large_left: usize,
     /// Work was given away a moment ago.
     nap: bool,
+    /// It was this turn.
+    gave_work: bool,
     /// Another loop is behind with what handlers of this one ask for: nothing is read meanwhile.
     ahead: bool,
     /// There was something to do since memory was last let go of.
@@ -134,12 +138,14 @@ impl<U: Upstream> EventLoop<U> {
             again: Vec::new(),
             dials: VecDeque::new(),
             run: Run::default(),
+            held_back: false,
             touched: Vec::new(),
             later: Vec::new(),
             gone: Vec::new(),
             runnable: Vec::new(),
             large_left: 0,
             nap: false,
+            gave_work: false,
             ahead: false,
             untidy: false,
             stopping: None,
@@ -169,6 +175,7 @@ impl<U: Upstream> EventLoop<U> {
             return false;
         }
         self.large_left = TURN_BUDGET;
+        self.gave_work = false;
         self.ahead = link::still_ahead();
         self.go_on();
         self.sockets();
@@ -280,6 +287,7 @@ impl<U: Upstream> EventLoop<U> {
         if self.runnable.len() > at_least {
             // A nap, not sleep, follows.
             self.nap = !self.upstream.is_inline();
+            self.gave_work = true;
             for peer in self.runnable.drain(..) {
                 let timed = self.runs % WAITS == 0;
                 self.runs = self.runs.wrapping_add(1);

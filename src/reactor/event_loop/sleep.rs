@@ -138,11 +138,8 @@ impl<U: Upstream> EventLoop<U> {
         let accept = self.acceptor.deadline(self.now).map(until);
         let stopping = self.stopping.as_ref();
         let stop = stopping.map(|stopping| stopping.wait(now));
-        let other_loop = self.ahead.then_some(NAP);
-        let nearest = [timers, accept, stop, other_loop]
-            .into_iter()
-            .flatten()
-            .min();
+        let others = (self.ahead || self.held_back).then_some(NAP);
+        let nearest = [timers, accept, stop, others].into_iter().flatten().min();
         Some((nearest, now))
     }
 }
