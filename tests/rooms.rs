@@ -13,6 +13,7 @@ use framemill::{
     Accept, Client, Clients, CloseCode, Handler, Members, Membership, Message, Peer, Refused,
     Request, Response, Room, Rooms, Server, Tick,
 };
+use support::sequences::Sequences;
 use support::spy::{narrow, spy, upgraded};
 use support::{Raw, Running, Transport, WAIT, frame, request, reset, serve, until};
 
@@ -93,6 +94,46 @@ fn talk() -> (Rooms<Talk>, Arc<AtomicUsize>) {
         }
     });
     (rooms, made)
+}
+
+/// Says everything twice to all, and once to all but who said it.
+#[derive(Default)]
+struct Loud {
+    said: u32,
+}
+
+impl Room for Loud {
+    type Join = ();
+
+    fn join(&mut self, _: &mut Members, _: &Peer, (): ()) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn message(&mut self, room: &mut Members, peer: &Peer, _: Message) {
+        room.broadcast(format!("0:{}", 2 * self.said));
+        room.broadcast(format!("0:{}", 2 * self.said + 1));
+        room.broadcast_except(peer.id(), format!("1:{}", self.said));
+        self.said += 1;
+    }
+}
+
+/// So many that the loop writes them by groups, and waits a moment for what else is on its way to them.
+#[test]
+fn a_room_of_hundreds() {
+    const MEMBERS: usize = 300;
+    const MESSAGES: u32 = 50;
+    for (loops, workers) in THREADS {
+        let handler = Rooms::new(|_| Loud::default()).handler(|_| Ok(("all".into(), ())));
+        let server = serve(move |s: Server| s.loops(loops).workers(workers), handler);
+        let mut raws: Vec<Raw> = (0..MEMBERS).map(|_| Raw::open(server.addr)).collect();
+        for _ in 0..MESSAGES {
+            raws[0].write(&frame(0x81, b"x"));
+        }
+        Sequences::default().read(&mut raws[0], 2 * MESSAGES);
+        for raw in &mut raws[1..] {
+            Sequences::default().read(raw, 3 * MESSAGES);
+        }
+    }
 }
 
 /// The room and the name that are in the path: `/room/name`.

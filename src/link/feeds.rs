@@ -16,7 +16,7 @@ use crate::id::PeerId;
 use crate::patterns::Patterns;
 use crate::sync::lock;
 
-/// Table in memory of which all is too old are looked for whenever there are this many more.
+/// Feeds in memory of which all is too old are looked for whenever there are this many more.
 const SWEEP: usize = 1024;
 
 /// See the module's documentation.

@@ -162,7 +162,7 @@ pub(crate) struct Conn {
     pub(crate) rearm: bool,
     /// Something was queued by the loop itself.
     pub(super) dirty: bool,
-    /// Listed for the flush at the end of the turn.
+    /// Listed for the next flush.
     pub(crate) touched: bool,
     /// Finished; the loop removes it.
     pub(crate) gone: bool,

@@ -20,12 +20,14 @@ const RUN: usize = 4096;
 pub(super) enum Spread {
     All(Arc<SharedFrame>, Permit),
     Topic(Arc<Publication>, Permit),
+    /// These but one. The call of a room that asks for it has a permit for all it asks.
+    Members(Arc<SharedFrame>, Arc<Vec<Key>>, Option<Key>),
 }
 
 impl Spread {
     fn frame(&self) -> &SharedFrame {
         match self {
-            Self::All(frame, _) => frame,
+            Self::All(frame, _) | Self::Members(frame, ..) => frame,
             Self::Topic(publication, _) => &publication.frame,
         }
     }
@@ -38,6 +40,9 @@ impl Spread {
                 let plain = a.latest.is_none() && b.latest.is_none();
                 plain && a.topic == b.topic && a.except == b.except
             }
+            (Self::Members(_, a, but), Self::Members(_, b, other)) => {
+                Arc::ptr_eq(a, b) && but == other
+            }
             _ => false,
         }
     }
@@ -45,6 +50,7 @@ impl Spread {
     pub(super) fn into_permit(self) -> Permit {
         match self {
             Self::All(_, permit) | Self::Topic(_, permit) => permit,
+            Self::Members(..) => Permit::None,
         }
     }
 }
@@ -120,23 +126,11 @@ impl Reach<'_> {
             None => {
                 let latest = match frames.first {
                     Spread::Topic(publication, _) => publication.latest.as_ref(),
-                    Spread::All(..) => None,
+                    Spread::All(..) | Spread::Members(..) => None,
                 };
                 self.each(frames.first, from, most, |conn| {
                     conn.peer.link.send_shared(frames.first.frame(), latest);
                 })
-            }
-        }
-    }
-
-    /// Puts a frame into the outboxes of these but one.
-    pub(super) fn multicast(self, frame: &SharedFrame, to: &[Key], except: Option<Key>) {
-        let Self { conns, touched, .. } = self;
-        for &key in to.iter().filter(|&&key| Some(key) != except) {
-            if let Some(conn) = conns.get_mut(key) {
-                reach(key, conn, touched, |conn| {
-                    conn.peer.link.send_shared(frame, None);
-                });
             }
         }
     }
@@ -148,7 +142,7 @@ impl Reach<'_> {
             touched,
             index,
         } = self;
-        match spread {
+        let (keys, except) = match spread {
             Spread::All(..) => {
                 for (key, conn) in conns.iter_mut_from(from) {
                     if touched.len() >= most {
@@ -156,19 +150,20 @@ impl Reach<'_> {
                     }
                     reach(key, conn, touched, &send);
                 }
+                return None;
             }
             Spread::Topic(publication, _) => {
                 let except = publication.except.filter(|id| id.loop_index() == index);
-                let except = except.map(|id| id.key());
-                let subscribers = audience.of(publication.topic).iter();
-                for (number, &key) in (from..).zip(subscribers.skip(from as usize)) {
-                    if touched.len() >= most {
-                        return Some(number);
-                    }
-                    if let (false, Some(conn)) = (Some(key) == except, conns.get_mut(key)) {
-                        reach(key, conn, touched, &send);
-                    }
-                }
+                (audience.of(publication.topic), except.map(|id| id.key()))
+            }
+            Spread::Members(_, keys, except) => (&keys[..], *except),
+        };
+        for (number, &key) in (from..).zip(keys.iter().skip(from as usize)) {
+            if touched.len() >= most {
+                return Some(number);
+            }
+            if let (false, Some(conn)) = (Some(key) == except, conns.get_mut(key)) {
+                reach(key, conn, touched, &send);
             }
         }
         None

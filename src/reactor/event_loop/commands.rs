@@ -28,7 +28,7 @@ impl<U: Upstream> EventLoop<U> {
                 Err(_) => break,
             }
         }
-        self.held_back = !self.held_back && self.may_be_joined();
+        self.held_back = !self.held_back && self.stopping.is_none() && self.may_be_joined();
         if !self.held_back {
             self.spread(true);
         }
@@ -46,12 +46,17 @@ impl<U: Upstream> EventLoop<U> {
         self.run.first().map_or(0, |spread| match spread {
             Spread::All(..) => self.conns.len(),
             Spread::Topic(publication, _) => self.audience.of(publication.topic).len(),
+            Spread::Members(_, keys, _) => keys.len(),
         })
     }
 
     fn execute(&mut self, command: Command) {
-        use Command::{Broadcast, Flush, Publish, Resume};
-        if !matches!(command, Broadcast(..) | Publish(..) | Flush(_) | Resume(_)) {
+        use Command::{Batch, Broadcast, Flush, Multicast, Publish, Resume};
+        let goes_with_spreads = matches!(
+            command,
+            Broadcast(..) | Publish(..) | Multicast { .. } | Batch(..) | Flush(_) | Resume(_)
+        );
+        if !goes_with_spreads {
             // It may write to outboxes, or change who is there.
             self.spread(false);
         }
@@ -89,8 +94,7 @@ impl<U: Upstream> EventLoop<U> {
                 self.gather(Spread::Topic(publication, permit));
             }
             Command::Multicast { frame, to, except } => {
-                self.reach().multicast(&frame, &to, except);
-                self.handle.ordered_done();
+                self.gather(Spread::Members(frame, to, except));
             }
             Command::Batch(commands, permit) => self.execute_all(commands, permit),
             // If the connection is gone, it is struck off by a command behind this one.
