@@ -63,6 +63,10 @@ pub(super) struct Run {
 }
 
 impl Run {
+    pub(super) fn is_empty(&self) -> bool {
+        self.spreads.is_empty()
+    }
+
     pub(super) fn first(&self) -> Option<&Spread> {
         self.spreads.first()
     }

@@ -147,6 +147,9 @@ impl<U: Upstream> EventLoop<U> {
     /// Puts what was gathered into the outboxes. If it is the last of the turn, it is also written, by
     /// groups, while it is in the cache; otherwise more may follow for the same connections.
     fn spread(&mut self, is_last: bool) {
+        if self.run.is_empty() {
+            return;
+        }
         let mut run = std::mem::take(&mut self.run);
         if let Some(frames) = run.frames() {
             let most = if is_last { GROUP } else { usize::MAX };
