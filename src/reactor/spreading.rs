@@ -86,12 +86,12 @@ impl Run {
 
     /// Ready to be spread; `None` if there are none.
     pub(super) fn frames(&self) -> Option<Frames<'_>> {
-        let all: Vec<_> = self.spreads.iter().map(Spread::frame).collect();
-        Some(Frames {
-            first: self.spreads.first()?,
-            joined: (all.len() > 1).then(|| SharedFrame::join(&all)),
-            all,
-        })
+        let (first, rest) = self.spreads.split_first()?;
+        let several = (!rest.is_empty()).then(|| {
+            let all: Vec<_> = self.spreads.iter().map(Spread::frame).collect();
+            (SharedFrame::join(&all), all)
+        });
+        Some(Frames { first, several })
     }
 
     /// Lets go of all, when they are spread.
@@ -104,9 +104,8 @@ impl Run {
 /// The frames of a [`Run`], and what was made of them.
 pub(super) struct Frames<'a> {
     first: &'a Spread,
-    all: Vec<&'a SharedFrame>,
-    /// If they are several.
-    joined: Option<SharedFrame>,
+    /// If they are several: all in one, and each.
+    several: Option<(SharedFrame, Vec<&'a SharedFrame>)>,
 }
 
 /// What is needed to reach connections.
@@ -123,9 +122,9 @@ impl Reach<'_> {
     /// Puts all frames into the outboxes of those whom they are for, beginning with the one of number `from`
     /// and until `most` are to be flushed. `Some`: the number of the next.
     pub(super) fn spread(self, frames: &Frames<'_>, from: u32, most: usize) -> Option<u32> {
-        match &frames.joined {
-            Some(joined) => self.each(frames.first, from, most, |conn| {
-                conn.peer.link.send_shared_run(joined, &frames.all);
+        match &frames.several {
+            Some((joined, all)) => self.each(frames.first, from, most, |conn| {
+                conn.peer.link.send_shared_run(joined, all);
             }),
             None => {
                 let latest = match frames.first {

@@ -251,7 +251,8 @@ impl Server {
     /// Subprotocols that the server speaks, in order of preference; each must be a token (RFC 9110 §5.6.2).
     /// Default: none. Anything else is an [`Error::Config`] when the server is started.
     ///
-    /// The first of them that a client offers is agreed on, unless [`Handler::open`](crate::Handler::open) has chosen another: so
+    /// The first of them that a client offers is agreed on, unless
+    /// [`Handler::open`](crate::Handler::open) has chosen another: so
     /// closures, rooms and [`events`](Self::events) can have one.
     /// [`Peer::subprotocol`](crate::Peer::subprotocol) tells which. A client that offers only others is let
     /// in without one; browsers then fail the connection.
