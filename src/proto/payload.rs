@@ -14,6 +14,7 @@
 //! echo allocates nothing per message that is not large, and large ones don't make the allocator
 //! give pages back to the system and fetch them again.
 
+use std::iter;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
@@ -253,31 +254,40 @@ impl Blocks {
         coming: usize,
         messages: &mut Vec<Message>,
     ) -> Result<(), Violation> {
-        let bytes = if payload.len() >= STAGGERED {
-            self.copy_large(payload, key)
+        if let Some(bytes) = self.alone(payload, key, coming) {
+            return add(text, bytes, messages);
+        }
+        if self.block.capacity() < payload.len() {
+            self.renew(payload.len(), coming);
+        }
+        self.block.extend_from_slice(payload);
+        mask(&mut self.block, key, 0);
+        if text {
+            return add(true, self.block.split().freeze(), messages);
+        }
+        // Made in the place where it stays. Or else it would be read, to be moved there, a moment after it was
+        // written in pieces of another size, for which processors wait.
+        messages.extend(iter::once_with(|| {
+            Message::Binary(self.block.split().freeze())
+        }));
+        Ok(())
+    }
+
+    /// What shares its memory with no other message.
+    #[inline(always)]
+    fn alone(&mut self, payload: &[u8], key: [u8; 4], coming: usize) -> Option<Bytes> {
+        if payload.len() >= STAGGERED {
+            Some(self.copy_large(payload, key))
         } else if payload.len() > SHARE_MAX {
-            self.copy_middling(payload, key)
+            Some(self.copy_middling(payload, key))
         } else if !self.reused && payload.len() + FRAME >= coming {
             // Nobody to share with.
-            let mut alone = payload.to_vec();
-            mask(&mut alone, key, 0);
-            alone.into()
+            let mut bytes = payload.to_vec();
+            mask(&mut bytes, key, 0);
+            Some(bytes.into())
         } else {
-            if self.block.capacity() < payload.len() {
-                self.renew(payload.len(), coming);
-            }
-            self.block.extend_from_slice(payload);
-            mask(&mut self.block, key, 0);
-            self.block.split().freeze()
-        };
-        if text {
-            // §8.1: "the endpoint MUST _Fail the WebSocket Connection_".
-            let text = Utf8Bytes::try_from(bytes).map_err(|_| Violation::INVALID_UTF8)?;
-            messages.push(Message::Text(text));
-        } else {
-            messages.push(Message::Binary(bytes));
+            None
         }
-        Ok(())
     }
 
     /// The same for what is not a message yet.
@@ -423,6 +433,19 @@ impl Blocks {
         self.small.release();
         self.middling.release();
     }
+}
+
+/// Makes a message of `bytes`, behind `messages`.
+#[inline(never)]
+fn add(text: bool, bytes: Bytes, messages: &mut Vec<Message>) -> Result<(), Violation> {
+    if text {
+        // §8.1: "the endpoint MUST _Fail the WebSocket Connection_".
+        let text = Utf8Bytes::try_from(bytes).map_err(|_| Violation::INVALID_UTF8)?;
+        messages.extend(iter::once_with(|| Message::Text(text)));
+    } else {
+        messages.extend(iter::once_with(|| Message::Binary(bytes)));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -163,7 +163,7 @@ impl<U: Upstream> EventLoop<U> {
                 if is_last {
                     self.flush();
                     // To write to thousands takes milliseconds, for which what was read needn't wait.
-                    self.pass_on(0);
+                    self.pass_on();
                 }
             }
             self.touched.append(&mut self.later);

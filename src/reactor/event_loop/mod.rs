@@ -45,9 +45,9 @@ pub(crate) use self::start::{Prepared, handles, spawn_all};
 /// Events taken from the kernel per turn.
 const EVENTS: usize = 1024;
 
-/// Runnable connections are passed on in groups of this size, so that with more than one core the
-/// workers begin while the loop still reads. What inline handlers replied is written after as many, while
-/// those connections are in the cache, the kernel's part of them above all.
+/// Runnable connections are passed on in groups of this size, so that the workers begin while the loop
+/// still reads: on other cores at once, on the loop's own as it steps aside. What inline handlers replied is
+/// written after as many, while those connections are in the cache, the kernel's part of them above all.
 const GROUP: usize = 32;
 
 /// Of one run in this many it is noted how long it had to wait for a worker.
@@ -92,6 +92,8 @@ pub(crate) struct EventLoop<U> {
     nap: bool,
     /// It was this turn.
     gave_work: bool,
+    /// Until then the loop does not step aside for workers.
+    stays_until: u64,
     /// Another loop is behind with what handlers of this one ask for: nothing is read meanwhile.
     ahead: bool,
     /// There was something to do since memory was last let go of.
@@ -146,6 +148,7 @@ impl<U: Upstream> EventLoop<U> {
             large_left: 0,
             nap: false,
             gave_work: false,
+            stays_until: 0,
             ahead: false,
             untidy: false,
             stopping: None,
@@ -185,7 +188,7 @@ impl<U: Upstream> EventLoop<U> {
         self.timers();
         self.flush();
         self.stop();
-        self.pass_on(0);
+        self.pass_on();
         self.reap();
         self.stopping.is_none() || !self.conns.is_empty() || !self.dials.is_empty()
     }
@@ -225,7 +228,10 @@ impl<U: Upstream> EventLoop<U> {
                     if let Some(key) = self.key(n) {
                         self.serve(key, |conn, cx| conn.ready(news, cx));
                     }
-                    self.pass_on(GROUP);
+                    if self.runnable.len() > GROUP {
+                        self.pass_on();
+                        self.step_aside();
+                    }
                     if self.upstream.is_inline() && self.touched.len() >= GROUP {
                         self.flush();
                     }
@@ -282,17 +288,18 @@ impl<U: Upstream> EventLoop<U> {
         }
     }
 
-    /// Makes the gathered connections run, if there are more than `at_least`.
-    fn pass_on(&mut self, at_least: usize) {
-        if self.runnable.len() > at_least {
-            // A nap, not sleep, follows.
-            self.nap = !self.upstream.is_inline();
-            self.gave_work = true;
-            for peer in self.runnable.drain(..) {
-                let timed = self.runs % WAITS == 0;
-                self.runs = self.runs.wrapping_add(1);
-                self.upstream.schedule(peer, timed.then_some(self.woke));
-            }
+    /// Makes the gathered connections run.
+    fn pass_on(&mut self) {
+        if self.runnable.is_empty() {
+            return;
+        }
+        // A nap, not sleep, follows.
+        self.nap = !self.upstream.is_inline();
+        self.gave_work = true;
+        for peer in self.runnable.drain(..) {
+            let timed = self.runs % WAITS == 0;
+            self.runs = self.runs.wrapping_add(1);
+            self.upstream.schedule(peer, timed.then_some(self.woke));
         }
     }
 
@@ -402,7 +409,7 @@ impl<U: Upstream> EventLoop<U> {
         for dial in std::mem::take(&mut self.dials) {
             self.upstream.failed(dial, Error::Closed);
         }
-        self.pass_on(0);
+        self.pass_on();
         self.reap();
     }
 }
