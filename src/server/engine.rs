@@ -132,12 +132,19 @@ impl<H: Handler> Engine<H> {
                     bytes: message.len(),
                     limit: self.limit,
                 };
-                if let Some(session) = &mut session {
-                    let Some(message) = link.inflate(message) else {
-                        corrupt = true;
-                        return;
-                    };
-                    self.handler.message(session, peer, message);
+                match &mut session {
+                    // Not with those to be inflated, or each would be moved once more.
+                    Some(session) if !matches!(message, Message::Frame(_)) => {
+                        self.handler.message(session, peer, message);
+                    }
+                    Some(session) => {
+                        let Some(message) = link.inflate(message) else {
+                            corrupt = true;
+                            return;
+                        };
+                        self.handler.message(session, peer, message);
+                    }
+                    None => {}
                 }
                 drop(counted);
             }
