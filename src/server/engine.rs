@@ -133,7 +133,7 @@ impl<H: Handler> Engine<H> {
                     limit: self.limit,
                 };
                 match &mut session {
-                    // Not with those to be inflated, or each would be moved once more.
+                    // Past `inflate`, through which it would be moved once more.
                     Some(session) if !matches!(message, Message::Frame(_)) => {
                         self.handler.message(session, peer, message);
                     }

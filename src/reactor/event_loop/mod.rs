@@ -7,7 +7,7 @@
 //! | file | steps |
 //! |---|---|
 //! | `start` | before the first: what can fail, the thread, the tokens |
-//! | `sleep` | `wait`, and the memory that is let go of when it is quiet |
+//! | `sleep` | `wait`, and the memory that is let go of when it is quiet; `step_aside`, after work was passed on |
 //! | `admission` | `accept`, `dial` |
 //! | `commands` | `commands` |
 
@@ -22,6 +22,7 @@ use std::time::Instant;
 
 use mio::{Events, Poll, Token};
 
+use self::sleep::Aside;
 use self::start::{LAST_LISTENER, LISTENERS, WAKER};
 use super::acceptor::{self, Acceptor};
 use super::conn::{Conn, Context, News, TURN_BUDGET};
@@ -92,8 +93,7 @@ pub(crate) struct EventLoop<U> {
     nap: bool,
     /// It was this turn.
     gave_work: bool,
-    /// Until then the loop does not step aside for workers.
-    stays_until: u64,
+    aside: Aside,
     /// Another loop is behind with what handlers of this one ask for: nothing is read meanwhile.
     ahead: bool,
     /// There was something to do since memory was last let go of.
@@ -148,7 +148,7 @@ impl<U: Upstream> EventLoop<U> {
             large_left: 0,
             nap: false,
             gave_work: false,
-            stays_until: 0,
+            aside: Aside::default(),
             ahead: false,
             untidy: false,
             stopping: None,
@@ -188,7 +188,10 @@ impl<U: Upstream> EventLoop<U> {
         self.timers();
         self.flush();
         self.stop();
-        self.pass_on();
+        if !self.runnable.is_empty() {
+            self.pass_on();
+            self.step_aside();
+        }
         self.reap();
         self.stopping.is_none() || !self.conns.is_empty() || !self.dials.is_empty()
     }
@@ -228,7 +231,7 @@ impl<U: Upstream> EventLoop<U> {
                     if let Some(key) = self.key(n) {
                         self.serve(key, |conn, cx| conn.ready(news, cx));
                     }
-                    if self.runnable.len() > GROUP {
+                    if self.runnable.len() >= GROUP {
                         self.pass_on();
                         self.step_aside();
                     }
