@@ -113,6 +113,7 @@ fn two_talk() {
 
     says(&mut ada, "good morning");
     ben.until("Ben reads it", &last("Ada", "good morning"));
+    ada.until("so does Ada", &last("Ada", "good morning"));
     // Told apart: one's own and the other's.
     assert_eq!(
         ada.eval("document.querySelectorAll('.said.mine').length"),
