@@ -435,7 +435,7 @@ impl Blocks {
     }
 }
 
-/// Makes a message of `bytes`, behind `messages`.
+/// Makes a message of `bytes`, behind `messages`, in its place; see [`Blocks::message`].
 #[inline(never)]
 fn add(text: bool, bytes: Bytes, messages: &mut Vec<Message>) -> Result<(), Violation> {
     if text {

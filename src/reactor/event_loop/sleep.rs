@@ -51,10 +51,10 @@ impl Aside {
         if time <= LONG {
             return;
         }
-        let times = (STAYS_FIRST << self.long.min(8)).min(STAYS_MOST);
+        let times = (STAYS_FIRST << self.long).min(STAYS_MOST);
         let stays = (time * times).min(STAYS_AT_MOST);
         self.next = now + stays.as_millis() as u64;
-        self.long += 1;
+        self.long = (self.long + 1).min(8); // enough for the most
     }
 }
 
