@@ -347,7 +347,15 @@ fn what_is_not_delivered_is_counted(transport: Transport) {
 /// A peer hangs up while others send to it: what was accepted after that is counted as well.
 fn what_is_accepted_at_the_very_end_is_counted(transport: Transport) {
     let (handler, seen) = spy(|_, _| ());
-    let server = transport.serve(|s| s.workers(1).close_timeout(SHORT / 3), handler);
+    // Of room there is plenty: a close frame for want of it would be received and never was accepted.
+    let server = transport.serve(
+        |s| {
+            s.workers(1)
+                .close_timeout(SHORT / 3)
+                .outbound_limit(256 << 20)
+        },
+        handler,
+    );
     for _ in 0..50 {
         let mut raw = Raw::open(server.addr);
         let peer = seen.peer();
