@@ -40,6 +40,10 @@ impl Deflater {
         if !takeover {
             self.reset();
         }
+        // It may wait for long, and counts for what it is, not for what was guessed.
+        if out.len() < out.capacity() / 2 {
+            out.shrink_to_fit();
+        }
     }
 
     /// Forgets the messages so far.

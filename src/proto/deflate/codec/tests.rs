@@ -20,6 +20,20 @@ fn compressed(payload: &[u8], level: u32, bits: u8) -> Vec<u8> {
     out
 }
 
+/// What waits for a peer counts with its length, so it may not take much more.
+#[test]
+fn what_is_compressed_takes_little_more_than_its_length() {
+    for size in [64, 1000, 64 << 10, 1 << 20] {
+        let out = compressed(&vec![0; size], 1, 15);
+        assert!(
+            out.capacity() <= 2 * out.len() + 64,
+            "{} bytes for {} of {size}",
+            out.capacity(),
+            out.len()
+        );
+    }
+}
+
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex
         .bytes()
