@@ -8,7 +8,7 @@ use std::net::Shutdown;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded};
 use framemill::{
@@ -31,6 +31,7 @@ over_every_transport! {
     overflow_drops_the_oldest_behind_a_broadcast,
     control_frames_are_exempt,
     a_flood_of_pings_is_answered_in_little_memory,
+    a_reply_finds_room_behind_many_pongs,
     only_the_latest_of_each_key_waits,
     each_key_grows_newer_up_to_the_newest,
     a_name_is_a_key_and_sizes_may_change,
@@ -44,6 +45,7 @@ over_every_transport! {
     a_stream_from_the_loop_within_the_limit,
     what_is_sent_in_writable_is_written,
     a_busy_handler_slows_its_sender_down,
+    a_slow_reader_is_not_put_out,
     asking_long_questions_without_reading_loses_nothing,
     asking_short_questions_without_reading_loses_nothing,
     several_replies_to_each_question_find_room,
@@ -460,6 +462,29 @@ fn a_flood_of_pings_is_answered_in_little_memory(transport: Transport) {
     }
 }
 
+/// A peer that asks for as many pongs as a small queue holds, and then for more, is not refused that.
+fn a_reply_finds_room_behind_many_pongs(transport: Transport) {
+    for (limit, pings, size) in [(1000, 5, 500), (4096, 20, 3000), (32 << 10, 200, 14_000)] {
+        for workers in [0, 1] {
+            let (handler, _seen) = spy(|peer: &Peer, message| {
+                peer.send(message).unwrap();
+            });
+            let server = transport.serve(|s| s.workers(workers).outbound_limit(limit), handler);
+            let mut raw = Raw::open(server.addr);
+            let mut all: Vec<u8> = (0..pings).flat_map(|_| frame(0x89, &[7; 125])).collect();
+            all.extend(frame(0x82, &vec![1; size]));
+            raw.write(&all);
+            loop {
+                match raw.frame() {
+                    Some((0x8A, _)) => {}
+                    Some((0x82, payload)) => break assert_eq!(payload.len(), size),
+                    other => panic!("limit {limit}, {workers} workers: {other:?}"),
+                }
+            }
+        }
+    }
+}
+
 // ---- only the latest ----
 
 /// Queues more than the kernel takes, so that what comes behind it waits; tells how many messages.
@@ -830,6 +855,28 @@ fn asks_without_reading(transport: Transport, workers: usize, size: usize, total
             assert_eq!(number(&echo[header..]), n);
         }
     });
+}
+
+/// It takes what it is sent all the time, but needs longer for what the kernel holds than it has for a pong,
+/// and the ping is behind that.
+fn a_slow_reader_is_not_put_out(transport: Transport) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let (handler, seen) = spy(|_, _| ());
+    let server = transport.serve(|s| s.workers(1).ping(PATIENCE, PATIENCE), handler);
+    let mut raw = upgraded(narrow(server.addr));
+    let peer = seen.peer();
+    let start = Instant::now();
+    let mut n = 0;
+    while start.elapsed() < 5 * PATIENCE {
+        while peer.queued_bytes() < 700 << 10 {
+            peer.send(numbered(n, SIZE)).expect("it is not put out");
+            n += 1;
+        }
+        let first = raw.frame().expect("it is not put out").0;
+        assert!(first == 0x82 || first == 0x89, "{first:x}");
+        // 80 KB a second.
+        thread::sleep(Duration::from_millis(12));
+    }
 }
 
 fn asking_long_questions_without_reading_loses_nothing(transport: Transport) {

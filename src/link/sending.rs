@@ -215,6 +215,14 @@ impl Link {
         let _ = self.note_level(&mut outbox);
     }
 
+    /// Answers a ping. The loop, which calls this, flushes. What the peer sends next waits if a great many
+    /// answers do.
+    pub(crate) fn send_pong(&self, payload: &[u8]) {
+        let mut outbox = self.outbox();
+        outbox.control(Opcode::Pong, payload);
+        let _ = self.note_level(&mut outbox);
+    }
+
     fn push_shared(&self, outbox: &mut Outbox, frame: &SharedFrame, latest: Option<&QueueKey>) {
         let pushed = outbox.push_shared(frame.for_link(self), 1, latest, self.config());
         if !pushed && !outbox.is_sealed() {

@@ -193,14 +193,27 @@ impl Conn {
             self.pinged = false;
         } else if !self.pinged {
             self.ping(cx);
-        } else if self.last_seen.ms(cx.now) > self.since.ms(cx.now) {
-            // It is congested, and takes what it is sent.
+        } else if self.takes_what_it_is_sent(cx) {
             self.pinged = false;
+        } else if self.gone || self.ending.is_some() {
+            // That was found out when it was written to.
         } else if self.peer.link.is_congested() {
             self.end_now(CloseCause::WriteStall, cx);
         } else {
             self.end_now(CloseCause::NoPong, cx);
         }
+    }
+
+    /// Whether the kernel has taken something for a peer that does not keep up, since it was pinged: the ping
+    /// may have to wait for all of that.
+    ///
+    /// epoll tells of room only when a third of the kernel's buffer is free, which may be a megabyte, and
+    /// takes a slow peer longer than it has for a pong. A write tells of any.
+    fn takes_what_it_is_sent<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> bool {
+        if std::mem::take(&mut self.blocked) {
+            self.flush(cx);
+        }
+        self.last_seen.ms(cx.now) > self.since.ms(cx.now) && !self.gone
     }
 
     fn ping<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {

@@ -10,7 +10,7 @@ use crate::config::{ByteRate, Config, OverRate};
 use crate::link::{Event, Load};
 use crate::message::{Bytes, CloseCause, CloseCode, CloseFrame, Message};
 use crate::metrics::Buckets;
-use crate::proto::{Filled, InPlace, Opcode, Violation};
+use crate::proto::{Filled, InPlace, Violation};
 
 /// Messages that a connection may bring per turn when handlers run inline: enough that the turn's
 /// fixed costs vanish, few enough that ten flooding peers delay others by milliseconds only.
@@ -556,7 +556,7 @@ impl Conn {
         if self.blocked || self.writing.is_some() {
             self.writing.get_or_insert_default().pong = Some(payload);
         } else {
-            self.peer.link.outbox().control(Opcode::Pong, &payload);
+            self.peer.link.send_pong(&payload);
             self.dirty = true;
         }
     }

@@ -157,11 +157,13 @@ impl Conn {
     }
 
     fn after_flush<U: Upstream>(&mut self, flushed: Flushed, cx: &mut Context<'_, U>) {
-        if self.peer.link.is_congested() {
-            if flushed.progress || flushed.drained {
-                // While a peer is congested it is not read from: what it takes is its sign of life.
-                self.last_seen = Moment::at(cx.now);
-            }
+        let congested = self.peer.link.is_congested();
+        if (congested || self.pinged) && (flushed.progress || flushed.drained) {
+            // While a peer is congested it is not read from, and before it can answer a ping it has to take
+            // what is in front of that: what it takes is its sign of life.
+            self.last_seen = Moment::at(cx.now);
+        }
+        if congested {
             let low = cx.config.outbound_bytes / 4;
             if let Some(unparked) = self.peer.link.decongest_below(low) {
                 if unparked {
