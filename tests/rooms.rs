@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use framemill::{
-    Accept, Client, Clients, CloseCode, Handler, Members, Membership, Message, Peer, Refused,
-    Request, Response, Room, Rooms, Server, Tick,
+    Accept, Client, Clients, CloseCode, CloseReason, Handler, Members, Membership, Message, Peer,
+    Refused, Request, Response, Room, Rooms, Server, Tick,
 };
 use support::sequences::Sequences;
 use support::spy::{narrow, spy, upgraded};
@@ -801,6 +801,54 @@ fn nothing_of_a_busy_room_follows_a_close_frame() {
 
 /// Without workers, the thread that ticks may be the one that runs a room when others bring it more; as
 /// much as they like, others have their ticks.
+/// What a call of a room sends waits for its end, so another thread may close the connection before that; it
+/// was accepted, and is told to be undelivered.
+#[test]
+fn what_a_close_frame_overtakes_is_undelivered() {
+    struct Late;
+    impl Room for Late {
+        type Join = ();
+
+        fn join(&mut self, _: &mut Members, _: &Peer, (): ()) -> Result<(), Refused> {
+            Ok(())
+        }
+
+        fn message(&mut self, room: &mut Members, peer: &Peer, _: Message) {
+            room.broadcast("a");
+            peer.send("hello").unwrap();
+            let closing = peer.clone();
+            let closes = move || closing.close(CloseCode::Normal, "good bye");
+            assert!(thread::spawn(closes).join().unwrap());
+            // Its close frame has gone out.
+            until("only that waits", || peer.queued_bytes() == 2 + 5);
+        }
+    }
+    struct Inside(Rooms<Late>, Sender<usize>);
+    impl Handler for Inside {
+        type Session = Membership<Late>;
+
+        fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<Self::Session>, Response> {
+            Ok(Accept::new(self.0.join("room", peer, ())))
+        }
+
+        fn message(&self, room: &mut Self::Session, _: &Peer, message: Message) {
+            room.message(message);
+        }
+
+        fn close(&self, _: Self::Session, _: &Peer, reason: &CloseReason) {
+            self.1.send(reason.undelivered_bytes()).unwrap();
+        }
+    }
+    let (tell, told) = unbounded();
+    let handler = Inside(Rooms::new(|_| Late), tell);
+    let server = serve(|s| s.workers(2), handler);
+    let mut raw = Raw::open(server.addr);
+    say(&mut raw, "x");
+    assert_eq!(raw.close_code(), Some(1000));
+    raw.write(&frame(0x88, &1000_u16.to_be_bytes()));
+    assert_eq!(told.recv_timeout(WAIT), Ok(2 + 5));
+}
+
 #[test]
 fn a_flooded_room_does_not_keep_the_ticker() {
     let rooms = Rooms::new(|name| Slow(name == "/flooded")).tick_rate(50.0);

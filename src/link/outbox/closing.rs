@@ -15,6 +15,8 @@ pub(crate) struct LocalClose {
     pub(super) frame_len: usize,
     /// Queued since the loop was last told.
     pub(super) untold: bool,
+    /// It was written: what is still counted comes too late to be sent.
+    pub(super) written: bool,
 }
 
 impl Outbox {
@@ -45,6 +47,7 @@ impl Outbox {
             cause,
             frame_len: 0,
             untold: false,
+            written: false,
         });
         true
     }
@@ -93,7 +96,8 @@ impl Outbox {
 
     /// Bytes of messages that nobody will deliver if the connection ends now.
     pub(crate) fn undelivered(&self) -> usize {
-        let close_frame = self.local_close().map_or(0, |close| close.frame_len);
+        let waiting = self.local_close().filter(|close| !close.written);
+        let close_frame = waiting.map_or(0, |close| close.frame_len);
         let discarded = self.aside.as_ref().map_or(0, |aside| aside.discarded);
         self.queued().saturating_sub(close_frame) + discarded
     }

@@ -61,7 +61,12 @@ impl Outbox {
                 aside.tidy();
             }
         }
-        head.is_some() || !into.is_empty()
+        let some = head.is_some() || !into.is_empty();
+        if let Some(close) = self.local_close_mut().filter(|_| !some) {
+            // All that was taken before was written before more is asked for.
+            close.written = close.frame_len > 0;
+        }
+        some
     }
 
     /// The kernel took `bytes`. `true`: the queue had been stalled and is empty now.
