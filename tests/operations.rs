@@ -8,15 +8,17 @@ use std::io::Write;
 use std::net::TcpStream;
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
-use std::sync::OnceLock;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 #[cfg(unix)]
 use framemill::UnixSocket;
 use framemill::{
-    Accept, ByteRate, CloseCause, CloseCode, Drain, Error, ForwardedHeader, Handler, Message,
-    OverRate, Peer, ProxyProtocol, Request, Response, Server, ServerHandle,
+    Accept, Backplane, BackplaneState, ByteRate, CloseCause, CloseCode, Drain, Error,
+    ForwardedHeader, Handler, Message, Node, OverRate, Peer, Post, ProxyProtocol, Request,
+    Response, Server, ServerHandle,
 };
 use support::spy::{Seen, number, numbered, spy};
 use support::{
@@ -797,6 +799,76 @@ fn so_many_are_told_of_their_limit_behind_a_proxy() {
     until("the others are dropped", || now().connections == 1 + 256);
     assert_eq!(now().refused["unanswered"], 300 - 1 - 256);
     assert_eq!(server.handle.connections(), 1);
+}
+
+// ---- a server that does not start ----
+
+/// A backplane that is not there.
+#[derive(Debug)]
+struct Nowhere;
+
+impl Backplane for Nowhere {
+    fn start(&self, _: Weak<dyn Node>) -> framemill::Result<()> {
+        Err(Error::Config("nowhere".into()))
+    }
+
+    fn subscribe(&self, _: &str) {}
+
+    fn unsubscribe(&self, _: &str) {}
+
+    fn publish(&self, _: Post) {}
+
+    fn state(&self) -> BackplaneState {
+        BackplaneState::default()
+    }
+
+    fn stop(&self, _: Instant) {}
+}
+
+/// A handler that cannot begin.
+struct Broken;
+
+impl Handler for Broken {
+    type Session = ();
+
+    fn start(&self, _: &ServerHandle) {
+        panic!("on purpose");
+    }
+
+    fn open(&self, _: &Request, _: &Peer) -> Result<Accept<()>, Response> {
+        Ok(Accept::new(()))
+    }
+
+    fn message(&self, (): &mut (), _: &Peer, _: Message) {}
+}
+
+/// Nothing of it runs, and nobody takes it for one that does.
+#[test]
+fn a_server_that_fails_to_start_is_over() {
+    for workers in [0, 2] {
+        for panics in [false, true] {
+            let server = Server::bind("127.0.0.1:0").unwrap().workers(workers);
+            let handle = server.handle();
+            let kept = Arc::new(());
+            let held = kept.clone();
+            let timer = handle.every(Duration::from_millis(1), move || drop(held.clone()));
+            match panics {
+                false => {
+                    let failed = server.backplane(Nowhere).start(|_: &Peer, _: Message| {});
+                    assert!(matches!(failed, Err(Error::Config(_))), "{failed:?}");
+                }
+                true => {
+                    let start = AssertUnwindSafe(|| server.start(Broken));
+                    assert!(catch_unwind(start).is_err());
+                }
+            }
+            assert!(!handle.broadcast("x") && !handle.publish("topic", "x"));
+            assert!(handle.enter("topic", "name").is_none());
+            assert!(timer.is_over());
+            until("the timer is gone", || Arc::strong_count(&kept) == 1);
+            assert!(handle.shutdown(Duration::from_secs(1)));
+        }
+    }
 }
 
 // ---- drain ----

@@ -119,6 +119,22 @@ impl ServerHandle {
         }
     }
 
+    /// It could not be started after all, or its handler panicked meanwhile. `backplane`: that had begun.
+    pub(super) fn failed(&self, backplane: bool) {
+        let deadline = Instant::now() + GRACE;
+        self.tell_loops(Instant::now());
+        let services = &self.inner.services;
+        services.stop_ticker();
+        services.join_ticker(deadline);
+        services.end();
+        if let Some(running) = self.inner.running.get() {
+            running.shared.end();
+            if let Some(reached) = running.shared.backplane.as_ref().filter(|_| backplane) {
+                reached.stop(deadline);
+            }
+        }
+    }
+
     /// The address of the first TCP listener: with port 0, this is how to find the port.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.inner.addrs.iter().find_map(|addr| match addr {

@@ -58,6 +58,11 @@ impl Server {
         let handles = reactor::handles(&prepared);
         let (pool, run_queue) = Pool::start_if_any(workers, &engine)?;
         let handle = self.handle;
+        let mut starting = Starting {
+            server: &handle,
+            backplane: false,
+            failed: true,
+        };
         // In this order: the handle reaches all of the server before any handler runs, which may
         // broadcast or join a room; then come messages of other nodes, and last the connections.
         handle.services().settle(&shared, run_queue.as_ref());
@@ -71,12 +76,15 @@ impl Server {
         if let Some(backplane) = self.backplane {
             let node: Arc<dyn Node> = shared;
             backplane.start(Arc::downgrade(&node))?;
+            starting.backplane = true;
         }
         engine.start(&handle);
         let loops = match run_queue {
             Some(queue) => reactor::spawn_all(prepared, || ToWorkers(queue.clone()), listeners)?,
             None => reactor::spawn_all(prepared, || OnTheLoop(engine.clone()), listeners)?,
         };
+        starting.failed = false;
+        drop(starting);
         handle.started(Threads { loops, pool });
         if self.notify_systemd {
             handle.notify_systemd();
@@ -128,6 +136,23 @@ impl Server {
         self.config.workers = self.config.workers.max(1);
         let handle = self.start(ToChannel { events, decide })?;
         Ok((handle, receiver))
+    }
+}
+
+/// A server whose parts begin to work one after the other. If the next can't, or the handler panics, those
+/// that do are stopped.
+struct Starting<'a> {
+    server: &'a ServerHandle,
+    /// It has been started.
+    backplane: bool,
+    failed: bool,
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        if self.failed {
+            self.server.failed(self.backplane);
+        }
     }
 }
 
