@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use framemill::{Accept, Handler, Message, Peer, Request, Response};
+use framemill::{Accept, Handler, Message, Peer, Request, Response, Server};
 use support::{Addr, Raw, WAIT, alone, client, echoes, frame, memory, reset, serve, until};
 
 const FLOODERS: usize = 10;
@@ -35,6 +35,8 @@ struct Flood {
     times: usize,
     /// Whether it reads what it is sent.
     reads: bool,
+    /// Whether its messages are compressed.
+    compressed: bool,
 }
 
 impl Flood {
@@ -46,6 +48,7 @@ impl Flood {
             chunk: unit.repeat((64 << 10) / unit.len()),
             times: usize::MAX,
             reads: false,
+            compressed: false,
         }
     }
 }
@@ -74,7 +77,12 @@ impl Handler for Echo {
 /// Floods until told to stop; counts the bytes.
 fn flood(addr: Addr, flood: &Flood, stop: &AtomicBool, written: &AtomicUsize) {
     while !stop.load(Ordering::Relaxed) {
-        let stream = Raw::open(addr).stream.tcp();
+        let raw = match flood.compressed {
+            #[cfg(feature = "deflate")]
+            true => support::deflate::offering(addr, &["permessage-deflate"]).0,
+            _ => Raw::open(addr),
+        };
+        let stream = raw.stream.tcp();
         stream
             .set_write_timeout(Some(Duration::from_millis(100)))
             .unwrap();
@@ -115,7 +123,12 @@ fn push(mut stream: &TcpStream, chunk: &[u8], stop: &AtomicBool, written: &Atomi
 fn measure(kind: &Flood, workers: usize) -> Duration {
     let handler = Echo::default();
     let peers = handler.peers.clone();
-    let server = serve(|s| s.workers(workers), handler);
+    let settings = |s: Server| match kind.compressed {
+        #[cfg(feature = "deflate")]
+        true => s.workers(workers).deflate(framemill::Deflate::new()),
+        _ => s.workers(workers),
+    };
+    let server = serve(settings, handler);
     let mut good = client(server.addr);
     let (stop, written) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut waits = Vec::new();
@@ -157,7 +170,7 @@ fn measure(kind: &Flood, workers: usize) -> Duration {
     assert!(flooded > 1 << 20, "{}: that was no flood", kind.name);
     // What one read may bring pings for, before it shows that the kernel takes no more pongs.
     assert!(
-        kind.reads || queued <= 2 * (64 << 10),
+        kind.reads || kind.compressed || queued <= 2 * (64 << 10),
         "{}: {queued} B",
         kind.name
     );
@@ -221,6 +234,29 @@ fn large_messages() {
     kind.chunk = frame(0x82, &[0; 1 << 20]);
     kind.reads = true;
     nobody_waits_for(&kind);
+}
+
+/// A thousand bytes that are a MiB, to be inflated and compressed again.
+#[cfg(feature = "deflate")]
+fn bombs() -> Flood {
+    use support::deflate::{BINARY, zip};
+    let mut kind = Flood::of("bombs", &frame(BINARY, &zip(&[0; 1 << 20])));
+    kind.compressed = true;
+    kind
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn bombs_by_peers_that_read() {
+    let mut kind = bombs();
+    kind.reads = true;
+    nobody_waits_for(&kind);
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn bombs_by_peers_that_do_not_read() {
+    nobody_waits_for(&bombs());
 }
 
 // ---- more large messages than a turn has bytes for ----

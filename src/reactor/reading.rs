@@ -25,9 +25,10 @@ const ROUND: usize = 32;
 /// Is left where a message was taken out.
 const NONE: Message = Message::Binary(Bytes::new());
 
-/// What the compressed ones among them may come to, each taken for the most that it can hold: a
-/// thousand bytes may be a whole MiB, and to inflate that takes a third of a millisecond.
-const INLINE_INFLATED: usize = 8 << 20;
+/// What the compressed ones among them may come to: a thousand bytes may be a whole MiB, and to inflate that
+/// takes a third of a millisecond, to send as much back compressed three times as long. Before they are
+/// inflated, each is taken for the most that it can hold.
+const INLINE_INFLATED: usize = 2 << 20;
 /// RFC 1951: a match of 258 bytes takes two bits at least.
 const MOST_INFLATED: usize = 1032;
 
@@ -365,8 +366,9 @@ impl Conn {
         let mut inflated = 0;
         loop {
             let round = done.messages + ROUND;
+            let mut may_inflate = 0;
             handled.stop = loop {
-                if done.messages == round {
+                if done.messages == round || may_inflate >= INLINE_INFLATED {
                     break None;
                 }
                 if done.reaches(INLINE) || inflated >= INLINE_INFLATED {
@@ -379,7 +381,7 @@ impl Conn {
                     Ok(taken) => {
                         done.messages += 1;
                         done.bytes += taken.bytes;
-                        inflated += taken.inflated;
+                        may_inflate += taken.inflated;
                     }
                     Err(stop) => break Some(stop),
                 }
@@ -388,7 +390,7 @@ impl Conn {
             let mut found = cx.messages.iter_mut();
             while !self.peer.link.must_wait() {
                 let Some(message) = found.next() else { break };
-                run.message(message);
+                inflated += run.message(message);
             }
             for message in found {
                 handled.held.messages += 1;

@@ -39,15 +39,15 @@ pub(crate) trait Upstream: Send + 'static {
 
 /// See [`Upstream::run`].
 pub(crate) trait Run {
-    /// Takes the message.
-    fn message(&mut self, message: &mut Message);
+    /// Takes the message. Returns how many bytes it was inflated to, if it had to be.
+    fn message(&mut self, message: &mut Message) -> usize;
 }
 
 /// Of those that have none.
 pub(crate) enum NoRun {}
 
 impl Run for NoRun {
-    fn message(&mut self, _: &mut Message) {
+    fn message(&mut self, _: &mut Message) -> usize {
         match *self {}
     }
 }

@@ -46,7 +46,13 @@ enum Ran {
     Done,
     /// The peer is congested; the rest must wait.
     Congested,
+    /// It has taken long enough; the rest comes when others have had their turn.
+    Paused,
 }
+
+/// What one run may inflate: that takes a third of a millisecond, and to send as much back compressed three
+/// times as long. Compressed, all of it may be a thousand bytes, so the limits of what waits don't bound it.
+const INFLATED: usize = 1 << 20;
 
 impl<H: Handler> Engine<H> {
     pub(crate) fn new(handler: H, config: &Config) -> Self {
@@ -72,9 +78,13 @@ impl<H: Handler> Engine<H> {
     fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Ran {
         let link = &peer.link;
         let mut session = lock(&link.session);
+        let mut inflated = 0;
         while let Some(event) = events.front() {
+            if inflated >= INFLATED {
+                return Ran::Paused;
+            }
             if let Event::Message(_) = event {
-                if self.messages(peer, &mut session, events) == Ran::Congested {
+                if self.messages(peer, &mut session, events, &mut inflated) == Ran::Congested {
                     return Ran::Congested;
                 }
                 continue;
@@ -108,12 +118,13 @@ impl<H: Handler> Engine<H> {
         Ran::Done
     }
 
-    /// Handles the messages in front, under one guard against panics.
+    /// Handles the messages in front, under one guard against panics, until too much of them was `inflated`.
     fn messages(
         &self,
         peer: &Peer,
         session: &mut Option<Box<dyn Any + Send>>,
         events: &mut VecDeque<Event>,
+        inflated: &mut usize,
     ) -> Ran {
         let link = &peer.link;
         let (mut congested, mut corrupt) = (false, false);
@@ -142,7 +153,11 @@ impl<H: Handler> Engine<H> {
                             corrupt = true;
                             return;
                         };
+                        *inflated += message.len();
                         self.handler.message(session, peer, message);
+                        if *inflated >= INFLATED {
+                            return;
+                        }
                     }
                     None => {}
                 }
@@ -338,7 +353,7 @@ impl<H: Handler> Engine<H> {
                 give_batch(events);
                 peer.link.finish_run()
             }
-            Ran::Congested => peer.link.park(events),
+            Ran::Congested | Ran::Paused => peer.link.park(events),
         }
     }
 }
@@ -491,15 +506,16 @@ pub(crate) struct InlineRun<'a, H: Handler> {
 
 impl<H: Handler> Run for InlineRun<'_, H> {
     #[inline(always)] // or the message is moved once more
-    fn message(&mut self, message: &mut Message) {
+    fn message(&mut self, message: &mut Message) -> usize {
         let Some(session) = &mut self.session else {
-            return;
+            return 0;
         };
         if matches!(message, Message::Frame(_)) {
             return self.compressed(message);
         }
         let message = std::mem::replace(message, NONE);
         self.engine.handler.message(session, self.peer, message);
+        0
     }
 }
 
@@ -508,15 +524,18 @@ const NONE: Message = Message::Binary(Bytes::new());
 
 impl<H: Handler> InlineRun<'_, H> {
     #[cold]
-    fn compressed(&mut self, message: &mut Message) {
+    fn compressed(&mut self, message: &mut Message) -> usize {
         let message = std::mem::replace(message, NONE);
         match (self.peer.link.inflate(message), &mut self.session) {
             (Some(message), Some(session)) => {
+                let inflated = message.len();
                 self.engine.handler.message(session, self.peer, message);
+                inflated
             }
             _ => {
                 *self.corrupt = true;
                 self.session = None;
+                0
             }
         }
     }
