@@ -493,6 +493,39 @@ fn what_queues_lose_and_hold() {
     }
 }
 
+/// Whether replaced in the queue or on the way there, behind a broadcast.
+#[test]
+fn what_was_conflated_was_sent_before() {
+    for behind in [false, true] {
+        let everybody = Arc::new(OnceLock::<ServerHandle>::new());
+        let handle = everybody.clone();
+        let server = serve(
+            |s| {
+                let _ = everybody.set(s.handle());
+                s.workers(1)
+            },
+            move |peer: &Peer, _: Message| {
+                if behind {
+                    handle.get().unwrap().broadcast("all");
+                }
+                for n in 0..10 {
+                    peer.send_latest("key", n.to_string()).unwrap();
+                }
+            },
+        );
+        let mut raw = Raw::open(server.addr);
+        raw.write(&frame(0x81, b"go"));
+        let mut received = 0;
+        while raw.frame().unwrap().1 != b"9" {
+            received += 1;
+        }
+        received += 1;
+        comes_to(&server, |m| m.total.messages_sent, 10 + u64::from(behind));
+        let lost = |m: &Metrics| m.total.messages_sent - m.total.messages_conflated;
+        comes_to(&server, lost, received);
+    }
+}
+
 /// What the kernel doesn't take is in TLS then, and nothing of it in the queue.
 #[cfg(feature = "tls")]
 #[test]

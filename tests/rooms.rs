@@ -436,6 +436,52 @@ fn joining_again_is_leaving_first() {
     }
 }
 
+/// Who joins again leaves first, and is closed with the others if the room panics then.
+#[test]
+fn a_panic_while_joining_again() {
+    struct Sticky;
+    impl Room for Sticky {
+        type Join = ();
+
+        fn join(&mut self, _: &mut Members, peer: &Peer, (): ()) -> Result<(), Refused> {
+            peer.send("welcome").unwrap();
+            Ok(())
+        }
+
+        fn message(&mut self, _: &mut Members, _: &Peer, _: Message) {}
+
+        fn leave(&mut self, _: &mut Members, _: &Peer) {
+            panic!("on purpose");
+        }
+    }
+    struct Again(Rooms<Sticky>);
+    impl Handler for Again {
+        type Session = Membership<Sticky>;
+
+        fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<Self::Session>, Response> {
+            Ok(Accept::new(self.0.join("room", peer, ())))
+        }
+
+        fn message(&self, room: &mut Self::Session, peer: &Peer, _: Message) {
+            *room = self.0.join("room", peer, ());
+        }
+    }
+    for (loops, workers) in THREADS {
+        let rooms = Rooms::new(|_| Sticky);
+        let handler = Again(rooms.clone());
+        let server = serve(|s| s.loops(loops).workers(workers), handler);
+        let [mut ann, mut bob] = [(); 2].map(|()| {
+            let mut raw = Raw::open(server.addr);
+            hears(&mut raw, "welcome");
+            raw
+        });
+        say(&mut ann, "again");
+        assert_eq!(ann.close_code(), Some(1011));
+        assert_eq!(bob.close_code(), Some(1011));
+        until("the room is closed", || rooms.names().is_empty());
+    }
+}
+
 /// The room stays as it is, unless it refuses.
 #[test]
 fn the_only_member_may_join_again() {
@@ -1155,9 +1201,10 @@ fn timers_go_off() {
         // Nobody has a sender any more.
         assert_eq!(told.recv_timeout(WAIT), Err(RecvTimeoutError::Disconnected));
         let late = handle.every(Duration::from_millis(1), || ());
-        assert!(!late.is_over());
+        let beyond_time = handle.after(Duration::MAX, || unreachable!());
+        assert!(!late.is_over() && !beyond_time.is_over());
         handle.shutdown(Duration::ZERO);
-        assert!(late.is_over());
+        assert!(late.is_over() && beyond_time.is_over());
         assert!(handle.after(Duration::ZERO, || unreachable!()).is_over());
     }
 }

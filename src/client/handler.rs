@@ -20,7 +20,7 @@ use crate::peer::Peer;
 /// dropped.
 ///
 /// A panic closes the connection with 1011, after which only `close` is called, and there is no further
-/// attempt.
+/// attempt. After one in `retry` nothing is called.
 pub trait ClientHandler: Send + 'static {
     /// A text or binary message has arrived. Pings are answered automatically.
     fn message(&mut self, peer: &Peer, message: Message);

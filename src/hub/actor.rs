@@ -194,7 +194,13 @@ impl<R: Room> Actor<R> {
 
     fn join(&self, stage: &mut Stage<R>, seat: Arc<Seat>, join: R::Join) {
         // A second time: out first. If nobody else is in the room, it stays for this one.
-        self.go(stage, seat.peer.id());
+        let was_in = self.go(stage, seat.peer.id());
+        if was_in && stage.room.is_none() {
+            // It panicked then, and this one is no member any more.
+            let peer = &seat.peer;
+            peer.link.close(CloseCode::Error, "", CloseCause::Panic);
+            return;
+        }
         if stage.members.is_closing() {
             self.close(stage);
         }

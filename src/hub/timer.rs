@@ -33,7 +33,10 @@ impl Timer {
     /// Whether nothing more will come of it: it was cancelled, has fired for the last time, has
     /// panicked, or the server has ended.
     pub fn is_over(&self) -> bool {
-        self.alarm.over.load(Ordering::SeqCst)
+        // One that is set for beyond all time is not told of the end.
+        let services = self.alarm.services.upgrade();
+        let ended = services.is_none_or(|services| services.has_ended());
+        ended || self.alarm.over.load(Ordering::SeqCst)
     }
 }
 

@@ -197,6 +197,9 @@ impl<H: Handler> Engine<H> {
             }
             Ok((Err(response), session)) => {
                 self.respond(link, &response, false);
+                // What the handler says from now on goes nowhere.
+                let cause = CloseCause::HandshakeTimeout;
+                link.outbox().seal(CloseCode::Abnormal, "", cause);
                 // What was accepted is told its end, though it never began.
                 let reason = CloseReason {
                     code: CloseCode::Abnormal,

@@ -144,7 +144,8 @@ impl ServerHandle {
     }
 
     /// All addresses that are listened on, in the order they were bound, as text that
-    /// [`Server::bind`](crate::Server::bind) would take.
+    /// [`Server::bind`](crate::Server::bind) would take. A Unix socket that was open already, and has no path,
+    /// is `unix:(unnamed)`.
     pub fn local_addrs(&self) -> Vec<String> {
         self.inner.addrs.iter().map(ToString::to_string).collect()
     }

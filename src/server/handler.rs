@@ -34,7 +34,8 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// Accept it, with the session and perhaps a subprotocol; or answer with any HTTP response. What
     /// is sent to `peer` in here arrives right after the handshake. Must return within
-    /// [`handshake_timeout`](crate::Server::handshake_timeout), or the connection is closed.
+    /// [`handshake_timeout`](crate::Server::handshake_timeout), or the connection is closed. (Not with
+    /// `workers(0)`: there it holds up the loop, and with it all timeouts.)
     ///
     /// # Errors
     /// The response with which the client is refused.

@@ -37,7 +37,7 @@ impl Outbox {
 
     /// Refuses what comes from now on; the close frame itself follows with
     /// [`push_close_frame`](Self::push_close_frame).
-    pub(in crate::link) fn seal(&mut self, code: CloseCode, text: &str, cause: CloseCause) -> bool {
+    pub(crate) fn seal(&mut self, code: CloseCode, text: &str, cause: CloseCause) -> bool {
         if self.is_sealed() {
             return false;
         }

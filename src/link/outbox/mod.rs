@@ -202,6 +202,9 @@ impl Outbox {
         let queue = self.queue();
         queue.lost.conflated += u32::from(replaced.is_some());
         queue.early.insert(key.clone(), early);
+        // The one that was replaced will not be, when this one is queued.
+        let uncounted = self.messages_uncounted;
+        self.messages_uncounted = uncounted.wrapping_add(u32::from(replaced.is_some()));
         Ok(first)
     }
 
