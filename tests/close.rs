@@ -28,6 +28,7 @@ over_every_transport! {
     data_after_close_is_ignored,
     a_peer_is_terminated,
     a_peer_that_closes_is_terminated,
+    a_close_frame_that_is_thrown_away_is_no_message,
     a_peer_is_terminated_while_it_opens,
     a_peer_that_does_not_read_is_terminated,
     many_end_at_the_same_time,
@@ -373,6 +374,21 @@ impl Handler for Doorman {
     fn close(&self, session: (), peer: &Peer, reason: &CloseReason) {
         self.0.close(session, peer, reason);
     }
+}
+
+/// The handler closes and terminates before the loop has written anything.
+fn a_close_frame_that_is_thrown_away_is_no_message(transport: Transport) {
+    let (handler, seen) = spy(|peer: &Peer, _| {
+        assert!(peer.close(CloseCode::Normal, "good bye"));
+        assert!(peer.terminate());
+    });
+    let server = transport.serve(|s| s.workers(0), handler);
+    let mut raw = Raw::open(server.addr);
+    // Long enough that the reply to it would be written at once.
+    raw.write(&frame(0x82, &[0; 5000]));
+    let reason = seen.end();
+    assert_eq!(reason.undelivered_bytes(), 0);
+    assert!(!reason.is_clean());
 }
 
 fn a_peer_is_terminated_while_it_opens(transport: Transport) {

@@ -846,21 +846,22 @@ impl Handler for Broken {
 #[test]
 fn a_server_that_fails_to_start_is_over() {
     for workers in [0, 2] {
-        for panics in [false, true] {
+        for failure in ["setting", "backplane", "panic"] {
             let server = Server::bind("127.0.0.1:0").unwrap().workers(workers);
             let handle = server.handle();
             let kept = Arc::new(());
             let held = kept.clone();
             let timer = handle.every(Duration::from_millis(1), move || drop(held.clone()));
-            match panics {
-                false => {
-                    let failed = server.backplane(Nowhere).start(|_: &Peer, _: Message| {});
-                    assert!(matches!(failed, Err(Error::Config(_))), "{failed:?}");
-                }
-                true => {
-                    let start = AssertUnwindSafe(|| server.start(Broken));
-                    assert!(catch_unwind(start).is_err());
-                }
+            if failure == "panic" {
+                let start = AssertUnwindSafe(|| server.start(Broken));
+                assert!(catch_unwind(start).is_err());
+            } else {
+                let server = match failure {
+                    "setting" => server.loops(0),
+                    _ => server.backplane(Nowhere),
+                };
+                let failed = server.start(|_: &Peer, _: Message| {});
+                assert!(matches!(failed, Err(Error::Config(_))), "{failed:?}");
             }
             assert!(!handle.broadcast("x") && !handle.publish("topic", "x"));
             assert!(handle.enter("topic", "name").is_none());

@@ -845,8 +845,6 @@ fn nothing_of_a_busy_room_follows_a_close_frame() {
     }
 }
 
-/// Without workers, the thread that ticks may be the one that runs a room when others bring it more; as
-/// much as they like, others have their ticks.
 /// What a call of a room sends waits for its end, so another thread may close the connection before that; it
 /// was accepted, and is told to be undelivered.
 #[test]
@@ -895,6 +893,8 @@ fn what_a_close_frame_overtakes_is_undelivered() {
     assert_eq!(told.recv_timeout(WAIT), Ok(2 + 5));
 }
 
+/// Without workers, the thread that ticks may be the one that runs a room when others bring it more; as
+/// much as they like, others have their ticks.
 #[test]
 fn a_flooded_room_does_not_keep_the_ticker() {
     let rooms = Rooms::new(|name| Slow(name == "/flooded")).tick_rate(50.0);

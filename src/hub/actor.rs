@@ -149,7 +149,7 @@ impl<R: Room> Actor<R> {
             Ok(true) => self.make_run(),
             Ok(false) => {}
             Err(call) => {
-                drop_call(call);
+                drop_unused(call);
                 return false;
             }
         }
@@ -182,13 +182,13 @@ impl<R: Room> Actor<R> {
                 let peer = &waiting.seat().peer;
                 self.play(stage, |room, members| room.message(members, peer, message));
             }
-            Call::Message(..) => drop_call(call),
+            Call::Message(..) => drop_unused(call),
             Call::Tick => self.tick(stage),
             Call::With(f) if stage.room.is_some() => {
                 self.play(stage, |room, members| f(room, members));
             }
             Call::End => self.close(stage),
-            Call::With(_) => drop_call(call),
+            Call::With(_) => drop_unused(call),
         }
     }
 
@@ -199,7 +199,7 @@ impl<R: Room> Actor<R> {
             // It panicked then, and this one is no member any more.
             let peer = &seat.peer;
             peer.link.close(CloseCode::Error, "", CloseCause::Panic);
-            return;
+            return drop_unused(join);
         }
         if stage.members.is_closing() {
             self.close(stage);
@@ -207,7 +207,10 @@ impl<R: Room> Actor<R> {
         let made = stage.room.is_some() || self.open(stage);
         let verdict = match &mut stage.room {
             Some(room) if made => guarded(|| room.join(&mut stage.members, &seat.peer, join)),
-            _ => None,
+            _ => {
+                drop_unused(join);
+                None
+            }
         };
         match verdict {
             Some(Ok(())) => stage.members.insert(seat),
@@ -368,8 +371,8 @@ impl<R: Room> Look for Ticks<R> {
 }
 
 /// Drops what is not called: there is user code in its `Drop`.
-fn drop_call<R: Room>(call: Call<R>) {
-    if guarded(|| drop(call)).is_none() {
+fn drop_unused<T>(unused: T) {
+    if guarded(|| drop(unused)).is_none() {
         static PANICS: Throttle = Throttle::new();
         if let Some(more) = PANICS.pass() {
             log::error!(

@@ -342,6 +342,10 @@ impl Conn {
         }
         // TLS may have more to send than what was given to it: answers, its goodbye.
         if news.writable && (std::mem::take(&mut self.blocked) || self.stream.has_pending()) {
+            if self.pinged {
+                // A ping may have to wait for all that is in front of it; of that the peer has taken some.
+                self.last_seen = Moment::at(cx.now);
+            }
             self.unblocked(cx);
         }
         // On the list of those to go on, it has its turn already.

@@ -210,10 +210,14 @@ impl Conn {
     /// epoll tells of room only when a third of the kernel's buffer is free, which may be a megabyte, and
     /// takes a slow peer longer than it has for a pong. A write tells of any.
     fn takes_what_it_is_sent<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> bool {
-        if std::mem::take(&mut self.blocked) {
-            self.flush(cx);
+        if self.last_seen.ms(cx.now) > self.since.ms(cx.now) {
+            return true;
         }
-        self.last_seen.ms(cx.now) > self.since.ms(cx.now) && !self.gone
+        let takes = self.try_blocked(cx);
+        if takes {
+            self.last_seen = Moment::at(cx.now);
+        }
+        takes && !self.gone && self.ending.is_none()
     }
 
     fn ping<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {

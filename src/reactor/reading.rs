@@ -29,6 +29,8 @@ const NONE: Message = Message::Binary(Bytes::new());
 /// takes a third of a millisecond, to send as much back compressed three times as long. Before they are
 /// inflated, each is taken for the most that it can hold.
 const INLINE_INFLATED: usize = 2 << 20;
+/// Where they are inflated later, and only that is known: most hold much less.
+const MAY_INFLATE: usize = 8 << 20;
 /// RFC 1951: a match of 258 bytes takes two bits at least.
 const MOST_INFLATED: usize = 1032;
 
@@ -425,11 +427,11 @@ impl Conn {
         let inline = cx.upstream.is_inline();
         let mut room = if inline { INLINE } else { self.room(limit) };
         let mut load = found_before(cx.messages);
-        let mut inflated = 0;
+        let mut may_inflate = 0;
         let stop = loop {
             // While the connection ends, nothing is handed over that would need room.
             let full = load.reaches(room) && self.ending.is_none();
-            if full || (inline && inflated >= INLINE_INFLATED) {
+            if full || (inline && may_inflate >= MAY_INFLATE) {
                 self.hand_over(load, cx);
                 load = Load::NOTHING;
                 if inline {
@@ -451,7 +453,7 @@ impl Conn {
                 Ok(taken) => {
                     load.messages += 1;
                     load.bytes += taken.bytes;
-                    inflated += taken.inflated;
+                    may_inflate += taken.inflated;
                 }
                 Err(stop) => break stop,
             }

@@ -53,6 +53,19 @@ impl Conn {
         }
     }
 
+    /// Though no event has told of room: writes what waits, if the kernel takes any. `true`: it took some.
+    pub(super) fn try_blocked<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> bool {
+        if !std::mem::take(&mut self.blocked) {
+            return false;
+        }
+        // What TLS was given and could not pass on is no progress.
+        let given = cx.counters.sent_bytes.get();
+        let pending = self.stream.pending() as u64;
+        self.flush(cx);
+        let given = cx.counters.sent_bytes.get() - given;
+        (self.stream.pending() as u64) < pending + given
+    }
+
     /// Writes what is queued until nothing is left or the kernel takes no more.
     pub(super) fn flush<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         self.dirty = false;
@@ -157,13 +170,11 @@ impl Conn {
     }
 
     fn after_flush<U: Upstream>(&mut self, flushed: Flushed, cx: &mut Context<'_, U>) {
-        let congested = self.peer.link.is_congested();
-        if (congested || self.pinged) && (flushed.progress || flushed.drained) {
-            // While a peer is congested it is not read from, and before it can answer a ping it has to take
-            // what is in front of that: what it takes is its sign of life.
-            self.last_seen = Moment::at(cx.now);
-        }
-        if congested {
+        if self.peer.link.is_congested() {
+            if flushed.progress || flushed.drained {
+                // While a peer is congested it is not read from: what it takes is its sign of life.
+                self.last_seen = Moment::at(cx.now);
+            }
             let low = cx.config.outbound_bytes / 4;
             if let Some(unparked) = self.peer.link.decongest_below(low) {
                 if unparked {

@@ -395,7 +395,9 @@ impl Server {
     }
 
     /// How long a peer may be silent before it is pinged, and how much longer before it is dropped.
-    /// Default: 25 s, 20 s. Anything received counts as a sign of life.
+    /// Default: 25 s, 20 s. Anything received counts as a sign of life, and while something waits for a peer
+    /// that does not keep up, so does whatever it takes of that. What the kernel holds (a few MB at most) is in
+    /// front of the ping, so it must have read that by then.
     pub fn ping(mut self, after: Duration, timeout: Duration) -> Self {
         self.config.ping_interval = Some(after);
         self.config.pong_timeout = timeout;

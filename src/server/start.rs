@@ -39,6 +39,15 @@ impl Server {
     /// [`Error::Config`](crate::Error::Config) for a setting that is out of range,
     /// [`Error::Io`](crate::Error::Io) if a thread or a poll instance can't be created.
     pub fn start(self, handler: impl Handler) -> Result<ServerHandle> {
+        let handle = self.handle.clone();
+        self.launch(handler).inspect_err(|_| {
+            // Its timers will never fire.
+            handle.services().stop_ticker();
+            handle.services().end();
+        })
+    }
+
+    fn launch(self, handler: impl Handler) -> Result<ServerHandle> {
         check(&self.config)?;
         let listeners = spread(self.listeners, self.config.loops)?;
         for listener in listeners.iter().flatten() {

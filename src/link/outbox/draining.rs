@@ -61,10 +61,10 @@ impl Outbox {
                 aside.tidy();
             }
         }
-        let some = head.is_some() || !into.is_empty();
+        let (some, dead) = (head.is_some() || !into.is_empty(), self.dead);
         if let Some(close) = self.local_close_mut().filter(|_| !some) {
             // All that was taken before was written before more is asked for.
-            close.written = close.frame_len > 0;
+            close.written = close.frame_len > 0 && !dead;
         }
         some
     }
