@@ -18,7 +18,9 @@ use framemill::{
     Server, ServerHandle, UnixSocket,
 };
 use socket2::{Domain, Socket, Type};
-use support::example::{first_line, run};
+#[cfg(feature = "systemd")]
+use support::example::first_line;
+use support::example::run;
 use support::folder::Folder;
 use support::needs::installed;
 use support::{Raw, Stream, WAIT, frame, request, until};
