@@ -232,7 +232,8 @@ impl Client {
     /// How long it may take to open a WebSocket: resolving the name, connecting to one address after the
     /// other, and the server's answer. Default: 10 s.
     ///
-    /// An address that is followed by others gets its share of that, at most 2 s.
+    /// An address that is followed by others gets its share of that, at most 2 s. Eight names are resolved at a
+    /// time, by the system's resolver, which can't be interrupted: eight without an answer hold up other names.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.config.handshake_timeout = timeout.min(NEVER);
         self
@@ -345,7 +346,9 @@ impl Client {
         let tls = match &self.url.place {
             Place::Host { host, .. } if self.url.secure => {
                 let trust = self.trust.map_or_else(Trust::system, Ok)?;
-                Some((trust, host.clone()))
+                // RFC 6066 §3: a name is sent without a trailing dot, and certificates have none.
+                let name = host.strip_suffix('.').unwrap_or(host);
+                Some((trust, name.to_owned()))
             }
             _ => None,
         };

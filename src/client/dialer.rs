@@ -3,8 +3,8 @@
 //! The system's resolver blocks, so it is asked neither on a loop nor on a worker, but on threads of
 //! its own: as many as there is to do at once, at most a few, and none while there is nothing. The same
 //! threads watch the time: one that is about to ask sees to it that another does, so that a name without
-//! an answer holds up nobody but those who wait for it. An address that needs no resolver goes straight
-//! to a loop.
+//! an answer holds up nobody but those who wait for it; [`LOOKUPS`] of them hold up other names too. An address
+//! that needs no resolver goes straight to a loop.
 
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};

@@ -20,8 +20,8 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::{
-    Command, Connected, Dial, Event, EventBatch, Inline, Load, LoopHandle, Shared, defer_wakes,
-    give_batch, keeps_spare, release_own_spare, wake_deferred,
+    Command, Connected, Dial, Event, EventBatch, Inline, Load, LoopHandle, RUN_INFLATED, Shared,
+    defer_wakes, give_batch, keeps_spare, release_own_spare, wake_deferred,
 };
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
@@ -279,16 +279,32 @@ pub(super) enum Job {
     Failed(Mutex<Option<(Box<Dial>, Error)>>),
 }
 
+/// Why a run of a mailbox ended.
+enum Ran {
+    /// All events are dealt with.
+    Done,
+    /// There was no room for the one that is now the first.
+    NoRoom(Watched),
+    /// It has taken long enough; the rest comes when others have had their turn.
+    Paused,
+}
+
 impl Engine {
-    /// Deals with events in order. `Some`: there was no room for the one that is now the first.
-    fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Option<Watched> {
+    /// Deals with events in order.
+    fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Ran {
         let link = &peer.link;
         let limit = Load::inbound_limit(link.config());
         let resume = || link.handle.post(Command::Resume(link.id.key()));
         let mut slot = lock(&link.session);
         let mut session: Option<Box<Session>> = slot.take().and_then(|s| s.downcast().ok());
         let mut waits = None;
+        let mut inflated = 0;
+        let mut paused = false;
         loop {
+            if inflated >= RUN_INFLATED && !events.is_empty() {
+                paused = true;
+                break;
+            }
             if session.as_mut().is_some_and(|s| !s.relieve()) {
                 waits = session.as_ref().and_then(|s| s.waits_for(peer));
                 break;
@@ -308,6 +324,9 @@ impl Engine {
                         }
                         continue;
                     };
+                    if is_compressed {
+                        inflated += message.len();
+                    }
                     let told = session.as_mut().map(|s| s.message(peer, message));
                     if let (Some(Err(message)), Some(session), true) =
                         (&told, &mut session, is_compressed)
@@ -356,7 +375,11 @@ impl Engine {
         if link.inflow.settle(limit) {
             resume();
         }
-        waits
+        match waits {
+            Some(waits) => Ran::NoRoom(waits),
+            None if paused => Ran::Paused,
+            None => Ran::Done,
+        }
     }
 
     /// Parks what there was no room for.
@@ -371,13 +394,17 @@ impl Engine {
     fn run_mailbox(&self, peer: &Peer) -> bool {
         let mut events = peer.link.take_inbox();
         match self.run_events(peer, &mut events) {
-            None => {
+            Ran::Done => {
                 give_batch(events);
                 peer.link.finish_run()
             }
-            Some(waits) => {
+            Ran::NoRoom(waits) => {
                 self.set_aside(peer, events, waits);
                 false
+            }
+            Ran::Paused => {
+                peer.link.set_aside(events);
+                peer.link.unpark()
             }
         }
     }
@@ -504,12 +531,19 @@ impl Upstream for OnTheLoop {
             return link.deliver(events);
         }
         let _inline = Inline::run(link.id);
-        let Some(waits) = self.0.run_events(peer, events) else {
-            return false;
-        };
-        let rest = link.pass_through_inbox(events);
-        self.0.set_aside(peer, rest, waits);
-        false
+        match self.0.run_events(peer, events) {
+            Ran::Done => false,
+            Ran::NoRoom(waits) => {
+                let rest = link.pass_through_inbox(events);
+                self.0.set_aside(peer, rest, waits);
+                false
+            }
+            Ran::Paused => {
+                let rest = link.pass_through_inbox(events);
+                link.set_aside(rest);
+                link.unpark()
+            }
+        }
     }
 
     fn schedule(&self, peer: Peer, _: Option<Instant>) {

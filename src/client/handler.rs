@@ -31,7 +31,8 @@ pub trait ClientHandler: Send + 'static {
         let _ = (peer, headers);
     }
 
-    /// After [`Sent::Congested`](crate::Sent::Congested): the kernel has taken all that was queued.
+    /// The kernel has taken all that was queued. Always follows [`Sent::Congested`](crate::Sent::Congested),
+    /// and may also come without it.
     fn writable(&mut self, peer: &Peer) {
         let _ = peer;
     }
@@ -73,7 +74,8 @@ pub enum ClientEvent {
     Open(Peer, Box<HeaderMap>),
     /// A text or binary message has arrived.
     Message(Message),
-    /// After [`Sent::Congested`](crate::Sent::Congested): the kernel has taken all that was queued.
+    /// The kernel has taken all that was queued. Always follows [`Sent::Congested`](crate::Sent::Congested),
+    /// and may also come without it.
     Writable,
     /// The connection is over. The last event, unless `Reconnecting` follows.
     Close(CloseReason),

@@ -26,6 +26,11 @@ pub(crate) struct Inflow {
     paused: AtomicBool,
 }
 
+/// What one run of a mailbox may inflate: that takes a third of a millisecond, and to send as much back
+/// compressed three times as long. Compressed, all of it may be a thousand bytes, so the limits of what waits
+/// don't bound it.
+pub(crate) const RUN_INFLATED: usize = 1 << 20;
+
 /// Messages and bytes, either an amount or a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Load {

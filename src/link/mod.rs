@@ -88,7 +88,7 @@ pub(crate) use dial::{Connected, Dial, Target};
 pub(crate) use event::{Event, EventBatch, UpgradeRequest};
 pub(crate) use feeds::Feeds;
 use hold::Holds;
-pub(crate) use inflow::{Inflow, Load};
+pub(crate) use inflow::{Inflow, Load, RUN_INFLATED};
 pub(crate) use loop_handle::LoopHandle;
 pub(crate) use outbox::{Outbox, QueueKey, Segment};
 pub(crate) use shared::Shared;

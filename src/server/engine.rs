@@ -17,8 +17,8 @@ use crate::id::PeerId;
 #[cfg(feature = "deflate")]
 use crate::link::Compression;
 use crate::link::{
-    Agreement, Command, Event, EventBatch, Inline, Link, Load, UpgradeRequest, defer_wakes,
-    give_batch, keeps_spare, release_own_spare, wake_deferred,
+    Agreement, Command, Event, EventBatch, Inline, Link, Load, RUN_INFLATED, UpgradeRequest,
+    defer_wakes, give_batch, keeps_spare, release_own_spare, wake_deferred,
 };
 use crate::logging::Throttle;
 use crate::message::{Bytes, CloseCause, CloseCode, CloseReason, Initiator, Message, Utf8Bytes};
@@ -50,10 +50,6 @@ enum Ran {
     Paused,
 }
 
-/// What one run may inflate: that takes a third of a millisecond, and to send as much back compressed three
-/// times as long. Compressed, all of it may be a thousand bytes, so the limits of what waits don't bound it.
-const INFLATED: usize = 1 << 20;
-
 impl<H: Handler> Engine<H> {
     pub(crate) fn new(handler: H, config: &Config) -> Self {
         let limit = Load::inbound_limit(config);
@@ -80,7 +76,7 @@ impl<H: Handler> Engine<H> {
         let mut session = lock(&link.session);
         let mut inflated = 0;
         while let Some(event) = events.front() {
-            if inflated >= INFLATED {
+            if inflated >= RUN_INFLATED {
                 return Ran::Paused;
             }
             if let Event::Message(_) = event {
@@ -155,7 +151,7 @@ impl<H: Handler> Engine<H> {
                         };
                         *inflated += message.len();
                         self.handler.message(session, peer, message);
-                        if *inflated >= INFLATED {
+                        if *inflated >= RUN_INFLATED {
                             return;
                         }
                     }
