@@ -623,6 +623,47 @@ fn violations() {
     }
 }
 
+// ---- others have their turn ----
+
+/// What is compressed may take a thousand times as long as its bytes tell: other clients of the same worker
+/// don't wait for more than a few such messages.
+#[test]
+fn bombs_take_turns() {
+    const BOMBS: usize = 40;
+    let clients = Clients::start(1, 1).unwrap();
+    let (gate, opens) = crossbeam_channel::bounded::<()>(0);
+    let (tell, told) = unbounded();
+    let ours = tell.clone();
+    let hears_bombs = move |_: &Peer, message: Message| {
+        if message.is_text() {
+            // Until all that follows is here.
+            opens.recv_timeout(WAIT).unwrap();
+        }
+        ours.send(message.len()).unwrap();
+    };
+    let hears_other = move |_: &Peer, message: Message| tell.send(message.len()).unwrap();
+    let bomb = unmasked(BINARY, &zip(&vec![0; 1 << 20]));
+    let bytes = [unmasked(PLAIN_TEXT, b"go"), bomb.repeat(BOMBS)].concat();
+    let (addr, remotes) = opening(&extensions(ALONE), bytes);
+    let settings = client(addr).deflate(Deflate::new()).max_message(2 << 20);
+    let _bombs = clients.open(settings, hears_bombs).unwrap();
+    let (_, mut bombs) = remotes.recv_timeout(WAIT).unwrap();
+    let (addr, remotes) = opening("", unmasked(PLAIN_BINARY, b"other"));
+    let _other = clients.open(client(addr), hears_other).unwrap();
+    let (_, mut other) = remotes.recv_timeout(WAIT).unwrap();
+    // Whoever answers a ping has seen what came before it.
+    for remote in [&mut bombs, &mut other] {
+        remote.write(&unmasked(0x89, b""));
+        assert_eq!(remote.frame(), Some((0x8A, Vec::new())));
+    }
+    gate.send_timeout((), WAIT).unwrap();
+    let order: Vec<usize> = (0..BOMBS + 2)
+        .map(|_| told.recv_timeout(WAIT).unwrap())
+        .collect();
+    let place = order.iter().position(|&len| len == 5).unwrap();
+    assert!(place < 5, "{place} of {}", order.len());
+}
+
 // ---- nobody receives ----
 
 /// What the channel of `connect` holds.
