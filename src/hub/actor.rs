@@ -370,7 +370,7 @@ impl<R: Room> Look for Ticks<R> {
     }
 }
 
-/// Drops what is not called: there is user code in its `Drop`.
+/// Drops what a room was not given: there is user code in its `Drop`.
 fn drop_unused<T>(unused: T) {
     if guarded(|| drop(unused)).is_none() {
         static PANICS: Throttle = Throttle::new();
