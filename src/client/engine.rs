@@ -295,7 +295,7 @@ impl Engine {
         let link = &peer.link;
         let limit = Load::inbound_limit(link.config());
         let resume = || link.handle.post(Command::Resume(link.id.key()));
-        let mut slot = lock(&link.session);
+        let mut slot = link.session();
         let mut session: Option<Box<Session>> = slot.take().and_then(|s| s.downcast().ok());
         let mut waits = None;
         let mut inflated = 0;
@@ -488,7 +488,7 @@ impl Upstream for ToWorkers {
             // It is the first of all events, so no worker has the slot.
             if let Some(Event::Connected(connected)) = events.pop_front() {
                 let session = begin(peer, *connected);
-                *lock(&peer.link.session) = session.map(|session| session as _);
+                *peer.link.session() = session.map(|session| session as _);
             }
         }
         !events.is_empty() && peer.link.deliver(events)

@@ -296,7 +296,7 @@ mod tests {
         let first = handle.peer().unwrap();
         // What a receiver that takes one in the right moment leaves behind.
         let left = {
-            let slot = lock(&first.link.session);
+            let slot = first.link.session();
             let session = slot.as_ref().and_then(|s| s.downcast_ref::<Session>());
             session.unwrap().waits_for(&first).unwrap()
         };

@@ -24,10 +24,9 @@
 //!
 //! 1. The state of a server (`server::handle`). Only the user's own threads take it, to start the server
 //!    and to wait for its end, for which they wait with it held.
-//! 2. The *session* of a connection, the *stage* of a room (`hub::actor`), the call of a timer. Only the
-//!    thread whose turn it is to run the connection, room or timer takes it, so nobody ever waits for it.
-//!    User code runs under it. A room that runs on the spot (without workers) has its stage inside the
-//!    session of the handler that brought it work.
+//! 2. The *stage* of a room (`hub::actor`), the call of a timer. Only the thread whose turn it is to run the
+//!    room or timer takes it, so nobody ever waits for it. User code runs under it. (The session of a
+//!    connection needs no lock of its own: who runs the connection takes it out of the inbox.)
 //! 3. A *feed* (`feed`), or the *registry* of the rooms of one kind; inside the registry, the inbox of a
 //!    room or the list of those that are told the end (`hub::services`).
 //! 4. What a connection *subscribes* to, or its *compressor*, if that keeps its window.
@@ -38,10 +37,10 @@
 //! One goes against the order: under the feeds by name, a feed may be locked that nobody but that map has
 //! (`feeds::is_unused`). No thread holds its lock then, and none can get it.
 //!
-//! A client's are apart, inside a session at most: the `Clients` of the process (`client::builder`), then
-//! the gate of a dialer, then its queue, then the state of a client (`client::handle`). All others (a
-//! connection's inbox and inflater, the ticker, the feeder, arrivals, the TLS identity, memory for reuse,
-//! log throttles) have none of these inside.
+//! A client's are apart: the `Clients` of the process (`client::builder`), then the gate of a dialer, then
+//! its queue, then the state of a client (`client::handle`). All others (a connection's inbox and inflater,
+//! the ticker, the feeder, arrivals, the TLS identity, memory for reuse, log throttles) have none of these
+//! inside.
 //!
 //! From 3 on they are held for moments, and no user code runs under them, but for the `Drop` of payloads
 //! under an outbox, a backplane of the user's, and the logger. Loops take them too, so no thread waits for
@@ -73,6 +72,8 @@ mod topics;
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use once_cell::race::OnceBox;
 
 use crate::addr::{PackedAddr, RemoteAddr};
 use crate::config::Config;
@@ -106,7 +107,7 @@ pub(crate) struct Link {
     pub(crate) id: PeerId,
     pub(crate) handle: Arc<LoopHandle>,
     outbox: Mutex<Outbox>,
-    inbox: Mutex<Mailbox<Event>>,
+    inbox: Mutex<Inbox>,
     pub(crate) inflow: Inflow,
     /// `CONGESTED` and `WRITABLE_QUEUED`; see `receiving`.
     flags: AtomicU8,
@@ -116,11 +117,21 @@ pub(crate) struct Link {
     /// Rooms that have more of this peer's messages than they should.
     holds: Holds,
     latency_us: AtomicU32,
-    /// The user's session, type-erased so that a `Peer` needs no type parameter.
-    pub(crate) session: Mutex<Option<Box<dyn Any + Send>>>,
-    extra: OnceLock<Box<Extra>>,
+    /// One word, where a `OnceLock` takes two.
+    extra: OnceBox<Extra>,
     remote: PackedAddr,
 }
+
+/// What is the handler's, or on its way to it.
+#[derive(Default)]
+struct Inbox {
+    events: Mailbox<Event>,
+    /// The user's session, type-erased so that a `Peer` needs no type parameter. Not here while a run has it.
+    session: Session,
+}
+
+/// See [`Inbox`]; there is one from the opening of the connection to its end.
+pub(crate) type Session = Option<Box<dyn Any + Send>>;
 
 /// What most connections have nothing of.
 #[derive(Default)]
@@ -166,8 +177,7 @@ impl Link {
             parked: AtomicBool::new(false),
             holds: Holds::default(),
             latency_us: AtomicU32::new(u32::MAX),
-            session: Mutex::new(None),
-            extra: extra.map_or_else(OnceLock::new, OnceLock::from),
+            extra: extra.map_or_else(OnceBox::new, OnceBox::with_value),
             remote: remote.into(),
         }
     }
@@ -229,9 +239,9 @@ impl std::fmt::Debug for Link {
 mod tests {
     use super::*;
 
-    /// With the two counters of its `Arc` and a word of the allocator's, 192 bytes.
+    /// With the two counters of its `Arc` and a word of the allocator's, 176 bytes.
     #[test]
     fn a_link_is_small() {
-        assert!(size_of::<Link>() <= 168, "{}", size_of::<Link>());
+        assert!(size_of::<Link>() <= 152, "{}", size_of::<Link>());
     }
 }

@@ -1,11 +1,12 @@
 //! From the peer: events into the mailbox, and when it has to wait.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 #[cfg(feature = "deflate")]
 use super::Command;
-use super::{EventBatch, Link, spare};
+use super::{EventBatch, Link, Session, spare};
 use crate::message::Message;
 #[cfg(feature = "deflate")]
 use crate::proto::{Violation, compressed_parts};
@@ -18,6 +19,35 @@ pub(super) const CONGESTED: u8 = 1;
 
 /// Another: the mailbox has an `Event::Writable`, and a second one would tell nothing new.
 const WRITABLE_QUEUED: u8 = 2;
+
+/// The session of a connection, taken out of its [`Link`] so that user code runs under no lock; it goes back
+/// in the end.
+pub(crate) struct SessionGuard<'a> {
+    session: Session,
+    link: &'a Link,
+}
+
+impl Deref for SessionGuard<'_> {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl DerefMut for SessionGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+}
+
+impl Drop for SessionGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            lock(&self.link.inbox).session = Some(session);
+        }
+    }
+}
 
 impl Link {
     /// What the handler is to see of a message. `None`: it breaks a rule, and the loop fails the
@@ -40,11 +70,19 @@ impl Link {
 
     /// Adds a batch for the handler. `true`: the caller makes it run.
     pub(crate) fn deliver(&self, batch: &mut EventBatch) -> bool {
-        lock(&self.inbox).push(batch, spare::take_batch)
+        lock(&self.inbox).events.push(batch, spare::take_batch)
+    }
+
+    /// The session, for as long as a run has it. Only the runner of the mailbox calls this.
+    pub(crate) fn session(&self) -> SessionGuard<'_> {
+        SessionGuard {
+            session: lock(&self.inbox).session.take(),
+            link: self,
+        }
     }
 
     pub(crate) fn take_inbox(&self) -> EventBatch {
-        lock(&self.inbox).take()
+        lock(&self.inbox).events.take()
     }
 
     /// Begins a run of what a loop had tried to handle itself, so that it can be parked. Nothing is in the
@@ -57,7 +95,7 @@ impl Link {
 
     /// Ends a run; `true`: more has come.
     pub(crate) fn finish_run(&self) -> bool {
-        let more = lock(&self.inbox).finish();
+        let more = lock(&self.inbox).events.finish();
         if !more {
             self.parked.store(false, Ordering::Relaxed);
         }
@@ -68,7 +106,7 @@ impl Link {
     /// at once.
     pub(crate) fn park(&self, rest: EventBatch) -> bool {
         self.parked.store(true, Ordering::Relaxed);
-        lock(&self.inbox).park(rest);
+        lock(&self.inbox).events.park(rest);
         // The loop may have drained the queue before it could see a parked mailbox.
         !self.must_wait() && self.unpark()
     }
@@ -77,7 +115,7 @@ impl Link {
     /// [`unpark`](Self::unpark) says so.
     pub(crate) fn set_aside(&self, rest: EventBatch) {
         self.parked.store(true, Ordering::Relaxed);
-        lock(&self.inbox).park(rest);
+        lock(&self.inbox).events.park(rest);
     }
 
     /// The loop has written: no longer congested if at most `low` bytes are left. `Some(true)`: the
@@ -112,7 +150,7 @@ impl Link {
 
     /// Lets a parked mailbox run again. `true`: the caller puts it on the run queue.
     pub(crate) fn unpark(&self) -> bool {
-        lock(&self.inbox).unpark()
+        lock(&self.inbox).events.unpark()
     }
 
     /// Whether events wait in the mailbox of a connection whose handler runs inline.

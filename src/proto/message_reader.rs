@@ -103,6 +103,30 @@ impl MessageReader {
         }
     }
 
+    /// As it is between two messages, `compressed` if it takes such ones.
+    #[inline]
+    pub(crate) fn between_messages(role: Role, max_message: u32, compressed: bool) -> Self {
+        let accepts = match compressed {
+            true => Accepts::Compressed,
+            false => Accepts::Plain,
+        };
+        Self {
+            accepts,
+            ..Self::new(role, max_message)
+        }
+    }
+
+    /// Whether [`between_messages`](Self::between_messages) would make one that does the same.
+    #[inline]
+    pub(crate) fn is_between_messages(&self) -> bool {
+        self.partial.is_none() && self.accepts != Accepts::Nothing
+    }
+
+    #[inline]
+    pub(crate) fn takes_compressed(&self) -> bool {
+        self.accepts == Accepts::Compressed
+    }
+
     #[cfg(feature = "deflate")]
     /// From now on messages may be compressed: permessage-deflate was agreed on.
     pub(crate) fn allow_compression(&mut self) {
@@ -117,7 +141,7 @@ impl MessageReader {
         &mut self,
         input: &mut &'a mut [u8],
     ) -> Option<(bool, &'a [u8], [u8; 4])> {
-        if self.partial.is_some() || self.accepts == Accepts::Nothing {
+        if !self.is_between_messages() {
             return None;
         }
         let whole = Whole::find(input, self.role)?;
@@ -133,7 +157,7 @@ impl MessageReader {
     /// Finds a message of that kind, of at least `least` bytes, at the front of `input`, and counts it as
     /// taken.
     pub(crate) fn next_plain_of(&mut self, least: usize, input: &[u8]) -> Option<Whole> {
-        if self.partial.is_some() || self.accepts == Accepts::Nothing {
+        if !self.is_between_messages() {
             return None;
         }
         let whole = Whole::find(input, self.role)?;
@@ -152,7 +176,7 @@ impl MessageReader {
         input: &mut &mut [u8],
         blocks: &mut Blocks,
     ) -> Result<Option<Message>, Violation> {
-        if self.partial.is_none() && self.accepts != Accepts::Nothing {
+        if self.is_between_messages() {
             let Some(header) = Header::parse(input, self.role, self.compression())? else {
                 self.keep_header(input);
                 return Ok(None);
@@ -210,7 +234,7 @@ impl MessageReader {
     /// least half of one, and nothing else; otherwise gives it back. Call [`next`](Self::next)
     /// afterwards, even without input.
     pub(crate) fn adopt(&mut self, mut read: Buffer) -> Result<(), Buffer> {
-        if self.partial.is_some() || self.accepts == Accepts::Nothing {
+        if !self.is_between_messages() {
             return Err(read);
         }
         let Ok(Some(header)) = Header::parse(read.from(0), self.role, self.compression()) else {

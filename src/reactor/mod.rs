@@ -15,6 +15,7 @@ mod counts;
 mod dialing;
 mod ending;
 mod event_loop;
+mod kept;
 mod liveness;
 mod opening;
 mod outbound;

@@ -23,8 +23,10 @@ use crate::proto::http::{
 pub(crate) struct Opening {
     pub(super) buf: Vec<u8>,
     scan: HeadScan,
-    /// The head is complete; the number is the bytes of body that are to follow it.
-    body: Option<(Request, usize)>,
+    /// The head is complete; the number is the bytes of body that are to follow it. Few have one, and so
+    /// the memory of an opening is too small for the allocator to cut a [`Link`](crate::link::Link) from,
+    /// which would leave a hole for as long as that is there.
+    body: Option<Box<(Request, usize)>>,
     /// Whatever is asked, this is the answer: a limit was reached when the connection was accepted.
     pub(super) refusal: Option<StatusCode>,
     /// A proxy that we believe brings it, so the request tells who the client is.
@@ -135,7 +137,7 @@ impl Conn {
                     self.write_first(CONTINUE.to_vec());
                 }
                 if let Phase::Opening(opening) = &mut self.phase {
-                    opening.body = Some((request, length));
+                    opening.body = Some(Box::new((request, length)));
                 }
                 self.body_input(rest, cx);
             }
@@ -146,7 +148,7 @@ impl Conn {
         let Phase::Opening(opening) = &mut self.phase else {
             return;
         };
-        let Some((_, length)) = opening.body else {
+        let Some(&(_, length)) = opening.body.as_deref() else {
             return;
         };
         let missing = length - opening.buf.len();
@@ -155,7 +157,8 @@ impl Conn {
             .buf
             .extend_from_slice(&bytes[..bytes.len().min(missing)]);
         if opening.buf.len() == length {
-            if let Some((mut request, _)) = opening.body.take() {
+            if let Some(body) = opening.body.take() {
+                let (mut request, _) = *body;
                 request.set_body(std::mem::take(&mut opening.buf).into());
                 self.ask(Event::Http(Box::new(request)), cx);
             }

@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
-use super::conn::Conn;
+use super::kept::Kept;
 use super::slab::Slab;
 use super::topics::Audience;
 use crate::id::Key;
 use crate::link::{Permit, Publication, SharedFrame};
+use crate::peer::Peer;
 
 /// Frames are gathered up to this many bytes: then a copy costs as much as all else.
 const RUN: usize = 4096;
@@ -110,7 +111,7 @@ pub(super) struct Frames<'a> {
 
 /// What is needed to reach connections.
 pub(super) struct Reach<'a> {
-    pub(super) conns: &'a mut Slab<Conn>,
+    pub(super) conns: &'a mut Slab<Kept>,
     pub(super) audience: &'a Audience,
     /// Connections that are to be flushed.
     pub(super) touched: &'a mut Vec<Key>,
@@ -123,22 +124,22 @@ impl Reach<'_> {
     /// and until `most` are to be flushed. `Some`: the number of the next.
     pub(super) fn spread(self, frames: &Frames<'_>, from: u32, most: usize) -> Option<u32> {
         match &frames.several {
-            Some((joined, all)) => self.each(frames.first, from, most, |conn| {
-                conn.peer.link.send_shared_run(joined, all);
+            Some((joined, all)) => self.each(frames.first, from, most, |peer| {
+                peer.link.send_shared_run(joined, all);
             }),
             None => {
                 let latest = match frames.first {
                     Spread::Topic(publication, _) => publication.latest.as_ref(),
                     Spread::All(..) | Spread::Members(..) => None,
                 };
-                self.each(frames.first, from, most, |conn| {
-                    conn.peer.link.send_shared(frames.first.frame(), latest);
+                self.each(frames.first, from, most, |peer| {
+                    peer.link.send_shared(frames.first.frame(), latest);
                 })
             }
         }
     }
 
-    fn each(self, spread: &Spread, from: u32, most: usize, send: impl Fn(&Conn)) -> Option<u32> {
+    fn each(self, spread: &Spread, from: u32, most: usize, send: impl Fn(&Peer)) -> Option<u32> {
         let Self {
             conns,
             audience,
@@ -147,11 +148,11 @@ impl Reach<'_> {
         } = self;
         let (keys, except) = match spread {
             Spread::All(..) => {
-                for (key, conn) in conns.iter_mut_from(from) {
+                for (key, kept) in conns.iter_mut_from(from) {
                     if touched.len() >= most {
                         return Some(key.slot);
                     }
-                    reach(key, conn, touched, &send);
+                    reach(key, kept, touched, &send);
                 }
                 return None;
             }
@@ -165,20 +166,20 @@ impl Reach<'_> {
             if touched.len() >= most {
                 return Some(number);
             }
-            if let (false, Some(conn)) = (Some(key) == except, conns.get_mut(key)) {
-                reach(key, conn, touched, &send);
+            if let (false, Some(kept)) = (Some(key) == except, conns.get_mut(key)) {
+                reach(key, kept, touched, &send);
             }
         }
         None
     }
 }
 
-fn reach(key: Key, conn: &mut Conn, touched: &mut Vec<Key>, send: impl Fn(&Conn)) {
-    if !conn.hears_broadcasts() {
+fn reach(key: Key, kept: &mut Kept, touched: &mut Vec<Key>, send: impl Fn(&Peer)) {
+    let Some(peer) = kept.hears_broadcasts() else {
         return;
-    }
-    send(conn);
-    if !std::mem::replace(&mut conn.touched, true) {
+    };
+    send(peer);
+    if kept.touch() {
         touched.push(key);
     }
 }

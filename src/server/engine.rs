@@ -29,7 +29,6 @@ use crate::proto::deflate;
 use crate::proto::handshake::{accept_response, choose_subprotocol, first_offered};
 use crate::proto::http::{HttpError, write_response};
 use crate::reactor::{NoRun, Run, Upstream};
-use crate::sync::lock;
 use crate::worker::{RunQueue, Work};
 
 /// Runs the events of any connection against the handler.
@@ -73,7 +72,7 @@ impl<H: Handler> Engine<H> {
 
     fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Ran {
         let link = &peer.link;
-        let mut session = lock(&link.session);
+        let mut session = link.session();
         let mut inflated = 0;
         while let Some(event) = events.front() {
             if inflated >= RUN_INFLATED {
@@ -452,7 +451,7 @@ impl<H: Handler> Upstream for OnTheLoop<H> {
     fn run<R>(&self, peer: &Peer, body: impl FnOnce(&mut InlineRun<'_, H>) -> R) -> Option<R> {
         let engine = &*self.0;
         let _inline = Inline::run(peer.link.id);
-        let mut session = lock(&peer.link.session);
+        let mut session = peer.link.session();
         let mut corrupt = false;
         let result = guarded(|| {
             body(&mut InlineRun {

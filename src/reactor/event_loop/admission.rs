@@ -17,6 +17,7 @@ use crate::peer::Peer;
 use crate::reactor::acceptor;
 use crate::reactor::conn::{Conn, Phase};
 use crate::reactor::dialing::{self, Dialing};
+use crate::reactor::kept::Kept;
 use crate::reactor::opening::Opening;
 use crate::reactor::upstream::Upstream;
 
@@ -113,13 +114,12 @@ impl<U: Upstream> EventLoop<U> {
     ) {
         let (handle, now) = (&self.handle, self.now);
         handle.counters.connections.add(1);
+        let registry = self.poll.registry();
+        let mut registered = Ok(());
         let key = self.conns.insert_with(|key| {
             let id = PeerId::new(handle.index, key);
             let link = Arc::new(Link::new(id, remote, handle.clone(), client));
-            Conn::new(stream, Peer { link }, phase, now)
-        });
-        let registry = self.poll.registry();
-        let registered = self.conns.get_mut(key).map(|conn| {
+            let mut conn = Conn::new(stream, Peer { link }, phase, now);
             let way = if U::DIALS {
                 "connecting to"
             } else {
@@ -129,15 +129,13 @@ impl<U: Upstream> EventLoop<U> {
                 true => ", over a limit",
                 false => "",
             };
-            log::debug!("{}: {way} {remote}{over}", conn.peer.link.id);
-            conn.register(registry, token(key))
+            log::debug!("{id}: {way} {remote}{over}");
+            registered = conn.register(registry, token(key));
+            Kept::new(conn)
         });
         match registered {
-            Some(Ok(())) => self.serve(key, |conn, _| conn.rearm = true),
-            Some(Err(error)) => {
-                self.serve(key, |conn, cx| conn.cannot_be_served(&error, cx));
-            }
-            None => {}
+            Ok(()) => self.serve(key, |conn, _| conn.rearm = true),
+            Err(error) => self.serve(key, |conn, cx| conn.cannot_be_served(&error, cx)),
         }
     }
 }

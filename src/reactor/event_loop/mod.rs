@@ -26,6 +26,7 @@ use self::sleep::Aside;
 use self::start::{LAST_LISTENER, LISTENERS, WAKER};
 use super::acceptor::{self, Acceptor};
 use super::conn::{Conn, Context, News, TURN_BUDGET};
+use super::kept::Kept;
 use super::outbound::Outbound;
 use super::slab::Slab;
 use super::spreading::Run;
@@ -62,7 +63,7 @@ pub(crate) struct EventLoop<U> {
     handle: Arc<LoopHandle>,
     upstream: U,
     acceptor: Acceptor,
-    conns: Slab<Conn>,
+    conns: Slab<Kept>,
     /// Which of them subscribe to what.
     audience: Audience,
     wheel: Wheel,
@@ -308,7 +309,9 @@ impl<U: Upstream> EventLoop<U> {
 
     fn reap(&mut self) {
         while let Some(key) = self.gone.pop() {
-            let Some(mut conn) = self.conns.remove(key) else {
+            let max_message = self.handle.config.max_message;
+            let kept = self.conns.remove(key);
+            let Some(mut conn) = kept.and_then(|kept| kept.into_conn(max_message)) else {
                 continue;
             };
             self.wheel.cancel(key.slot);
@@ -336,11 +339,14 @@ impl<U: Upstream> EventLoop<U> {
 
     /// Lets a connection do something, and looks at what it needs next.
     fn serve(&mut self, key: Key, act: impl FnOnce(&mut Conn, &mut Context<'_, U>)) {
-        let Some(conn) = self.conns.get_mut(key) else {
+        let Some(kept) = self.conns.get_mut(key) else {
             // A late command for a connection that is gone.
             return;
         };
-        let own_config = U::DIALS.then(|| conn.peer.link.config().clone());
+        let own_config = match U::DIALS {
+            true => kept.peer().map(|peer| peer.link.config().clone()),
+            false => None,
+        };
         let config = own_config.as_ref().unwrap_or(&self.handle.config);
         let mut cx = Context {
             upstream: &self.upstream,
@@ -360,24 +366,26 @@ impl<U: Upstream> EventLoop<U> {
             counters: &self.handle.counters,
             stopping: self.stopping.as_ref().map(|stopping| stopping.code),
         };
-        act(conn, &mut cx);
-        if conn.gone {
-            self.gone.push(key);
-            return;
-        }
-        if conn.again && !conn.listed {
-            conn.listed = true;
-            self.again.push(key);
-        }
-        if conn.is_dirty() && !std::mem::replace(&mut conn.touched, true) {
-            self.touched.push(key);
-        }
-        if std::mem::take(&mut conn.rearm) {
-            match conn.deadline(config, self.now) {
-                Some(at) => self.wheel.arm(key.slot, at),
-                None => self.wheel.cancel(key.slot),
+        kept.serve(config.max_message, |conn| {
+            act(conn, &mut cx);
+            if conn.gone {
+                self.gone.push(key);
+                return;
             }
-        }
+            if conn.again && !conn.listed {
+                conn.listed = true;
+                self.again.push(key);
+            }
+            if conn.is_dirty() && !std::mem::replace(&mut conn.touched, true) {
+                self.touched.push(key);
+            }
+            if std::mem::take(&mut conn.rearm) {
+                match conn.deadline(config, self.now) {
+                    Some(at) => self.wheel.arm(key.slot, at),
+                    None => self.wheel.cancel(key.slot),
+                }
+            }
+        });
     }
 
     /// Whose token this is.
@@ -394,10 +402,8 @@ impl<U: Upstream> EventLoop<U> {
     }
 
     fn touch(&mut self, key: Key) {
-        if let Some(conn) = self.conns.get_mut(key) {
-            if !std::mem::replace(&mut conn.touched, true) {
-                self.touched.push(key);
-            }
+        if self.conns.get_mut(key).is_some_and(Kept::touch) {
+            self.touched.push(key);
         }
     }
 

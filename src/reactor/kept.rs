@@ -1,0 +1,257 @@
+//! A connection between two moments at which it has something to do, as its loop keeps it: nearly always
+//! nothing is under way on it, and then a few words are all there is to know.
+//!
+//! Its loop has thousands of them, each of which says something now and then. So what counts is what is
+//! kept, and how many lines of the cache it takes to look at it; to put a [`Conn`] together and apart again
+//! takes some nanoseconds.
+
+use mio::net::TcpStream;
+#[cfg(unix)]
+use mio::net::UnixStream;
+
+use super::conn::{Conn, Habit, Phase, Told};
+use super::counts::Counts;
+use super::liveness::Moment;
+use crate::net::Stream;
+use crate::peer::Peer;
+use crate::proto::{MessageReader, Role};
+
+/// See the module's documentation. What is said of an open connection with nothing half read, half written or
+/// about to end is what is left of a [`Conn`] where everything else is as always. It is in three parts as these
+/// fit together in 24 bytes.
+#[derive(Debug)]
+pub(super) enum Kept {
+    Tcp(TcpStream, Marks, Silent),
+    #[cfg(unix)]
+    Unix(UnixStream, Marks, Silent),
+    /// Something is under way, or there is TLS.
+    Busy(Box<Conn>),
+    /// It is being served; never seen by anybody.
+    Away,
+}
+
+/// See [`Kept`].
+#[derive(Debug)]
+pub(super) struct Silent {
+    peer: Peer,
+    last_seen: Moment,
+    since: Moment,
+}
+
+/// See [`Kept`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Marks {
+    counts: Counts,
+    habit: Habit,
+    flags: u8,
+}
+
+/// The bits of `Marks::flags`, named after what they are of a [`Conn`].
+const READABLE: u8 = 1;
+const PINGED: u8 = 2;
+const AWAITS_PONG: u8 = 4;
+const DIRTY: u8 = 8;
+const TOUCHED: u8 = 16;
+/// Its reader's role.
+const CLIENT: u8 = 32;
+/// What its reader takes.
+const COMPRESSED: u8 = 64;
+
+impl Kept {
+    pub(super) fn new(conn: Conn) -> Self {
+        if is_silent(&conn) {
+            Self::silent(conn)
+        } else {
+            Self::Busy(Box::new(conn))
+        }
+    }
+
+    /// Has it do something. `max_message` is what it was made with.
+    #[inline]
+    pub(super) fn serve(&mut self, max_message: u32, act: impl FnOnce(&mut Conn)) {
+        let mut woken = match self {
+            Self::Busy(_) => None,
+            _ => std::mem::replace(self, Self::Away).wake(max_message),
+        };
+        act(match (&mut woken, &mut *self) {
+            (Some(conn), _) => conn,
+            (None, Self::Busy(conn)) => conn,
+            // It is served already, which cannot be.
+            (None, _) => return,
+        });
+        if let Some(conn) = woken {
+            *self = Self::new(conn);
+        } else if self.has_come_to_rest() {
+            if let Self::Busy(conn) = std::mem::replace(self, Self::Away) {
+                *self = Self::silent(*conn);
+            }
+        }
+    }
+
+    pub(super) fn into_conn(self, max_message: u32) -> Option<Conn> {
+        match self {
+            Self::Busy(conn) => Some(*conn),
+            silent => silent.wake(max_message),
+        }
+    }
+
+    /// `None` while it is served.
+    pub(super) fn peer(&self) -> Option<&Peer> {
+        match self {
+            Self::Tcp(_, _, silent) => Some(&silent.peer),
+            #[cfg(unix)]
+            Self::Unix(_, _, silent) => Some(&silent.peer),
+            Self::Busy(conn) => Some(&conn.peer),
+            Self::Away => None,
+        }
+    }
+
+    /// `Some`: whom to send what is for all.
+    pub(super) fn hears_broadcasts(&self) -> Option<&Peer> {
+        match self {
+            Self::Busy(conn) => conn.hears_broadcasts().then_some(&conn.peer),
+            silent => silent.peer(),
+        }
+    }
+
+    /// It is to be flushed. `false`: it was known.
+    pub(super) fn touch(&mut self) -> bool {
+        let flags = match self {
+            Self::Tcp(_, marks, _) => &mut marks.flags,
+            #[cfg(unix)]
+            Self::Unix(_, marks, _) => &mut marks.flags,
+            Self::Busy(conn) => return !std::mem::replace(&mut conn.touched, true),
+            Self::Away => return false,
+        };
+        let untouched = *flags & TOUCHED == 0;
+        *flags |= TOUCHED;
+        untouched
+    }
+
+    fn has_come_to_rest(&self) -> bool {
+        matches!(self, Self::Busy(conn) if is_silent(conn))
+    }
+
+    fn wake(self, max_message: u32) -> Option<Conn> {
+        match self {
+            Self::Tcp(socket, marks, silent) => {
+                Some(silent.wake(Stream::Tcp(socket), marks, max_message))
+            }
+            #[cfg(unix)]
+            Self::Unix(socket, marks, silent) => {
+                Some(silent.wake(Stream::Unix(socket), marks, max_message))
+            }
+            Self::Busy(_) | Self::Away => None,
+        }
+    }
+
+    /// [`is_silent`] says so.
+    fn silent(conn: Conn) -> Self {
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        let flags = bit(conn.readable, READABLE)
+            | bit(conn.pinged, PINGED)
+            | bit(conn.awaits_pong, AWAITS_PONG)
+            | bit(conn.is_dirty(), DIRTY)
+            | bit(conn.touched, TOUCHED)
+            | bit(conn.is_client(), CLIENT)
+            | bit(conn.reader.takes_compressed(), COMPRESSED);
+        let marks = Marks {
+            counts: conn.counts,
+            habit: conn.habit,
+            flags,
+        };
+        let silent = Silent {
+            peer: conn.peer,
+            last_seen: conn.last_seen,
+            since: conn.since,
+        };
+        match conn.stream {
+            Stream::Tcp(socket) => Self::Tcp(socket, marks, silent),
+            #[cfg(unix)]
+            Stream::Unix(socket) => Self::Unix(socket, marks, silent),
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) | Stream::Lent => unreachable!("never silent"),
+        }
+    }
+}
+
+/// Whether all that there is to know of it is what [`Silent`] has.
+fn is_silent(conn: &Conn) -> bool {
+    let plain = match &conn.stream {
+        Stream::Tcp(_) => true,
+        #[cfg(unix)]
+        Stream::Unix(_) => true,
+        #[cfg(feature = "tls")]
+        Stream::Tls(_) | Stream::Lent => false,
+    };
+    plain
+        && matches!(conn.phase, Phase::Open(None))
+        && conn.told == Told::Opening
+        && conn.reader.is_between_messages()
+        && conn.rest.is_none()
+        && conn.writing.is_none()
+        && conn.ending.is_none()
+        && !conn.hung_up
+        && !conn.paused
+        && !conn.eof
+        && !conn.blocked
+        && !conn.again
+        && !conn.listed
+        && !conn.rearm
+        && !conn.gone
+}
+
+impl Silent {
+    fn wake(self, stream: Stream, marks: Marks, max_message: u32) -> Conn {
+        let has = |bit| marks.flags & bit != 0;
+        let role = if has(CLIENT) {
+            Role::Client
+        } else {
+            Role::Server
+        };
+        Conn {
+            stream,
+            peer: self.peer,
+            phase: Phase::Open(None),
+            reader: MessageReader::between_messages(role, max_message, has(COMPRESSED)),
+            last_seen: self.last_seen,
+            since: self.since,
+            rest: None,
+            writing: None,
+            ending: None,
+            readable: has(READABLE),
+            hung_up: false,
+            paused: false,
+            eof: false,
+            pinged: has(PINGED),
+            awaits_pong: has(AWAITS_PONG),
+            told: Told::Opening,
+            habit: marks.habit,
+            blocked: false,
+            counts: marks.counts,
+            again: false,
+            listed: false,
+            rearm: false,
+            dirty: has(DIRTY),
+            touched: has(TOUCHED),
+            gone: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the eight bytes of its entry in the slab, two to a line of the cache.
+    #[test]
+    fn little_is_kept() {
+        // With debug assertions a socket of mio's also has the number of its selector.
+        let socket = size_of::<TcpStream>() - size_of::<i32>();
+        assert!(
+            size_of::<Kept>() <= 24 + socket,
+            "{} bytes",
+            size_of::<Kept>()
+        );
+    }
+}
