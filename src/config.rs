@@ -10,8 +10,8 @@ use crate::patterns::Patterns;
 ///
 /// The queue counts every byte from [`Peer::send`](crate::Peer::send) until the kernel has taken it. A
 /// message that would take it past the limit finds it full; but while the queue is at most half full, one
-/// message of any size is accepted, so that a large reply can be sent at all. Control frames are always
-/// accepted.
+/// message of any size is accepted, so that a large reply can be sent at all. Pings, pongs and close frames
+/// don't find it full; but pings and pongs of your own are given back once twice the limit waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Overflow {

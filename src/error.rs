@@ -169,7 +169,8 @@ pub enum SendError {
     /// The connection is closed or closing; nothing more can be sent.
     Closed(Message),
     /// The outbound queue is full, and [`Overflow::DropNewest`](crate::Overflow::DropNewest) is in
-    /// force; or the message is over 1 GiB, which no queue takes.
+    /// force; or it is a ping or pong, and twice the limit waits; or the message is over 1 GiB, which no queue
+    /// takes.
     Full(Message),
     /// The caller's fault: not something that can be sent this way, such as a raw frame or a
     /// control frame over 125 bytes.

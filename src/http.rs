@@ -33,25 +33,25 @@ pub struct Request {
 
 impl Request {
     /// An HTTP/1.1 request. `target` is in origin form, or in absolute form and is then reduced to
-    /// its path.
+    /// its path. `None`: there are so many headers that the host it names is one too many.
     pub(crate) fn new(
         method: Method,
         target: &str,
         mut headers: HeaderMap,
         body: Bytes,
         remote_addr: RemoteAddr,
-    ) -> Self {
+    ) -> Option<Self> {
         let (authority, path) = split_target(target);
         // RFC 9112 §3.2.2: "When an origin server receives a request with an absolute-form of
         // request-target, the origin server MUST ignore the received Host header field (if any) and
         // instead use the host information of the request-target."
         if let Some(host) = authority.and_then(|a| HeaderValue::from_str(a).ok()) {
-            headers.insert(header::HOST, host);
+            headers.try_insert(header::HOST, host).ok()?;
         }
         let slash = if path.starts_with('/') { "" } else { "/" };
         let target = [slash, path].concat();
         let path_len = target.find('?').unwrap_or(target.len());
-        Self {
+        Some(Self {
             method,
             version: Version::HTTP_11,
             target,
@@ -59,7 +59,7 @@ impl Request {
             headers,
             body,
             remote_addr,
-        }
+        })
     }
 
     pub(crate) fn set_version(&mut self, version: Version) {
@@ -277,7 +277,9 @@ impl Response {
 
     /// Sets the body; its `Content-Type` is the caller's to add.
     ///
-    /// Not sent where HTTP knows no body: in answer to `HEAD`, and with 204, 205 and 304.
+    /// Not sent where HTTP knows no body: in answer to `HEAD`, and with 204, 205 and 304. It is copied for its
+    /// connection, whatever [`outbound_limit`](crate::Server::outbound_limit) says; one of more than 1 GiB is an
+    /// error of the handler's, which is logged and answered with 500.
     #[must_use]
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.0.content = body.into();
@@ -386,7 +388,7 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_bytes(value).unwrap());
         }
-        Request::new(Method::GET, target, map, Bytes::new(), RemoteAddr::Unix)
+        Request::new(Method::GET, target, map, Bytes::new(), RemoteAddr::Unix).unwrap()
     }
 
     #[test]

@@ -45,8 +45,10 @@ impl Peer {
     ///
     /// # Errors
     /// The message comes back if the connection is closed or closing, if the queue is full and
-    /// [`Overflow::DropNewest`](crate::Overflow::DropNewest) is in force, or if it can't be sent (a raw
-    /// frame, a control frame over 125 bytes, a close code that must not be sent).
+    /// [`Overflow::DropNewest`](crate::Overflow::DropNewest) is in force (pings and pongs are exempt, up to twice
+    /// the limit; then they come back whatever is in force), or if it can't be sent (a raw frame, a ping or pong
+    /// over 125 bytes, a close code that must not be sent). The reason of a close frame is cut as in
+    /// [`close`](Self::close), and code 1005 is sent as a close frame without one.
     pub fn send(&self, message: impl Into<Message>) -> Result<Sent, SendError> {
         self.link.send(message.into(), Compress::Auto)
     }

@@ -30,6 +30,7 @@ over_every_transport! {
     overflow_drops_the_oldest_of_many,
     overflow_drops_the_oldest_behind_a_broadcast,
     control_frames_are_exempt,
+    control_frames_have_an_end_too,
     a_flood_of_pings_is_answered_in_little_memory,
     a_reply_finds_room_behind_many_pongs,
     only_the_latest_of_each_key_waits,
@@ -435,6 +436,39 @@ fn control_frames_are_exempt(transport: Transport) {
         assert_eq!(raw.frame(), Some((0x89, b"still there?".to_vec())));
     }
     assert_eq!(raw.frame(), Some((0x88, b"\x03\xE9bye".to_vec())));
+}
+
+/// Twice the limit; but no message goes for them, and no connection.
+fn control_frames_have_an_end_too(transport: Transport) {
+    for (overflow, behind_a_broadcast) in [
+        (Overflow::Close, false),
+        (Overflow::DropNewest, false),
+        (Overflow::DropNewest, true),
+        (Overflow::DropOldest, false),
+    ] {
+        let (server, _seen, mut raw, peer) = stalling(transport, |s| {
+            s.workers(2).outbound_limit(PLENTY).overflow(overflow)
+        });
+        let mut accepted = 0;
+        let refused = loop {
+            if behind_a_broadcast {
+                assert!(server.handle.broadcast("all"));
+            }
+            match peer.send(Message::Ping(vec![7; 125].into())) {
+                Ok(_) => accepted += 1,
+                Err(error) => break error,
+            }
+            assert!(accepted < 1_000_000, "as many as it likes");
+        };
+        assert!(matches!(refused, SendError::Full(Message::Ping(_))));
+        assert!(peer.queued_bytes() <= 2 * PLENTY);
+        assert!(!peer.is_closed());
+        let mut arrived = 0;
+        while arrived < accepted {
+            let (first, _) = raw.frame().expect("no end");
+            arrived += u32::from(first == 0x89);
+        }
+    }
 }
 
 /// RFC 6455 §5.5.3: the pong of the latest ping is enough.

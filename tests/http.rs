@@ -24,6 +24,7 @@ over_every_transport! {
     a_client_may_ask_before_it_sends_the_body,
     a_body_that_cannot_be_taken_is_refused_before_it_comes,
     a_refused_upload_still_reads_its_answer,
+    a_body_that_is_too_long_to_be_sent_is_500,
     other_methods_are_405,
     malformed_requests_are_refused,
     each_connection_has_one_request,
@@ -56,6 +57,7 @@ impl Handler for Site {
             ),
             "/length" => Response::text(format!("{} {}", request.method(), request.body().len())),
             "/echo" => Response::new(StatusCode::CREATED).body(request.body().clone()),
+            "/huge" => Response::ok().body(vec![0; (1 << 30) + 1]),
             "/empty" => Response::new(StatusCode::NO_CONTENT).body("never sent"),
             "/switch" => Response::new(StatusCode::SWITCHING_PROTOCOLS),
             "/meddle" => Response::text("four")
@@ -348,6 +350,18 @@ fn a_refused_upload_still_reads_its_answer(transport: Transport) {
 }
 
 // ---- requests ----
+
+fn a_body_that_is_too_long_to_be_sent_is_500(transport: Transport) {
+    for workers in [0, 2] {
+        let server = transport.serve(|s| s.workers(workers), Site);
+        for _ in 0..2 {
+            let mut raw = Raw::connect(server.addr);
+            raw.write(b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(raw.response().0, 500);
+        }
+        echoes(&mut client(server.addr), "still there?");
+    }
+}
 
 fn other_methods_are_405(transport: Transport) {
     for workers in [0, 2] {

@@ -1,5 +1,5 @@
-//! Sessions whose `Drop` panics. It is user code like the methods of a handler, so wherever the
-//! engine drops a session, the thread it happens on must live on: with one loop and at most one
+//! Sessions, and other things of a handler's, whose `Drop` panics. It is user code like the methods of a handler, so wherever the
+//! engine drops one, the thread it happens on must live on: with one loop and at most one
 //! worker, every answer after that shows that it did.
 
 mod support;
@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use framemill::{Accept, CloseCause, CloseReason, Handler, Message, Peer, Request, Response};
+use framemill::{
+    Accept, Bytes, CloseCause, CloseReason, Handler, Message, Peer, Request, Response, StatusCode,
+};
 use support::{
     Addr, Raw, Running, Stream, Transport, WAIT, client, echoes, frame, over_every_transport,
     request, reset, until,
@@ -21,6 +23,7 @@ over_every_transport! {
     where_nobody_looks,
     at_the_end_of_the_server,
     of_what_a_handler_panics_with,
+    of_the_body_of_a_response,
 }
 
 /// How often each thing is done: more often than there are threads that could survive one each.
@@ -46,6 +49,13 @@ impl Drop for Session {
     }
 }
 
+/// It may be the body of a response.
+impl AsRef<[u8]> for Session {
+    fn as_ref(&self) -> &[u8] {
+        b"a body"
+    }
+}
+
 /// Echoes. The path says what to do in `open`; the sessions of all but `/` panic when dropped.
 struct Dropping {
     dropped: Arc<AtomicUsize>,
@@ -60,6 +70,9 @@ impl Handler for Dropping {
             dropped: self.dropped.clone(),
             panics: request.path() != "/",
         };
+        if request.path() == "/no" {
+            return Err(Response::new(StatusCode::FORBIDDEN).body(Bytes::from_owner(session)));
+        }
         let accept = Accept::new(session);
         Ok(match request.path() {
             "/unoffered" => accept.subprotocol("chat"),
@@ -72,6 +85,13 @@ impl Handler for Dropping {
             panics();
         }
         let _ = peer.send(message);
+    }
+
+    fn http(&self, _: &Request) -> Response {
+        Response::ok().body(Bytes::from_owner(Session {
+            dropped: self.dropped.clone(),
+            panics: true,
+        }))
     }
 
     fn close(&self, session: Session, _: &Peer, reason: &CloseReason) {
@@ -268,6 +288,29 @@ fn of_what_a_handler_panics_with(transport: Transport) {
             panic_and_part(Raw::open(server.addr));
             assert_eq!(dropped.load(Ordering::SeqCst), n);
             assert_alive(&server, &mut old);
+        }
+    }
+}
+
+fn of_the_body_of_a_response(transport: Transport) {
+    for workers in [0, 1] {
+        let (server, dropped, _ends) = dropping(transport, workers);
+        let mut old = client(server.addr);
+        for n in 0..TIMES {
+            let mut page = Raw::connect(server.addr);
+            page.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            let (status, _, body) = page.response();
+            assert_eq!((status, &body[..]), (200, &b"a body"[..]));
+            let (status, _, body) = open_at(server.addr, "/no").response();
+            assert_eq!((status, &body[..]), (403, &b"a body"[..]));
+            until("both are dropped", || {
+                // And the sessions of the visitors of `assert_alive`.
+                dropped.load(Ordering::SeqCst) == 3 * n + 2
+            });
+            assert_alive(&server, &mut old);
+            until("the visitor is gone", || {
+                dropped.load(Ordering::SeqCst) == 3 * n + 3
+            });
         }
     }
 }

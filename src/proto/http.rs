@@ -197,7 +197,8 @@ pub(crate) fn parse_request(
     check_target(&method, target)?;
     let headers = header_map(parsed.headers)?;
     check_host(&headers, version)?;
-    let mut request = Request::new(method, target, headers, Bytes::new(), remote);
+    let request = Request::new(method, target, headers, Bytes::new(), remote);
+    let mut request = request.ok_or(TOO_MANY_HEADERS)?;
     request.set_version(version);
     Ok(request)
 }
@@ -267,12 +268,15 @@ const TOO_MANY_HEADERS: HttpError = HttpError::new(
     "there are too many header fields",
 );
 
-/// Whether the first line ends in `HTTP/` DIGIT `.` DIGIT, as opposed to anything else.
+/// Whether the first line is a method, a target and `HTTP/` DIGIT `.` DIGIT, as opposed to anything else.
 fn names_a_version(head: &[u8]) -> bool {
     let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
-    let last = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
-    matches!(last, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-        if major.is_ascii_digit() && minor.is_ascii_digit())
+    let mut words = line.split(|b| *b == b' ');
+    let target = words.nth(1).is_some_and(|target| !target.is_empty());
+    let version = words.next().unwrap_or_default();
+    let named = matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+        if major.is_ascii_digit() && minor.is_ascii_digit());
+    target && named && words.next().is_none()
 }
 
 fn version_of(minor: u8) -> Version {

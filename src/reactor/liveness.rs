@@ -153,7 +153,8 @@ impl Conn {
                 log::debug!("{}: the handler did not decide in time", self.peer.link.id);
                 self.end_now(CloseCause::HandshakeTimeout, cx);
             }
-            Phase::Lingering => self.gone = true,
+            // A slow reader gets all of a long answer, though epoll tells of room late.
+            Phase::Lingering => self.gone = !self.try_blocked(cx) || self.gone,
             Phase::Open(_) if self.ending.is_some() => {
                 let cause = if self.eof {
                     CloseCause::Eof

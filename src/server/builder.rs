@@ -387,8 +387,9 @@ impl Server {
 
     // ---- times ----
 
-    /// How long a connection may take to become a WebSocket, [`Handler::open`](crate::Handler::open) included.
-    /// Default: 10 s.
+    /// How long a connection may take to become a WebSocket, [`Handler::open`](crate::Handler::open) included,
+    /// or until [`Handler::http`](crate::Handler::http) has answered it. Then it is closed: with 408 if the
+    /// request is not complete, without a word if the handler has it. Default: 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.config.handshake_timeout = timeout;
         self

@@ -38,6 +38,9 @@ pub(crate) struct Engine<H> {
     workers: Arc<[WorkerCounters]>,
 }
 
+/// The longest body of a response: what is counted together has to fit 32 bits.
+const MAX_BODY: usize = 1 << 30;
+
 /// Why a run of a mailbox ended.
 #[derive(PartialEq, Eq)]
 enum Ran {
@@ -191,7 +194,7 @@ impl<H: Handler> Engine<H> {
                 Some(Box::new(session))
             }
             Ok((Err(response), session)) => {
-                self.respond(link, &response, false);
+                self.respond(link, response, false);
                 // What the handler says from now on goes nowhere.
                 let cause = CloseCause::HandshakeTimeout;
                 link.outbox().seal(CloseCode::Abnormal, "", cause);
@@ -208,7 +211,7 @@ impl<H: Handler> Engine<H> {
                 None
             }
             Err(response) => {
-                self.respond(link, &response, false);
+                self.respond(link, response, false);
                 None
             }
         }
@@ -219,14 +222,25 @@ impl<H: Handler> Engine<H> {
             panicked(link.id, " in http");
             StatusCode::INTERNAL_SERVER_ERROR.into()
         });
-        self.respond(link, &response, request.method() == Method::HEAD);
+        self.respond(link, response, request.method() == Method::HEAD);
     }
 
-    fn respond(&self, link: &Arc<Link>, response: &Response, head_only: bool) {
+    fn respond(&self, link: &Arc<Link>, response: Response, head_only: bool) {
         let mut out = Vec::new();
-        write_response(response, head_only, &mut out);
-        let command = Command::Respond(link.id.key(), response.status(), out);
-        link.handle.post(command);
+        let mut status = response.status();
+        if response.content().len() > MAX_BODY {
+            log::error!("{}: the body of a response is over 1 GiB", link.id);
+            status = StatusCode::INTERNAL_SERVER_ERROR;
+            write_response(&status.into(), head_only, &mut out);
+        } else {
+            write_response(&response, head_only, &mut out);
+        }
+        link.handle
+            .post(Command::Respond(link.id.key(), status, out));
+        // Its body may be of a type of the user's.
+        if guarded(|| drop(response)).is_none() {
+            panicked(link.id, " as a response was dropped");
+        }
     }
 
     fn writable(&self, peer: &Peer, session: &mut Option<Box<dyn Any + Send>>) {

@@ -419,9 +419,11 @@ impl ServerHandle {
                 return verdict;
             }
         };
+        let mut sound = true;
         for thread in loops {
             if thread.join().is_err() {
                 log::error!("a loop panicked: this is a bug in framemill");
+                sound = false;
             }
         }
         let cut_off = self
@@ -443,7 +445,8 @@ impl ServerHandle {
                 backplane.stop(deadline);
             }
         }
-        *state = State::Ended(idle && !cut_off);
-        idle && !cut_off
+        let verdict = sound && idle && !cut_off;
+        *state = State::Ended(verdict);
+        verdict
     }
 }

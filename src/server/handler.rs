@@ -63,7 +63,8 @@ pub trait Handler: Send + Sync + 'static {
     /// A plain HTTP request on the same port, GET, HEAD or POST, with its whole body: for health
     /// checks, metrics, a page. By default the answer is 426 (upgrade required).
     ///
-    /// One request per connection; no keep-alive.
+    /// One request per connection; no keep-alive. An answer that takes longer than
+    /// [`handshake_timeout`](crate::Server::handshake_timeout) finds the connection closed.
     fn http(&self, request: &Request) -> Response {
         let _ = request;
         Response::upgrade_required()

@@ -136,7 +136,7 @@ impl Outbox {
             return Err(SendError::Closed(message));
         }
         let Some((_, payload)) = data_frame(&message) else {
-            return self.push_control(message);
+            return self.push_control(message, config);
         };
         let size = self.frame_len(payload.len());
         let key = key.map(QueueKey::from);
@@ -162,11 +162,14 @@ impl Outbox {
         if self.is_sealed() {
             return Err(SendError::Closed);
         }
-        let Some((_, payload)) = data_frame(message) else {
-            return check_control(message);
-        };
-        let size = self.frame_len(payload.len());
-        self.room_for(size, config)?;
+        let size = self.frame_len(message.len());
+        match data_frame(message) {
+            Some(_) => self.room_for(size, config)?,
+            None => {
+                check_control(message)?;
+                self.room_for_control(size, config)?;
+            }
+        }
         self.queued += size as u32;
         Ok(())
     }
@@ -210,13 +213,14 @@ impl Outbox {
 
     /// Queues what was counted before.
     pub(crate) fn push_reserved(&mut self, message: Message, config: &Config) {
-        let Some((_, payload)) = data_frame(&message) else {
-            return drop(self.push_control(message));
-        };
-        let size = self.frame_len(payload.len());
+        let size = self.frame_len(message.len());
         if self.is_finished() {
             // Accepted before the close and not sent after it: it stays counted, as undelivered.
             return;
+        }
+        if data_frame(&message).is_none() {
+            self.queued -= size as u32;
+            return self.append_control(&message);
         }
         self.make_reserved_room(size, config);
         self.append(message, None, config.overflow);
@@ -266,19 +270,26 @@ impl Outbox {
         true
     }
 
-    fn push_control(&mut self, message: Message) -> Result<(), SendError> {
-        if let Err(refused) = check_control(&message) {
+    fn push_control(&mut self, message: Message, config: &Config) -> Result<(), SendError> {
+        let size = self.frame_len(message.len());
+        let checked = check_control(&message);
+        let admitted = checked.and_then(|()| self.room_for_control(size, config));
+        if let Err(refused) = admitted {
             return Err(refused(message));
         }
-        match message {
-            Message::Ping(payload) => self.control(Opcode::Ping, &payload),
-            Message::Pong(payload) => self.control(Opcode::Pong, &payload),
-            _ => {}
-        }
+        self.append_control(&message);
         Ok(())
     }
 
-    /// Queues a control frame; they are exempt from the limit. The caller bounds their number.
+    fn append_control(&mut self, message: &Message) {
+        match message {
+            Message::Ping(payload) => self.add_control(Opcode::Ping, payload),
+            Message::Pong(payload) => self.add_control(Opcode::Pong, payload),
+            _ => {}
+        }
+    }
+
+    /// Queues a control frame of our own; they are exempt from the limit. The caller bounds their number.
     pub(crate) fn control(&mut self, opcode: Opcode, payload: &[u8]) {
         if !self.is_sealed() {
             self.add_control(opcode, payload);

@@ -12,6 +12,9 @@ pub(in crate::link) const MAX_FRAME: usize = 1 << 30;
 /// More bytes of small messages than this that wait are a sign that the peer does not keep up.
 pub(super) const FRESH: usize = 16 << 10;
 
+/// Room for control frames, however small the limit is.
+const LEAST_CONTROL: usize = 4 << 10;
+
 /// What a message that is kept one by one, because it may be dropped, costs beside its bytes, about.
 const KEPT: usize = 128;
 
@@ -94,6 +97,21 @@ impl Outbox {
             Admission::Granted => Ok(()),
             Admission::Full => Err(SendError::Full),
             Admission::Closed => Err(SendError::Closed),
+        }
+    }
+
+    /// The same for a control frame of the user's, which neither makes others go nor the connection close; but
+    /// what waits has an end.
+    pub(super) fn room_for_control(
+        &mut self,
+        size: usize,
+        config: &Config,
+    ) -> Result<(), fn(Message) -> SendError> {
+        let limit = config.outbound_bytes;
+        let most = limit + limit.max(LEAST_CONTROL);
+        match self.queued() + size > most {
+            true => Err(SendError::Full),
+            false => Ok(()),
         }
     }
 

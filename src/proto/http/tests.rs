@@ -177,12 +177,32 @@ fn hostile_request_lines_are_refused() {
         ("target not UTF-8", 400, b"GET /\xE9 HTTP/1.1"),
         ("CONNECT", 501, b"CONNECT h:1 HTTP/1.1"),
         ("OPTIONS *", 501, b"OPTIONS * HTTP/1.1"),
+        ("two spaces", 400, b"GET /  HTTP/1.1"),
+        ("no target", 400, b"GET HTTP/1.1"),
+        ("four words", 400, b"GET / b HTTP/1.1"),
         ("HTTP/2 preface", 505, b"PRI * HTTP/2.0"),
         ("HTTP/1.2", 505, b"GET / HTTP/1.2"),
         ("HTTP/0.9", 505, b"GET / HTTP/0.9"),
     ] {
         let head = [line, b"\r\nHost: a\r\n\r\n"].concat();
         assert_eq!(status_of(&head), status, "{name}");
+    }
+}
+
+/// A map of headers has an end, and the host of an absolute target may be one too many.
+#[test]
+fn more_headers_than_can_be_kept() {
+    for (status, target, headers) in [
+        (200, "http://h/", 24_000),
+        (200, "/", 24_576),
+        (431, "http://h/", 24_576),
+        (431, "/", 24_577),
+    ] {
+        let lines: String = (0..headers).map(|n| format!("x{n}:\r\n")).collect();
+        let head = format!("GET {target} HTTP/1.0\r\n{lines}\r\n");
+        let parsed = parse_request(head.as_bytes(), usize::MAX, RemoteAddr::Unix);
+        let got = parsed.map_or_else(|error| error.status.as_u16(), |_| 200);
+        assert_eq!(got, status, "{target}, {headers} headers");
     }
 }
 
