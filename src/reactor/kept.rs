@@ -58,6 +58,7 @@ const CLIENT: u8 = 32;
 const COMPRESSED: u8 = 64;
 
 impl Kept {
+    #[inline]
     pub(super) fn new(conn: Conn) -> Self {
         if is_silent(&conn) {
             Self::silent(conn)
@@ -69,18 +70,31 @@ impl Kept {
     /// Has it do something. `max_message` is what it was made with.
     #[inline]
     pub(super) fn serve(&mut self, max_message: u32, act: impl FnOnce(&mut Conn)) {
-        let mut woken = match self {
-            Self::Busy(_) => None,
-            _ => std::mem::replace(self, Self::Away).wake(max_message),
-        };
+        let mut woken = self.take_silent(max_message);
         act(match (&mut woken, &mut *self) {
             (Some(conn), _) => conn,
             (None, Self::Busy(conn)) => conn,
             // It is served already, which cannot be.
             (None, _) => return,
         });
+        self.settle(woken);
+    }
+
+    /// `None` if it is busy. Not inlined, nor is the next: that would be once for each thing that is done.
+    #[inline(never)]
+    fn take_silent(&mut self, max_message: u32) -> Option<Conn> {
+        match self {
+            Self::Busy(_) => None,
+            _ => std::mem::replace(self, Self::Away).wake(max_message),
+        }
+    }
+
+    /// Takes back what was woken, or looks whether there is still something under way.
+    #[inline(never)]
+    fn settle(&mut self, woken: Option<Conn>) {
         if let Some(conn) = woken {
-            *self = Self::new(conn);
+            // There is nothing here to be dropped.
+            std::mem::forget(std::mem::replace(self, Self::new(conn)));
         } else if self.has_come_to_rest() {
             if let Self::Busy(conn) = std::mem::replace(self, Self::Away) {
                 *self = Self::silent(*conn);
@@ -132,6 +146,7 @@ impl Kept {
         matches!(self, Self::Busy(conn) if is_silent(conn))
     }
 
+    #[inline]
     fn wake(self, max_message: u32) -> Option<Conn> {
         match self {
             Self::Tcp(socket, marks, silent) => {
@@ -146,6 +161,7 @@ impl Kept {
     }
 
     /// [`is_silent`] says so.
+    #[inline]
     fn silent(conn: Conn) -> Self {
         let bit = |is_set, bit| if is_set { bit } else { 0 };
         let flags = bit(conn.readable, READABLE)
@@ -155,17 +171,33 @@ impl Kept {
             | bit(conn.touched, TOUCHED)
             | bit(conn.is_client(), CLIENT)
             | bit(conn.reader.takes_compressed(), COMPRESSED);
+        let Conn {
+            stream,
+            peer,
+            phase,
+            reader,
+            last_seen,
+            since,
+            rest,
+            writing,
+            ending,
+            habit,
+            counts,
+            ..
+        } = conn;
+        // Nothing is in them, and to look whether there is takes as long as all else here.
+        std::mem::forget((phase, reader, rest, writing, ending));
         let marks = Marks {
-            counts: conn.counts,
-            habit: conn.habit,
+            counts,
+            habit,
             flags,
         };
         let silent = Silent {
-            peer: conn.peer,
-            last_seen: conn.last_seen,
-            since: conn.since,
+            peer,
+            last_seen,
+            since,
         };
-        match conn.stream {
+        match stream {
             Stream::Tcp(socket) => Self::Tcp(socket, marks, silent),
             #[cfg(unix)]
             Stream::Unix(socket) => Self::Unix(socket, marks, silent),
@@ -176,6 +208,7 @@ impl Kept {
 }
 
 /// Whether all that there is to know of it is what [`Silent`] has.
+#[inline]
 fn is_silent(conn: &Conn) -> bool {
     let plain = match &conn.stream {
         Stream::Tcp(_) => true,
@@ -202,6 +235,7 @@ fn is_silent(conn: &Conn) -> bool {
 }
 
 impl Silent {
+    #[inline]
     fn wake(self, stream: Stream, marks: Marks, max_message: u32) -> Conn {
         let has = |bit| marks.flags & bit != 0;
         let role = if has(CLIENT) {
