@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::message::Message;
 use crate::proto::{Blocks, MessageReader, Opcode, Role, encode};
-use crate::worker::Mailbox;
+use crate::worker::{Batch, Mailbox, MailboxState};
 
 /// The receiving half of a connection.
 #[derive(Debug)]
@@ -49,13 +49,22 @@ pub fn encode_text(payload: &[u8], out: &mut Vec<u8>) {
 
 /// Puts `batch` into an idle mailbox, runs it, and gives the batch back, empty.
 pub fn through_mailbox(mailbox: &mut AnyMailbox, batch: &mut Box<VecDeque<u64>>) -> u64 {
-    assert!(mailbox.0.push(batch, Box::default));
-    *batch = mailbox.0.take();
+    assert!(mailbox.get().push(batch, Box::default));
+    *batch = mailbox.get().take();
     let sum = batch.drain(..).sum();
-    assert!(!mailbox.0.finish());
+    assert!(!mailbox.get().finish());
     sum
 }
 
 /// A mailbox.
 #[derive(Debug, Default)]
-pub struct AnyMailbox(Mailbox<u64>);
+pub struct AnyMailbox(Option<Batch<u64>>, MailboxState);
+
+impl AnyMailbox {
+    fn get(&mut self) -> Mailbox<'_, u64> {
+        Mailbox {
+            queue: &mut self.0,
+            state: &self.1,
+        }
+    }
+}

@@ -47,7 +47,7 @@ const FIRST: usize = 50;
 
 /// Bytes of a connection on which nothing waits, whatever passed before: its entry among those of its loop, its
 /// link and its session. A seventh more than was seen.
-const MOST: usize = 300;
+const MOST: usize = 280;
 
 /// An open connection that has echoed a message. No memory of this process is its client's.
 fn silent(addr: support::Addr) -> Stream {

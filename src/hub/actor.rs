@@ -25,7 +25,7 @@ use crate::logging::Throttle;
 use crate::message::{CloseCause, CloseCode, Message};
 use crate::peer::Peer;
 use crate::sync::lock;
-use crate::worker::Mailbox;
+use crate::worker::{Batch, Mailbox, MailboxState};
 
 /// Runs the room of one name; registry, members and handles refer to it.
 ///
@@ -46,9 +46,19 @@ pub(super) struct Actor<R: Room> {
 }
 
 struct Inbox<R: Room> {
-    calls: Mailbox<Call<R>>,
+    calls: Option<Batch<Call<R>>>,
+    state: MailboxState,
     /// The actor is no more: nothing is accepted.
     retired: bool,
+}
+
+impl<R: Room> Inbox<R> {
+    fn mailbox(&mut self) -> Mailbox<'_, Call<R>> {
+        Mailbox {
+            queue: &mut self.calls,
+            state: &self.state,
+        }
+    }
 }
 
 /// The room, and what it is played on.
@@ -93,7 +103,8 @@ impl<R: Room> Actor<R> {
                 services,
                 registry,
                 inbox: Mutex::new(Inbox {
-                    calls: Mailbox::default(),
+                    calls: None,
+                    state: MailboxState::default(),
                     retired: false,
                 }),
                 stage: Mutex::new(Stage {
@@ -135,12 +146,12 @@ impl<R: Room> Actor<R> {
         if inbox.retired {
             return Err(call);
         }
-        Ok(inbox.calls.push_one(call))
+        Ok(inbox.mailbox().push_one(call))
     }
 
     /// How many calls wait.
     pub(super) fn waiting(&self) -> usize {
-        lock(&self.inbox).calls.len()
+        lock(&self.inbox).mailbox().len()
     }
 
     /// Makes a call, in its turn. `false`: there is no such room any more.
@@ -166,7 +177,7 @@ impl<R: Room> Actor<R> {
     /// it must be run again.
     pub(super) fn retire(&self) -> bool {
         let mut inbox = lock(&self.inbox);
-        let more = inbox.calls.finish();
+        let more = inbox.mailbox().finish();
         inbox.retired = !more;
         !more
     }
@@ -330,7 +341,7 @@ impl<R: Room> Actor<R> {
 
 impl<R: Room> Runnable for Actor<R> {
     fn run(&self) -> bool {
-        let calls = lock(&self.inbox).calls.take();
+        let calls = lock(&self.inbox).mailbox().take();
         let mut stage = lock(&self.stage);
         for call in *calls {
             let _cork = Cork::new();
@@ -341,7 +352,7 @@ impl<R: Room> Runnable for Actor<R> {
         if closed {
             !self.registry.retire(self)
         } else {
-            lock(&self.inbox).calls.finish()
+            lock(&self.inbox).mailbox().finish()
         }
     }
 }

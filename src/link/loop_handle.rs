@@ -14,14 +14,14 @@
 //! No wake-up is lost: the putter puts in and then reads the state; the loop sets the state and then
 //! looks at the channel; all of it sequentially consistent, so one of them sees the other.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard};
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 
 use super::command::{BROADCASTS, Command, CommandReceiver, Permit};
 use super::thread::{self, THREAD, wake_deferred};
-use super::{Dial, Outbox, Publication, Shared, SharedFrame};
+use super::{Dial, OutboxGuard, Publication, Shared, SharedFrame};
 use crate::config::Config;
 use crate::id::{Key, PeerId};
 use crate::logging::Throttle;
@@ -173,7 +173,7 @@ impl LoopHandle {
     /// Asks the loop to look at this outbox, which has it that the loop knows. In a call of a room it is
     /// asked when that is over; what others send meanwhile does not wait for it.
     #[inline]
-    pub(super) fn request_flush(self: &Arc<Self>, id: PeerId, mut outbox: MutexGuard<'_, Outbox>) {
+    pub(super) fn request_flush(self: &Arc<Self>, id: PeerId, mut outbox: OutboxGuard<'_>) {
         // Ids are unique within one server only, and a handler may send to a peer of another.
         let (inline, corked) = THREAD.with(|thread| {
             let here = thread.own_loop.get() == self.address();

@@ -26,11 +26,12 @@
 //!    and to wait for its end, for which they wait with it held.
 //! 2. The *stage* of a room (`hub::actor`), the call of a timer. Only the thread whose turn it is to run the
 //!    room or timer takes it, so nobody ever waits for it. User code runs under it. (The session of a
-//!    connection needs no lock of its own: who runs the connection takes it out of the inbox.)
+//!    connection needs no lock of its own: who runs the connection takes it out of its `Traffic`.)
 //! 3. A *feed* (`feed`), or the *registry* of the rooms of one kind; inside the registry, the inbox of a
 //!    room or the list of those that are told the end (`hub::services`).
 //! 4. What a connection *subscribes* to, or its *compressor*, if that keeps its window.
-//! 5. Its *outbox*, or the *topics* by name; or the names that are *present* (`backplane::presence`).
+//! 5. Its *traffic*, that is, its outbox and its inbox, or the *topics* by name; or the names that are
+//!    *present* (`backplane::presence`).
 //! 6. The *feeds* by name, inside the topics. Or the locks of a backplane, inside the topics or the names
 //!    that are present.
 //!
@@ -38,12 +39,12 @@
 //! (`feeds::is_unused`). No thread holds its lock then, and none can get it.
 //!
 //! A client's are apart: the `Clients` of the process (`client::builder`), then the gate of a dialer, then
-//! its queue, then the state of a client (`client::handle`). All others (a connection's inbox and inflater,
-//! the ticker, the feeder, arrivals, the TLS identity, memory for reuse, log throttles) have none of these
+//! its queue, then the state of a client (`client::handle`). All others (a connection's inflater, the
+//! ticker, the feeder, arrivals, the TLS identity, memory for reuse, log throttles) have none of these
 //! inside.
 //!
 //! From 3 on they are held for moments, and no user code runs under them, but for the `Drop` of payloads
-//! under an outbox, a backplane of the user's, and the logger. Loops take them too, so no thread waits for
+//! under a connection's traffic, a backplane of the user's, and the logger. Loops take them too, so no thread waits for
 //! a loop (for its permit, see `LoopHandle::publish`) while it holds one.
 
 mod arrivals;
@@ -70,7 +71,8 @@ mod thread;
 mod topics;
 
 use std::any::Any;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use once_cell::race::OnceBox;
@@ -79,7 +81,7 @@ use crate::addr::{PackedAddr, RemoteAddr};
 use crate::config::Config;
 use crate::id::PeerId;
 use crate::sync::lock;
-use crate::worker::Mailbox;
+use crate::worker::{Mailbox, MailboxState};
 
 use arrivals::Arrivals;
 pub(crate) use command::{Command, CommandReceiver, Permit};
@@ -106,14 +108,12 @@ pub(crate) use topics::{Publication, Topics};
 pub(crate) struct Link {
     pub(crate) id: PeerId,
     pub(crate) handle: Arc<LoopHandle>,
-    outbox: Mutex<Outbox>,
-    inbox: Mutex<Inbox>,
+    traffic: Mutex<Traffic>,
+    /// Of the mailbox whose events are in `traffic`.
+    mailbox: MailboxState,
     pub(crate) inflow: Inflow,
     /// `CONGESTED` and `WRITABLE_QUEUED`; see `receiving`.
     flags: AtomicU8,
-    /// The mailbox has been parked and is not empty yet. With handlers inline, when only the loop
-    /// touches it, this tells whether there is anything in it.
-    parked: AtomicBool,
     /// Rooms that have more of this peer's messages than they should.
     holds: Holds,
     latency_us: AtomicU32,
@@ -122,15 +122,26 @@ pub(crate) struct Link {
     remote: PackedAddr,
 }
 
-/// What is the handler's, or on its way to it.
-#[derive(Default)]
-struct Inbox {
-    events: Mailbox<Event>,
+/// What is on its way in either direction. Behind one lock, as it is never held for long, and each lock is eight
+/// bytes of every connection.
+struct Traffic {
+    outbox: Outbox,
+    inbox: Option<EventBatch>,
     /// The user's session, type-erased so that a `Peer` needs no type parameter. Not here while a run has it.
     session: Session,
 }
 
-/// See [`Inbox`]; there is one from the opening of the connection to its end.
+impl Traffic {
+    /// The mailbox of the link that has this `state` and these events.
+    fn mailbox<'a>(&'a mut self, state: &'a MailboxState) -> Mailbox<'a, Event> {
+        Mailbox {
+            queue: &mut self.inbox,
+            state,
+        }
+    }
+}
+
+/// See [`Traffic`]; there is one from the opening of the connection to its end.
 pub(crate) type Session = Option<Box<dyn Any + Send>>;
 
 /// What most connections have nothing of.
@@ -152,6 +163,23 @@ pub(crate) struct Agreement {
     pub(crate) compression: Option<Compression>,
 }
 
+/// The outbox, locked.
+pub(crate) struct OutboxGuard<'a>(MutexGuard<'a, Traffic>);
+
+impl Deref for OutboxGuard<'_> {
+    type Target = Outbox;
+
+    fn deref(&self) -> &Outbox {
+        &self.0.outbox
+    }
+}
+
+impl DerefMut for OutboxGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Outbox {
+        &mut self.0.outbox
+    }
+}
+
 impl Link {
     /// `client`: we are the client, and these are its settings.
     pub(crate) fn new(
@@ -170,11 +198,14 @@ impl Link {
         Self {
             id,
             handle,
-            outbox: Mutex::new(Outbox::new(masked)),
-            inbox: Mutex::default(),
+            traffic: Mutex::new(Traffic {
+                outbox: Outbox::new(masked),
+                inbox: None,
+                session: None,
+            }),
+            mailbox: MailboxState::default(),
             inflow: Inflow::default(),
             flags: AtomicU8::new(0),
-            parked: AtomicBool::new(false),
             holds: Holds::default(),
             latency_us: AtomicU32::new(u32::MAX),
             extra: extra.map_or_else(OnceBox::new, OnceBox::with_value),
@@ -182,8 +213,12 @@ impl Link {
         }
     }
 
-    pub(crate) fn outbox(&self) -> MutexGuard<'_, Outbox> {
-        lock(&self.outbox)
+    fn traffic(&self) -> MutexGuard<'_, Traffic> {
+        lock(&self.traffic)
+    }
+
+    pub(crate) fn outbox(&self) -> OutboxGuard<'_> {
+        OutboxGuard(self.traffic())
     }
 
     /// Of the server, or of this client.
@@ -239,9 +274,9 @@ impl std::fmt::Debug for Link {
 mod tests {
     use super::*;
 
-    /// With the two counters of its `Arc` and a word of the allocator's, 176 bytes.
+    /// With the two counters of its `Arc` and a word of the allocator's, 160 bytes.
     #[test]
     fn a_link_is_small() {
-        assert!(size_of::<Link>() <= 152, "{}", size_of::<Link>());
+        assert!(size_of::<Link>() <= 136, "{}", size_of::<Link>());
     }
 }

@@ -10,7 +10,6 @@ use super::{EventBatch, Link, Session, spare};
 use crate::message::Message;
 #[cfg(feature = "deflate")]
 use crate::proto::{Violation, compressed_parts};
-use crate::sync::lock;
 
 /// A bit of `Link::flags`: more than half of the outbound limit is queued. What this peer sends waits
 /// until it has read what it was sent, so a reply always finds room, however much a peer asks for at
@@ -44,7 +43,7 @@ impl DerefMut for SessionGuard<'_> {
 impl Drop for SessionGuard<'_> {
     fn drop(&mut self) {
         if let Some(session) = self.session.take() {
-            lock(&self.link.inbox).session = Some(session);
+            self.link.traffic().session = Some(session);
         }
     }
 }
@@ -70,19 +69,21 @@ impl Link {
 
     /// Adds a batch for the handler. `true`: the caller makes it run.
     pub(crate) fn deliver(&self, batch: &mut EventBatch) -> bool {
-        lock(&self.inbox).events.push(batch, spare::take_batch)
+        self.traffic()
+            .mailbox(&self.mailbox)
+            .push(batch, spare::take_batch)
     }
 
     /// The session, for as long as a run has it. Only the runner of the mailbox calls this.
     pub(crate) fn session(&self) -> SessionGuard<'_> {
         SessionGuard {
-            session: lock(&self.inbox).session.take(),
+            session: self.traffic().session.take(),
             link: self,
         }
     }
 
     pub(crate) fn take_inbox(&self) -> EventBatch {
-        lock(&self.inbox).events.take()
+        self.traffic().mailbox(&self.mailbox).take()
     }
 
     /// Begins a run of what a loop had tried to handle itself, so that it can be parked. Nothing is in the
@@ -95,18 +96,13 @@ impl Link {
 
     /// Ends a run; `true`: more has come.
     pub(crate) fn finish_run(&self) -> bool {
-        let more = lock(&self.inbox).events.finish();
-        if !more {
-            self.parked.store(false, Ordering::Relaxed);
-        }
-        more
+        self.traffic().mailbox(&self.mailbox).finish()
     }
 
     /// Ends a run because the peer [must wait](Self::must_wait); `rest` is run later. `true`: it can run
     /// at once.
     pub(crate) fn park(&self, rest: EventBatch) -> bool {
-        self.parked.store(true, Ordering::Relaxed);
-        lock(&self.inbox).events.park(rest);
+        self.traffic().mailbox(&self.mailbox).park(rest);
         // The loop may have drained the queue before it could see a parked mailbox.
         !self.must_wait() && self.unpark()
     }
@@ -114,8 +110,7 @@ impl Link {
     /// Ends a run because the receiver of the events has no room for them; `rest` is run when
     /// [`unpark`](Self::unpark) says so.
     pub(crate) fn set_aside(&self, rest: EventBatch) {
-        self.parked.store(true, Ordering::Relaxed);
-        lock(&self.inbox).events.park(rest);
+        self.traffic().mailbox(&self.mailbox).park(rest);
     }
 
     /// The loop has written: no longer congested if at most `low` bytes are left. `Some(true)`: the
@@ -150,12 +145,12 @@ impl Link {
 
     /// Lets a parked mailbox run again. `true`: the caller puts it on the run queue.
     pub(crate) fn unpark(&self) -> bool {
-        lock(&self.inbox).events.unpark()
+        self.traffic().mailbox(&self.mailbox).unpark()
     }
 
     /// Whether events wait in the mailbox of a connection whose handler runs inline.
     pub(crate) fn has_parked(&self) -> bool {
-        self.parked.load(Ordering::Relaxed)
+        self.mailbox.is_parked()
     }
 
     /// Whether what the peer says has to stay in the mailbox: it is congested, or a room is behind. Not

@@ -1,11 +1,11 @@
 //! To the peer, from any thread: messages into the outbox, and the close frame.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
 
 use super::outbox::Lost;
 use super::receiving::CONGESTED;
-use super::{Command, Link, Outbox, QueueKey, SharedFrame, thread};
+use super::{Command, Link, Outbox, OutboxGuard, QueueKey, SharedFrame, thread};
 use crate::config::Compress;
 #[cfg(feature = "deflate")]
 use crate::config::Overflow;
@@ -184,7 +184,7 @@ impl Link {
     }
 
     /// Something may have been queued: notes how full the queue is, and tells the loop.
-    fn after_push(self: &Arc<Self>, mut outbox: MutexGuard<'_, Outbox>) -> Sent {
+    fn after_push(self: &Arc<Self>, mut outbox: OutboxGuard<'_>) -> Sent {
         let status = self.note_level(&mut outbox);
         if outbox.request_flush() {
             self.handle.request_flush(self.id, outbox);

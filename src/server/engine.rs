@@ -334,7 +334,9 @@ fn accept_head<S>(
             compression,
         });
     }
-    let mut head = Vec::with_capacity(192);
+    // Enough without subprotocol and extensions, and no more than a link takes: if one were cut from this
+    // memory later, it would leave a hole.
+    let mut head = Vec::with_capacity(144);
     accept_response(
         &opening.upgrade,
         subprotocol,

@@ -15,99 +15,116 @@
 //! served for now: it counts as idle, but pushes don't schedule it until [`unpark`](Mailbox::unpark).
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Items on their way, behind one pointer: so they change hands for nothing, and an empty mailbox is
 /// small.
 pub(crate) type Batch<T> = Box<VecDeque<T>>;
 
-/// See the module's documentation.
+/// See the module's documentation. What is in it and the state are wherever their owner keeps them, both
+/// behind one lock that it holds while it has this.
 #[derive(Debug)]
-pub(crate) struct Mailbox<T> {
+pub(crate) struct Mailbox<'a, T> {
     /// Never empty; nothing is ever taken but all.
-    queue: Option<Batch<T>>,
-    state: State,
+    pub(crate) queue: &'a mut Option<Batch<T>>,
+    pub(crate) state: &'a State,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Idle,
-    Scheduled,
-    Parked,
-}
+/// The state of a mailbox. Atomic only so that it can be kept, and [asked](State::is_parked), outside the lock.
+#[derive(Debug, Default)]
+pub(crate) struct State(AtomicU8);
 
-impl<T> Default for Mailbox<T> {
-    fn default() -> Self {
-        Self {
-            queue: None,
-            state: State::Idle,
+const IDLE: u8 = 0;
+const SCHEDULED: u8 = 1;
+const PARKED: u8 = 2;
+/// Scheduled again after it was parked, and not yet empty.
+const RESUMED: u8 = 3;
+
+impl State {
+    fn get(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, state: u8) {
+        self.0.store(state, Ordering::Relaxed);
+    }
+
+    fn is_scheduled(&self) -> bool {
+        matches!(self.get(), SCHEDULED | RESUMED)
+    }
+
+    /// It has been parked, and is not empty yet. Without the lock it may have changed by the time that is
+    /// known, unless the caller is the only one who runs it.
+    pub(crate) fn is_parked(&self) -> bool {
+        matches!(self.get(), PARKED | RESUMED)
+    }
+
+    /// Schedules it, if that is its state.
+    fn schedule_if(&self, from: u8, to: u8) -> bool {
+        let now = self.get() == from;
+        if now {
+            self.set(to);
         }
+        now
     }
 }
 
-impl<T> Mailbox<T> {
+impl<T> Mailbox<'_, T> {
     /// Adds all of `batch`, and leaves an empty one: itself, or a `spare`. `true`: the caller puts the
     /// mailbox on the run queue.
     #[must_use]
-    pub(crate) fn push(&mut self, batch: &mut Batch<T>, spare: impl FnOnce() -> Batch<T>) -> bool {
-        match &mut self.queue {
+    pub(crate) fn push(self, batch: &mut Batch<T>, spare: impl FnOnce() -> Batch<T>) -> bool {
+        match self.queue {
             Some(queue) => queue.append(batch),
-            None => self.queue = Some(std::mem::replace(batch, spare())),
+            None => *self.queue = Some(std::mem::replace(batch, spare())),
         }
-        self.schedule_if(State::Idle)
+        self.state.schedule_if(IDLE, SCHEDULED)
     }
 
     /// The same for one item.
     #[must_use]
-    pub(crate) fn push_one(&mut self, item: T) -> bool {
+    pub(crate) fn push_one(self, item: T) -> bool {
         self.queue.get_or_insert_default().push_back(item);
-        self.schedule_if(State::Idle)
+        self.state.schedule_if(IDLE, SCHEDULED)
     }
 
     /// How many items wait.
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn len(self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.len())
     }
 
     /// Everything that waits, for the worker that runs this mailbox.
-    pub(crate) fn take(&mut self) -> Batch<T> {
-        debug_assert_eq!(self.state, State::Scheduled);
+    pub(crate) fn take(self) -> Batch<T> {
+        debug_assert!(self.state.is_scheduled());
         self.queue.take().unwrap_or_default()
     }
 
     /// Ends a run. `true`: more came meanwhile, and the caller puts it back on the run queue.
     #[must_use]
-    pub(crate) fn finish(&mut self) -> bool {
-        debug_assert_eq!(self.state, State::Scheduled);
+    pub(crate) fn finish(self) -> bool {
+        debug_assert!(self.state.is_scheduled());
         let more = self.queue.is_some();
         if !more {
-            self.state = State::Idle;
+            self.state.set(IDLE);
         }
         more
     }
 
     /// Ends a run with `rest` not done: it goes back in front, and nothing runs until
     /// [`unpark`](Self::unpark).
-    pub(crate) fn park(&mut self, mut rest: Batch<T>) {
-        debug_assert_eq!(self.state, State::Scheduled);
+    pub(crate) fn park(self, mut rest: Batch<T>) {
+        debug_assert!(self.state.is_scheduled());
         if let Some(mut queue) = self.queue.take() {
             rest.append(&mut queue);
         }
-        self.queue = Some(rest).filter(|rest| !rest.is_empty());
-        self.state = State::Parked;
+        *self.queue = Some(rest).filter(|rest| !rest.is_empty());
+        self.state.set(PARKED);
     }
 
     /// Lets a parked mailbox run again. `true`: the caller puts it on the run queue.
     #[must_use]
-    pub(crate) fn unpark(&mut self) -> bool {
-        self.schedule_if(State::Parked)
-    }
-
-    fn schedule_if(&mut self, state: State) -> bool {
-        let now = self.state == state;
-        if now {
-            self.state = State::Scheduled;
-        }
-        now
+    pub(crate) fn unpark(self) -> bool {
+        self.state.schedule_if(PARKED, RESUMED)
     }
 }
 
@@ -117,31 +134,61 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::sync::{Arc, Mutex};
 
+    struct Owned<T> {
+        queue: Option<Batch<T>>,
+        state: State,
+    }
+
+    impl<T> Owned<T> {
+        fn new() -> Self {
+            Self {
+                queue: None,
+                state: State::default(),
+            }
+        }
+
+        fn get(&mut self) -> Mailbox<'_, T> {
+            Mailbox {
+                queue: &mut self.queue,
+                state: &self.state,
+            }
+        }
+    }
+
     #[test]
     fn scheduled_exactly_once() {
-        let mut mailbox = Mailbox::default();
-        assert!(mailbox.push(&mut Box::new([1].into()), Box::default));
-        assert!(!mailbox.push_one(2));
-        assert_eq!(*mailbox.take(), [1, 2]);
-        assert!(!mailbox.push(&mut Box::new([3].into()), Box::default));
-        assert!(mailbox.finish());
-        assert_eq!(*mailbox.take(), [3]);
-        assert!(!mailbox.finish());
-        assert!(mailbox.push_one(4));
+        let mut mailbox = Owned::new();
+        assert!(mailbox.get().push(&mut Box::new([1].into()), Box::default));
+        assert!(!mailbox.get().push_one(2));
+        assert_eq!(*mailbox.get().take(), [1, 2]);
+        assert!(!mailbox.get().push(&mut Box::new([3].into()), Box::default));
+        assert!(mailbox.get().finish());
+        assert_eq!(*mailbox.get().take(), [3]);
+        assert!(!mailbox.get().finish());
+        assert!(mailbox.get().push_one(4));
     }
 
     #[test]
     fn parked_work_stays_in_front() {
-        let mut mailbox = Mailbox::default();
-        assert!(mailbox.push(&mut Box::new([1, 2, 3].into()), Box::default));
-        let mut batch = mailbox.take();
+        let mut mailbox = Owned::new();
+        assert!(
+            mailbox
+                .get()
+                .push(&mut Box::new([1, 2, 3].into()), Box::default)
+        );
+        let mut batch = mailbox.get().take();
         batch.pop_front();
-        assert!(!mailbox.push(&mut Box::new([4].into()), Box::default));
-        mailbox.park(batch);
-        assert!(!mailbox.push(&mut Box::new([5].into()), Box::default));
-        assert!(mailbox.unpark());
-        assert!(!mailbox.unpark());
-        assert_eq!(*mailbox.take(), [2, 3, 4, 5]);
+        assert!(!mailbox.get().push(&mut Box::new([4].into()), Box::default));
+        assert!(!mailbox.state.is_parked());
+        mailbox.get().park(batch);
+        assert!(mailbox.state.is_parked());
+        assert!(!mailbox.get().push(&mut Box::new([5].into()), Box::default));
+        assert!(mailbox.get().unpark());
+        assert!(!mailbox.get().unpark());
+        assert_eq!(*mailbox.get().take(), [2, 3, 4, 5]);
+        assert!(mailbox.state.is_parked(), "and not yet done");
+        assert!(!mailbox.get().finish());
+        assert!(!mailbox.state.is_parked());
     }
 
     /// Many producers and workers on one mailbox: never two workers at once, and each producer's
@@ -150,7 +197,7 @@ mod tests {
     fn one_runner_at_a_time_and_order_kept() {
         const PRODUCERS: usize = 4;
         const ITEMS: usize = 5000;
-        let mailbox = Arc::new(Mutex::new(Mailbox::default()));
+        let mailbox = Arc::new(Mutex::new(Owned::new()));
         let (run_queue, runnable) = crossbeam_channel::unbounded();
         let running = Arc::new(AtomicBool::new(false));
         let done = Arc::new(AtomicUsize::new(0));
@@ -161,7 +208,7 @@ mod tests {
                 scope.spawn(move || {
                     for item in 0..ITEMS {
                         let mut batch = Box::new(VecDeque::from([(producer, item)]));
-                        if mailbox.lock().unwrap().push(&mut batch, Box::default) {
+                        if mailbox.lock().unwrap().get().push(&mut batch, Box::default) {
                             run_queue.send(()).unwrap();
                         }
                     }
@@ -180,7 +227,7 @@ mod tests {
                             continue;
                         }
                         assert!(!running.swap(true, Ordering::SeqCst), "two at once");
-                        let batch = mailbox.lock().unwrap().take();
+                        let batch = mailbox.lock().unwrap().get().take();
                         let mut seen = seen.try_lock().unwrap();
                         for (producer, item) in *batch {
                             assert_eq!(seen[producer], item);
@@ -189,7 +236,7 @@ mod tests {
                         }
                         drop(seen);
                         running.store(false, Ordering::SeqCst);
-                        if mailbox.lock().unwrap().finish() {
+                        if mailbox.lock().unwrap().get().finish() {
                             run_queue.send(()).unwrap();
                         }
                     }

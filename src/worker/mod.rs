@@ -8,5 +8,5 @@
 mod mailbox;
 mod pool;
 
-pub(crate) use mailbox::{Batch, Mailbox};
+pub(crate) use mailbox::{Batch, Mailbox, State as MailboxState};
 pub(crate) use pool::{Pool, RunQueue, WeakRunQueue, Work};
