@@ -74,6 +74,10 @@ impl Deflater {
     }
 }
 
+/// Final blocks a message may have, and one more for each 16 bytes of it. Nobody needs so many, and each costs as
+/// much as a kilobyte: a mebibyte of empty ones takes ten times as long as any other.
+const ENDS: usize = 1024;
+
 /// Inflates the messages of one direction.
 ///
 /// Its window is always the largest. That reads what was written with any smaller one, and takes no
@@ -124,6 +128,7 @@ impl Inflater {
         out.reserve_exact(limit.min(2 * payload.len() + 64));
         let mut rest = payload;
         let mut most = usize::MAX;
+        let mut ends = 0;
         loop {
             let (used, status, full) = self.step(rest, limit, out, most)?;
             rest = &rest[used..];
@@ -135,6 +140,10 @@ impl Inflater {
                     self.reset();
                     if rest.is_empty() {
                         return Ok(());
+                    }
+                    ends += 1;
+                    if ends > ENDS + out.len() / 16 {
+                        return Err(InflateError::Corrupt);
                     }
                     // It may be as short, and the next one, too; room costs its clearing.
                     most = 64;

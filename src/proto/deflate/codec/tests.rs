@@ -155,6 +155,20 @@ fn a_dynamic_block() {
     assert!(message.len() == 300 && message.starts_with(DYNAMIC_BEGINS));
 }
 
+/// As many as anybody needs: any number with something in them, a thousand without.
+#[test]
+fn final_blocks_have_an_end() {
+    let last = bytes(&(SHELLS_DEFLATED.replacen("2ace", "2bce", 1) + "00"));
+    let many = inflated(&last.repeat(10_000), AMPLE).unwrap();
+    assert_eq!(many.len(), 10_000 * SHELLS.len());
+    let empty = bytes("0300").repeat(1024);
+    assert_eq!(inflated(&empty, AMPLE).as_deref(), Ok(&b""[..]));
+    let too_many = [&empty[..], &bytes("03000300")].concat();
+    assert_eq!(inflated(&too_many, AMPLE), Err(InflateError::Corrupt));
+    let hellos = bytes("f348cdc9c90700").repeat(2000);
+    assert_eq!(inflated(&hellos, AMPLE), Err(InflateError::Corrupt));
+}
+
 /// §7.2.3.4. A final block ends a stream: what follows begins another, and can't refer to it.
 #[test]
 fn final_blocks() {
@@ -367,16 +381,9 @@ fn garbage_after_a_message_is_corrupt() {
     }
 }
 
-/// Final blocks without end: each begins a new stream, which must not cost more than its bytes.
+/// Empty blocks that end nothing cost no more than their bytes.
 #[test]
 fn a_million_empty_blocks() {
-    let payload = bytes("0300").repeat(500_000);
-    for limit in [0, 1 << 20] {
-        let begun = std::time::Instant::now();
-        assert_eq!(inflated(&payload, limit), Ok(vec![]));
-        // Less than a second. It was eight, when each was given room for all that may come.
-        assert!(begun.elapsed() < std::time::Duration::from_secs(4));
-    }
     let payload = [bytes("000000ffff").repeat(200_000), vec![0]].concat();
     assert_eq!(inflated(&payload, 0), Ok(vec![]));
 }
