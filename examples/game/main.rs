@@ -4,6 +4,9 @@
 //! `-- --addr 0.0.0.0:9001`. `--bots N` chooses how many play along, `--rate N` how many snapshots a second
 //! are sent, and `--stats` prints each second what it costs.
 //!
+//! An address may have 50 players, beside the bots of this process: `--per-address N` is for crowds that come from
+//! one, as that of `--bots 500 --connect URL` does.
+//!
 //! | file | |
 //! |---|---|
 //! | `ship.rs` | how a ship moves, in integers |
@@ -28,8 +31,9 @@
 //! when it has caught up. What the kernel takes is kept small, see `SEND_BUFFER`: it gets old there. After ten
 //! seconds of being passed over a client is put out (4005).
 //!
-//! **Lost connections.** The ship stays for 20 s, marked and safe. Whoever shows its token has it back. A page
-//! that hears nothing for five seconds takes its connection for lost, as a link that dies need not say so.
+//! **Lost connections.** The ship stays for 20 s, marked and safe, unless nobody has ever steered it, or the arena
+//! is full and somebody new needs its place. Whoever shows its token has it back. A page that hears
+//! nothing for five seconds takes its connection for lost, as a link that dies need not say so.
 //!
 //! # What it costs
 //! Release build, the server alone in its process and 500 bots in another (`--bots 500 --connect URL`), on two
@@ -82,15 +86,17 @@ usage: game [OPTIONS]
   --bots N           players that are none [30]
   --stats            a line of figures each second
   --dashboard        a page of figures, /dashboard
+  --per-address N    players from one address, beside these bots [50]
   --connect URL      no server, only bots, which play there
 ";
 
 struct Args {
     addr: String,
     rate: u32,
-    bots: usize,
+    bots: u32,
     stats: bool,
     dashboard: bool,
+    per_address: u32,
     connect: Option<String>,
 }
 
@@ -102,6 +108,7 @@ impl Args {
             bots: 30,
             stats: false,
             dashboard: false,
+            per_address: 50,
             connect: None,
         };
         let mut words = std::env::args().skip(1);
@@ -113,6 +120,7 @@ impl Args {
                 "--bots" => args.bots = number(&value()?)?,
                 "--stats" => args.stats = true,
                 "--dashboard" => args.dashboard = true,
+                "--per-address" => args.per_address = number(&value()?)?,
                 "--connect" => args.connect = Some(value()?),
                 _ => return Err(format!("{name} is not an option")),
             }
@@ -140,7 +148,8 @@ fn main() -> framemill::Result<()> {
     let (handle, url) = match args.connect {
         Some(url) => (None, url),
         None => {
-            let server = server::bind(args.addr.as_str())?;
+            let players = args.per_address.saturating_add(args.bots);
+            let server = server::bind(args.addr.as_str(), players)?;
             let game = server::Game::new(args.rate, stats.clone());
             let handle = match args.dashboard {
                 true => server.start(Dashboard::around(game))?,
@@ -153,7 +162,7 @@ fn main() -> framemill::Result<()> {
         }
     };
     let clients = Clients::start(1, 0)?;
-    bots::start(&clients, &url, args.bots)?;
+    bots::start(&clients, &url, args.bots as usize)?;
 
     let every_second = match args.stats && handle.is_some() {
         true => tick(Duration::from_secs(1)),

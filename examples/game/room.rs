@@ -69,6 +69,8 @@ impl Room for Arena {
                 (ship, rand::random(), false)
             }
         };
+        // Whoever had a ship by this number before, it is another one now.
+        self.seats.retain(|_, taken| *taken != ship);
         self.seats.insert(token, ship);
         let rate = (HERTZ / self.interval) as u8; // at most 60
         let welcome = Welcome {
@@ -106,10 +108,16 @@ impl Room for Arena {
         peer.close(code.into(), why);
     }
 
-    /// The ship stays for a while; its player may come back.
+    /// The ship stays for a while, as its player may come back; unless nobody has ever steered it.
     fn leave(&mut self, _: &mut Members, peer: &Peer) {
-        if let Some(player) = self.players.remove(&peer.id()) {
-            self.world.lose(player.ship);
+        let Some(Player { ship, .. }) = self.players.remove(&peer.id()) else {
+            return;
+        };
+        if self.world.ship(ship).is_some_and(|ship| ship.steered) {
+            self.world.lose(ship);
+        } else {
+            self.world.remove(ship);
+            self.seats.retain(|_, taken| *taken != ship);
         }
     }
 

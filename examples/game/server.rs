@@ -31,6 +31,10 @@ const RATE: MessageRate = MessageRate {
     burst: 140,
     over: OverRate::Close,
 };
+/// Connections that an address may open a second, and at once for each of its players: a page takes six, with
+/// all that it loads.
+const ACCEPT_RATE: u32 = 10;
+const ACCEPT_BURST: u32 = 6;
 /// One snapshot, and a few small things.
 const OUTBOUND: usize = 64 << 10;
 /// What may wait in the kernel for each client (`SO_SNDBUF`). Whatever is there is sent, however old it
@@ -42,8 +46,8 @@ const OUTBOUND: usize = 64 << 10;
 /// what arrived was 1.1 s old (median) with 8 KiB, and with 16 KiB as far behind as without a limit.
 const SEND_BUFFER: usize = 8 << 10;
 
-/// The server, with its limits.
-pub(crate) fn bind(addr: &str) -> framemill::Result<Server> {
+/// The server, with its limits; `players` is how many may come from one address.
+pub(crate) fn bind(addr: &str, players: u32) -> framemill::Result<Server> {
     let mut listeners = listen(addr)?;
     let mut server = Server::bind(listeners.remove(0))?;
     for listener in listeners {
@@ -53,6 +57,9 @@ pub(crate) fn bind(addr: &str) -> framemill::Result<Server> {
         .max_message(wire::MAX_MESSAGE)
         .message_rate(RATE)
         .outbound_limit(OUTBOUND)
+        // Nobody fills the arena alone.
+        .max_connections_per_ip(players as usize)
+        .accept_rate_per_ip(ACCEPT_RATE, ACCEPT_BURST.saturating_mul(players))
         // A player whose connection is gone should not fly on for a minute.
         .ping(Duration::from_secs(3), Duration::from_secs(5));
     Ok(server)

@@ -26,6 +26,8 @@ pub(crate) struct Ship {
     pub(crate) lost: Option<u32>,
     /// Tells this ship from others that have had its number.
     pub(crate) life: u32,
+    /// It has had an input from a player.
+    pub(crate) steered: bool,
     /// The number of the last input that was carried out.
     pub(crate) done: u32,
     waiting: VecDeque<Input>,
@@ -54,6 +56,7 @@ impl Ship {
             shield: SHIELD,
             lost: None,
             life,
+            steered: false,
             done: 0,
             waiting: VecDeque::new(),
             credit: 0,
@@ -104,6 +107,7 @@ impl Ship {
         if !inputs.iter().all(|input| input.is_sound()) {
             return Err(BadInput::Thrust);
         }
+        self.steered = true;
         self.waiting.extend(inputs);
         let over = self.waiting.len().saturating_sub(MAX_QUEUE);
         self.waiting.drain(..over);

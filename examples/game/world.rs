@@ -71,7 +71,8 @@ impl World {
         world
     }
 
-    /// Adds a ship somewhere in the middle, `None` if there are [`MAX_SHIPS`].
+    /// Adds a ship somewhere in the middle. If there are [`MAX_SHIPS`], one without a player makes room, that
+    /// which has waited longest: who is here goes before who may come back. `None` if there is no such ship.
     pub(crate) fn add(&mut self, name: &str) -> Option<u16> {
         let place = match self.ships.iter().position(Option::is_none) {
             Some(place) => place,
@@ -79,7 +80,12 @@ impl World {
                 self.ships.push(None);
                 self.ships.len() - 1
             }
-            None => return None,
+            None => {
+                let lost = self.ships().filter_map(|(id, ship)| Some((ship.lost?, id)));
+                let (_, longest) = lost.min()?;
+                self.remove(longest);
+                longest.into()
+            }
         };
         // The more there are, the more of the arena they need.
         let spread = (160 + 24 * self.ships.len() as i32).min(1900) * UNIT;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use crate::interest::{CELL, Cell, Grid};
 use crate::ship::{FULL, Input, Motion, RADIUS, SIZE, UNIT};
 use crate::things::{BadInput, MINE_RADIUS};
-use crate::world::{LOST_TICKS, World};
+use crate::world::{LOST_TICKS, MAX_SHIPS, World};
 
 fn thrust(x: i8, y: i8) -> Input {
     Input { x, y, dash: false }
@@ -154,6 +154,25 @@ fn a_lost_ship_waits_twenty_seconds() {
         Ok(()),
         "numbers begin anew"
     );
+}
+
+#[test]
+fn a_newcomer_takes_the_place_of_who_is_gone_for_longest() {
+    let mut world = World::new(1);
+    (0..MAX_SHIPS).for_each(|_| assert!(world.add("a").is_some()));
+    assert_eq!(world.add("b"), None, "all are here");
+    for id in [7, 3] {
+        world.lose(id);
+        world.step();
+    }
+    let lives = [7, 3].map(|id| world.ship(id).unwrap().life);
+    assert_eq!([world.add("b"), world.add("c")], [Some(7), Some(3)]);
+    assert_eq!(world.add("d"), None);
+    for (id, life) in [7, 3].into_iter().zip(lives) {
+        let ship = world.ship(id).unwrap();
+        assert!(ship.life > life && !ship.is_lost(), "another ship");
+    }
+    assert_eq!(world.ships().count(), MAX_SHIPS);
 }
 
 #[test]

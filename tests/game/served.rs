@@ -13,14 +13,16 @@ use crate::picture::{KIND, LOST, Own, Picture};
 use crate::ship::Input;
 use crate::stats::Stats;
 use crate::support::example::Example;
+use crate::support::{Raw, frame, request};
 use crate::wire::{ToServer, Token, VERSION, Welcome};
+use crate::world::MAX_SHIPS;
 use crate::{bots, server};
 
 const WAIT: Duration = Duration::from_secs(30);
 
 fn serve(rate: u32) -> (ServerHandle, String) {
     let stats = Arc::new(Stats::new(false));
-    let handle = server::bind("127.0.0.1:0")
+    let handle = server::bind("127.0.0.1:0", 2000)
         .and_then(|server| server.start(server::Game::new(rate, stats)))
         .unwrap();
     let url = format!("ws://{}/", handle.local_addr().unwrap());
@@ -119,6 +121,15 @@ fn a_ship_obeys() {
     assert!(server.shutdown(WAIT));
 }
 
+/// Lets the ship stand where it is, but by an input.
+fn steers(player: &mut Player) {
+    player.say(&thrust(1, 0));
+    let deadline = Instant::now() + WAIT;
+    while player.look().done < 3 {
+        assert!(Instant::now() < deadline, "nothing is carried out");
+    }
+}
+
 #[test]
 fn whoever_breaks_the_rules_is_told_why() {
     let (_server, url) = serve(20);
@@ -178,6 +189,7 @@ fn who_comes_back_finds_the_ship() {
     let (mut bob, his) = Player::join(&url, "Bob", None);
     assert!(!mine.resumed && mine.ship != his.ship && mine.token != his.token);
     let at = ada.look().motion;
+    steers(&mut ada);
     ada.peer.close(1001.into(), "");
     ada.end();
     let lost = |bob: &Player| {
@@ -216,6 +228,60 @@ fn who_comes_back_finds_the_ship() {
     while lost(&bob) {
         bob.look();
     }
+}
+
+#[test]
+fn a_ship_that_was_never_steered_does_not_wait() {
+    let (_server, url) = serve(20);
+    let (mut bob, _) = Player::join(&url, "Bob", None);
+    let (ada, hers) = Player::join(&url, "Ada", None);
+    let is_there = |bob: &Player| bob.picture.ships.iter().any(|ship| ship.id == hers.ship);
+    let deadline = Instant::now() + WAIT;
+    while !is_there(&bob) {
+        bob.look();
+        assert!(Instant::now() < deadline, "she is not seen");
+    }
+    ada.peer.close(1001.into(), "");
+    while is_there(&bob) {
+        let ship = bob.look();
+        let lost = bob.picture.ships.iter().any(|one| one.flags & LOST != 0);
+        assert!(!lost, "it waits at {}", ship.tick);
+        assert!(Instant::now() < deadline, "it is still there");
+    }
+    let (_ada, again) = Player::join(&url, "Ada", Some(hers.token));
+    assert!(!again.resumed);
+}
+
+/// Whoever comes and goes, with a ship each time, keeps nobody out.
+#[test]
+fn ships_left_behind_keep_nobody_out() {
+    let (_server, url) = serve(20);
+    let addr: SocketAddr = url["ws://".len()..].trim_end_matches('/').parse().unwrap();
+    let hello = ToServer::Hello {
+        token: None,
+        name: "Eve".into(),
+    };
+    let said = [hello.encode(), thrust(1, 0).encode()].map(|message| frame(0x82, &message));
+    let came = || {
+        let mut eve = Raw::open(addr);
+        eve.write(&said.concat());
+        loop {
+            let (_, message) = eve.frame().expect("she is let in");
+            if let Some(welcome) = Welcome::decode(&message) {
+                return welcome;
+            }
+        }
+    };
+    let first = came();
+    for _ in 1..MAX_SHIPS {
+        came();
+    }
+    let (mut ada, mine) = Player::join(&url, "Ada", None);
+    // The token of whoever was there before is not one for her ship.
+    let (_eve, again) = Player::join(&url, "Eve", Some(first.token));
+    assert!(!again.resumed && again.ship != mine.ship);
+    ada.look();
+    assert!(!ada.peer.is_closed(), "she was not put out");
 }
 
 /// A client that does not read for a while is not sent what would be old when it arrives: after the
@@ -305,6 +371,20 @@ fn join_a_crowd(url: &str) -> (Slow, Picture, u32) {
         }
         assert!(Instant::now() < deadline, "there is no crowd");
     }
+}
+
+#[test]
+fn an_address_has_so_many_players() {
+    let game = Example::start("game", &["--bots", "0"]);
+    let mut there = Vec::new();
+    let refused = (0..60).position(|_| {
+        let mut raw = Raw::connect(game.addr.parse::<SocketAddr>().unwrap());
+        raw.write(request(&game.addr).as_bytes());
+        let refused = raw.head().starts_with("HTTP/1.1 429");
+        there.push(raw);
+        refused
+    });
+    assert_eq!(refused, Some(50));
 }
 
 // ---- the program ----
