@@ -128,6 +128,37 @@ fn a_silent_link_is_noticed() {
     assert!(page.errors().is_empty(), "{:?}", page.errors());
 }
 
+/// Only who has a ship is told that it waits.
+#[test]
+fn who_has_no_ship_is_told_why() {
+    let Some(browser) = browser::find("game: who has no ship is told why") else {
+        return;
+    };
+    let told = "document.getElementById('state').textContent";
+    let game = Example::start("game", &["--bots", "0"]);
+    let mut page = browser.page();
+    page.open(&game.url("/"));
+    let addr = game.addr.clone();
+    assert!(game.stop().success());
+    page.click("#door button");
+    page.until("it has tried", "tries > 1");
+    page.until("it says so", &format!("{told} === 'no connection …'"));
+    page.phone();
+    page.screenshot("game-down-phone");
+    page.screen(1280, 800, 1.0, false);
+    page.screenshot("game-down");
+
+    let game = Example::start_on("game", &addr, &["--bots", "0"]);
+    page.eval("dispatchEvent(new Event('online'))");
+    page.until("it plays", "document.body.dataset.state === 'open'");
+    // Not a thousand players, but what they would be told.
+    let full = "socket.onclose({ code: 1013, reason: 'the arena is full' })";
+    assert_eq!(page.eval(&format!("{full}; {told}")), "the arena is full …");
+    page.until("it is in again", "document.body.dataset.state === 'open'");
+    assert!(game.stop().success());
+    page.until("it waits", &format!("{told}.includes('your ship waits')"));
+}
+
 /// Nothing comes while the page is not seen: it waits, as what is in the background may be held up.
 #[test]
 fn a_page_that_is_not_seen_is_patient() {

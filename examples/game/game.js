@@ -18,6 +18,7 @@ const playing = () => wanted && me;
 // ---- the connection ----------------------------------------------------------------------------------
 
 let socket, retry, tries = 0, wanted = false;
+let aboard = false; // a ship is ours, or waits for us
 let silent = 0; // seconds since anything came, as far as they were seen to pass
 let bytesIn = 0, bytesOut = 0, ping = null, lag = 0;
 
@@ -82,12 +83,14 @@ function closed(code, reason) {
   // The game's own codes mean that it would end the same way again.
   if (code >= 4000 && code < 4005) return leave(reason);
   const pause = Math.min(8000, 300 * 2 ** tries++) * (0.6 + 0.8 * Math.random());
-  state("offline", "connection lost, your ship waits …");
+  // Try again later: the server says why.
+  const why = code === 1013 && reason || (aboard ? "connection lost, your ship waits" : "no connection");
+  state("offline", `${why} …`);
   retry = setTimeout(connect, pause);
 }
 
 function leave(why = "") {
-  wanted = false;
+  wanted = aboard = false;
   clearTimeout(retry);
   state("idle", "");
   $("hud").hidden = true;
@@ -155,6 +158,7 @@ function heard(data) {
   switch (message.kind) {
     case "welcome":
       tries = 0;
+      aboard = true;
       id = message.ship;
       keep("sessionStorage", "token", Array.from(message.token, b => b.toString(16).padStart(2, "0")).join(""));
       state("open", "");
