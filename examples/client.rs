@@ -3,11 +3,11 @@
 //! Run `cargo run --example client -- ws://127.0.0.1:9001/`, with `--header "Name: value"`,
 //! `--subprotocol NAME`, `--origin ORIGIN` or `--reconnect` as you like. A line is a text message (what is not
 //! UTF-8 in it becomes U+FFFD); `/ping` sends a ping, `/close 1000 reason` says goodbye, and the end of the input
-//! does so, too. Lines are read as fast as the server reads them. The exit status is 0 after a clean close with
+//! does so, too, as does the end of whoever reads the output. Lines are read as fast as the server reads them. The exit status is 0 after a clean close with
 //! 1000, 1 after any other, and 2 if there was no connection.
 #![allow(clippy::print_stdout)]
 
-use std::io::BufRead;
+use std::io::{self, BufRead, Write, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -92,7 +92,10 @@ fn talk(
                 Ok(event) => {
                     // Another connection has a queue of its own.
                     congested &= !matches!(event, ClientEvent::Writable | ClientEvent::Open(..));
-                    show(event, handle, &mut last);
+                    // Nobody reads it any more.
+                    if show(event, handle, &mut last).is_err() {
+                        handle.close(CloseCode::Normal, "");
+                    }
                 }
                 // The channel ends with the client.
                 Err(_) => return last,
@@ -111,13 +114,17 @@ fn talk(
     }
 }
 
-fn show(event: ClientEvent, handle: &ClientHandle, last: &mut Option<CloseReason>) {
+fn show(
+    event: ClientEvent,
+    handle: &ClientHandle,
+    last: &mut Option<CloseReason>,
+) -> io::Result<()> {
     match event {
-        ClientEvent::Message(Message::Text(text)) => println!("< {text}"),
+        ClientEvent::Message(Message::Text(text)) => writeln!(stdout(), "< {text}")?,
         ClientEvent::Message(message) => {
             let bytes = message.into_data();
             let start: Vec<_> = bytes.iter().take(32).map(|b| format!("{b:02x}")).collect();
-            println!("< {} bytes: {}", bytes.len(), start.join(" "));
+            writeln!(stdout(), "< {} bytes: {}", bytes.len(), start.join(" "))?;
         }
         ClientEvent::Open(peer, _) => eprintln!("* connected again, to {}", peer.remote_addr()),
         ClientEvent::Close(reason) => {
@@ -137,6 +144,7 @@ fn show(event: ClientEvent, handle: &ClientHandle, last: &mut Option<CloseReason
     if let Some(latency) = handle.peer().and_then(|peer| peer.latency()) {
         log::info!("the last ping took {latency:?}");
     }
+    Ok(())
 }
 
 /// Whether to wait before more is said.

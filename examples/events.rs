@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout)]
 
 use std::collections::HashMap;
+use std::io::{Write, stdout};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{select, tick, unbounded};
@@ -37,7 +38,8 @@ fn main() -> framemill::Result<()> {
                     }
                 }
                 Ok(Event::Close(peer, reason)) => {
-                    println!("{} left: {reason}", peer.id());
+                    // Unlike `println!`, it may fail: the server goes on without a terminal.
+                    let _ = writeln!(stdout(), "{} left: {reason}", peer.id());
                     peers.remove(&peer.id());
                 }
                 Ok(_) => {}

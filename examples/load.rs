@@ -7,6 +7,7 @@
 //! many messages a second at most; without, the next when an answer has come.
 #![allow(clippy::print_stdout)]
 
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -219,7 +220,8 @@ fn main() -> framemill::Result<()> {
             }
         }
     });
-    report(&run, args.seconds);
+    // Whether anybody reads it or not.
+    let _ = report(&run, args.seconds);
     clients.shutdown(Duration::from_secs(2));
     Ok(())
 }
@@ -283,20 +285,22 @@ fn bar(what: &str, done: usize, of: usize, note: &str) {
     eprint!("\r\x1b[K{what} [{:<40}] {note}", "#".repeat(filled.min(40)));
 }
 
-fn report(run: &Run, seconds: f64) {
+fn report(run: &Run, seconds: f64) -> io::Result<()> {
+    let mut out = io::stdout().lock();
     let counts: Vec<u64> = run
         .latencies
         .iter()
         .map(|n| n.load(Ordering::Relaxed))
         .collect();
     let all: u64 = counts.iter().sum();
-    println!(
+    writeln!(
+        out,
         "{:.0} answers a second, {} lost",
         all as f64 / seconds,
         run.lost.load(Ordering::Relaxed)
-    );
+    )?;
     if all == 0 {
-        return;
+        return Ok(());
     }
     let percentile = |part: f64| {
         let mut left = (all as f64 * part).ceil() as u64;
@@ -313,19 +317,21 @@ fn report(run: &Run, seconds: f64) {
         ("99.9 %", 0.999),
         ("all", 1.0),
     ] {
-        println!("{name:>7} within {}", micros(percentile(part)));
+        writeln!(out, "{name:>7} within {}", micros(percentile(part)))?;
     }
     // Four buckets to a line: a line for each half of a doubling.
     let lines: Vec<u64> = counts.chunks(4).map(|four| four.iter().sum()).collect();
     let most = lines.iter().max().copied().unwrap_or(0).max(1);
     for (n, count) in lines.iter().enumerate().filter(|(_, count)| **count > 0) {
         let width = (count * 50).div_ceil(most) as usize;
-        println!(
+        writeln!(
+            out,
             "{:>9} {count:>9} {}",
             micros(least(n * 4)),
             "#".repeat(width)
-        );
+        )?;
     }
+    Ok(())
 }
 
 fn micros(us: u64) -> String {

@@ -3,15 +3,15 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 use socket2::Socket;
-use support::example::{Example, Program};
+use support::example::{Example, Program, binary};
 use support::{Raw, WAIT, echo, until};
 use tungstenite::{Message, WebSocket};
 
@@ -229,6 +229,56 @@ fn a_low_rate_is_kept() {
     });
     let due = begun.elapsed().as_secs_f64() * 10.0;
     assert!(published as f64 <= due, "{published} of {due}");
+}
+
+// ---- output that nobody reads ----
+
+#[test]
+fn the_ticker_goes_on_without_its_terminal() {
+    let args = ["--addr", "127.0.0.1:0", "--slow-client"];
+    let ticker = Example::start_unheard("ticker", &args);
+    let mut client = connect(&ticker);
+    // With each it also prints a line.
+    let published = [(); 3].map(|()| hear(&mut client)["published"].as_u64().unwrap());
+    assert!(published.is_sorted_by(|a, b| a < b), "{published:?}");
+    drop(client);
+    assert!(ticker.stop().success());
+}
+
+#[test]
+fn events_go_on_without_a_terminal() {
+    let events = Example::start_unheard("events", &["127.0.0.1:0"]);
+    drop(connect(&events));
+    let mut client = connect(&events);
+    let time = |client: &mut Client| client.read().unwrap().to_text().unwrap().to_owned();
+    // The first one has gone, which is printed.
+    assert!((0..20).any(|_| time(&mut client).ends_with(" 1 here")));
+    time(&mut client);
+    client.close(None).unwrap();
+    while client.read().is_ok() {}
+    assert!(events.stop().success());
+}
+
+#[test]
+fn the_client_ends_quietly_when_nobody_reads() {
+    let echo = echo();
+    let url = format!("ws://{}/", echo.addr);
+    let mut command = Command::new(binary("client"));
+    command.arg(&url).stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut client = command.spawn().unwrap();
+    drop(client.stdout.take());
+    let mut input = client.stdin.take().unwrap();
+    input.write_all(b"one\ntwo\n").unwrap();
+    let mut status = None;
+    until("it has ended", || {
+        status = client.try_wait().unwrap();
+        status.is_some()
+    });
+    let mut said = String::new();
+    client.stderr.unwrap().read_to_string(&mut said).unwrap();
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(status.unwrap().success(), "{said}");
 }
 
 // ---- load and client ----

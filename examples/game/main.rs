@@ -66,6 +66,7 @@ mod things;
 mod wire;
 mod world;
 
+use std::io::{Write, stdout};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,7 +171,8 @@ fn main() -> framemill::Result<()> {
     };
     loop {
         select! {
-            recv(every_second) -> _ => println!("{}", stats.line()),
+            // Whether anybody reads it or not, the game goes on.
+            recv(every_second) -> _ => drop(writeln!(stdout(), "{}", stats.line())),
             recv(end) -> _ => break,
         }
     }

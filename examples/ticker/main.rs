@@ -25,6 +25,7 @@ mod market;
 mod slow;
 
 use std::collections::{BTreeSet, HashMap};
+use std::io::Write;
 use std::net::ToSocketAddrs;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -121,9 +122,14 @@ impl Handler for Ticker {
             lock(&ticker.0.market).remember();
             let figures = ticker.figures();
             if let Some(slow) = figures["slow"].as_object() {
-                println!(
+                // A timer that panics is cancelled: the page's figures need no terminal.
+                let _ = writeln!(
+                    std::io::stdout(),
                     "slow client: {} updates read, {} skipped, {} ms old at most, {} bytes queued",
-                    slow["read"], slow["skipped"], slow["oldest"], figures["queued"]
+                    slow["read"],
+                    slow["skipped"],
+                    slow["oldest"],
+                    figures["queued"]
                 );
             }
             handle.publish_latest(FIGURES, FIGURES, figures.to_string());

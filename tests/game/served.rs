@@ -415,3 +415,18 @@ fn it_ends_in_order_when_it_is_told_to() {
     let status = game.stop();
     assert!(status.success(), "{status}");
 }
+
+#[test]
+fn it_goes_on_without_a_terminal() {
+    let args = ["--addr", "127.0.0.1:0", "--bots", "0", "--stats"];
+    let game = Example::start_unheard("game", &args);
+    let (ada, _) = Player::join(&format!("ws://{}/", game.addr), "Ada", None);
+    let deadline = Instant::now() + WAIT;
+    // A board each second, as a line of figures is printed each second.
+    for _ in 0..3 {
+        while ada.next()[0] != 3 {
+            assert!(Instant::now() < deadline, "no board");
+        }
+    }
+    assert!(game.stop().success());
+}

@@ -44,7 +44,22 @@ impl Example {
         Self::start_by(command, name)
     }
 
-    fn start_by(mut command: Command, name: &str) -> Self {
+    /// Starts `name` with these arguments only; whatever it prints after the first line finds nobody there.
+    pub fn start_unheard(name: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(binary(name));
+        command.args(args);
+        Self::start_and_read(command, name, only_line)
+    }
+
+    fn start_by(command: Command, name: &str) -> Self {
+        Self::start_and_read(command, name, first_line)
+    }
+
+    fn start_and_read(
+        mut command: Command,
+        name: &str,
+        read: impl FnOnce(ChildStdout) -> Option<String>,
+    ) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -56,7 +71,7 @@ impl Example {
             child,
             addr: String::new(),
         };
-        let line = first_line(out).unwrap_or_else(|| panic!("{name} does not say where it is"));
+        let line = read(out).unwrap_or_else(|| panic!("{name} does not say where it is"));
         let (_, addr) = line.rsplit_once(' ').expect(&line);
         example.addr = addr.trim_start_matches("http://").to_owned();
         example
@@ -172,6 +187,18 @@ fn read(from: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> 
 /// The first line, if it comes in time; the rest is read so that nobody has to wait for it.
 pub fn first_line(out: ChildStdout) -> Option<String> {
     lines(out).recv_timeout(WAIT).ok()
+}
+
+/// The first line, if it comes in time; the program is not listened to any longer.
+fn only_line(out: ChildStdout) -> Option<String> {
+    let (sender, line) = mpsc::channel();
+    thread::spawn(move || {
+        let mut line = String::new();
+        let _ = BufReader::new(out).read_line(&mut line);
+        let _ = sender.send(line);
+    });
+    let line = line.recv_timeout(WAIT).ok()?;
+    Some(line.trim_end().to_owned())
 }
 
 /// What a program says, line by line, so that a wait for it can be bounded. All is read, whether anybody wants it
