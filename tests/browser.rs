@@ -7,7 +7,7 @@
 
 mod support;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::browser::{self, Browser, Page};
 use support::example::Example;
 
@@ -330,8 +330,18 @@ fn prices_move() {
         "it sees that nobody is there",
         "document.body.dataset.state != 'open'",
     );
+    // The server counts anew, and no rate is below zero for that.
+    page.eval(
+        "window.rates = [], new MutationObserver(() => rates.push($('published').textContent))
+            .observe($('published'), {childList: true})",
+    );
     let again = Example::start_on("ticker", &addr, &["--keys", "80"]);
     page.until("it is back", &format!("{TICKING} && stocks.size == 80"));
+    page.until("rates are told", "rates.length > 1");
+    assert_eq!(
+        page.eval("rates.filter(rate => !/^[0-9,]+$/.test(rate))"),
+        json!([])
+    );
     assert_eq!(figures(&again)["clients"], 1);
 }
 
