@@ -1039,7 +1039,10 @@ fn what_is_no_address_is_a_mistake() {
     for addr in ["nonsense", "127.0.0.1", "1.2.3.4:99999", ""] {
         mistaken(Server::bind(addr), &format!("{addr:?}"));
         #[cfg(unix)]
-        mistaken(Server::bind(framemill::ReusePort(addr)), "address");
+        mistaken(
+            Server::bind(framemill::ReusePort(addr)),
+            &format!("{addr:?}"),
+        );
     }
     let taken = Server::bind("127.0.0.1:0").unwrap();
     let addr = taken.handle().local_addrs().remove(0);
@@ -1053,6 +1056,8 @@ fn what_is_no_address_is_a_mistake() {
     // A name that nobody has: the resolver's word, not a mistake.
     let unknown = "name.invalid:80";
     assert_eq!(told(Server::bind(unknown)), unknown);
+    #[cfg(unix)]
+    assert_eq!(told(Server::bind(framemill::ReusePort(unknown))), unknown);
 }
 
 // ---- ReusePort ----

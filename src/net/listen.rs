@@ -67,7 +67,7 @@ pub trait Listen {
 #[cfg(unix)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReusePort<A>(
-    /// The address: what [`ToSocketAddrs`] takes. Of a name that has several, the first that can be bound
+    /// The address: what [`ToSocketAddrs`] takes, and errors can show ([`Debug`](fmt::Debug)). Of a name that has several, the first that can be bound
     /// is taken.
     pub A,
 );
@@ -110,10 +110,11 @@ impl<P: AsRef<Path>> Listen for UnixSocket<P> {
 pub struct Bound(pub(crate) Listener);
 
 #[cfg(unix)]
-impl<A: ToSocketAddrs> Listen for ReusePort<A> {
+impl<A: ToSocketAddrs + fmt::Debug> Listen for ReusePort<A> {
     fn listen(self) -> Result<Vec<Bound>> {
-        // It can't be shown: it may be anything.
-        let shown = "the ReusePort address";
+        // All that can be shown of an address of any type; of a text, without its quotes.
+        let shown = format!("{:?}", self.0);
+        let shown = shown.trim_matches('"');
         let addrs = self.0.to_socket_addrs().map_err(unresolved(shown))?;
         let mut failed = Error::Config(format!("{shown} resolves to nothing"));
         for addr in addrs {
