@@ -244,6 +244,47 @@ fn what_a_node_does_not_take_can_be_said_again() {
     assert_eq!(page.errors(), [""; 0]);
 }
 
+/// What was sent to a server that died before it read it: nobody has heard it.
+#[test]
+fn what_a_dead_server_was_told_can_be_said_again() {
+    let Some(browser) = browser::find("what a dead server was told can be said again") else {
+        return;
+    };
+    let chat = Example::start("chat", &[]);
+    let cluster = Example::start("cluster", &[]);
+    let mut ada = chatter(browser, &chat, "Ada");
+    let mut page = browser.page();
+    page.open(&cluster.url("/"));
+    page.until("it is open", "state.textContent == 'open'");
+    // Half a character, and what was heard, are not given back.
+    page.eval(r"text.value = 'heard \uD83E'; form.requestSubmit()");
+    page.until("it is heard", "log.children.length == 1");
+    let addrs = [&chat, &cluster].map(|example| example.addr.clone());
+    for (example, page) in [(chat, &mut ada), (cluster, &mut page)] {
+        let _hung = Hung::new(&example);
+        let form = "document.getElementById('text').form.requestSubmit()";
+        for words in ["important", "words"] {
+            let say = format!("document.getElementById('text').value = '{words}'; {form}");
+            page.eval(&say);
+        }
+        assert_eq!(page.eval("document.getElementById('text').value"), "");
+    }
+    let _again = [("chat", &addrs[0]), ("cluster", &addrs[1])]
+        .map(|(name, addr)| Example::start_on(name, addr, &[]));
+    for page in [&mut ada, &mut page] {
+        page.eval("dispatchEvent(new Event('online'))");
+        page.until(
+            "it can be said again",
+            "/^important\\swords$/.test(document.getElementById('text').value)",
+        );
+    }
+    page.eval("form.requestSubmit()");
+    page.until(
+        "it is heard",
+        "log.lastElementChild.textContent == 'important words'",
+    );
+}
+
 // ---- prices ----
 
 /// An update that has taken the place of an older one may stand before the snapshot that it belongs behind.
