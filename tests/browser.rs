@@ -184,6 +184,14 @@ fn a_name_is_taken_once() {
     );
     come_in(&mut other, "Adam");
     is_in(&mut other);
+    // A letter and its accent are one name, in one piece or in two.
+    let mut rene = chatter(browser, &chat, "Rene\u{301}", "lobby");
+    is_in(&mut rene);
+    let mut other = chatter(browser, &chat, "Ren\u{E9}", "lobby");
+    other.until(
+        "it is refused",
+        "why.textContent == 'Somebody called Ren\u{E9} is already here.'",
+    );
 }
 
 #[test]

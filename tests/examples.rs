@@ -62,6 +62,25 @@ fn names_are_one_line_that_can_be_seen() {
         ("Ada\u{200D}", Some("Ada")),
         ("👩\u{200D}💻", Some("👩💻")),
         ("Ada\u{E0061}", Some("Ada")),
+        // What looks like a letter that there is in one piece.
+        ("e\u{301}", None),
+        ("\u{E9}", Some("\u{E9}")),
+        ("\u{304B}\u{3099}", None),
+        ("\u{627}\u{654}", None),
+        ("\u{1112}\u{1161}\u{11AB}", None),
+        ("한", Some("한")),
+        // Signs that belong to letters: on one, and not too many.
+        ("\u{E49}", None),
+        ("Ada \u{5B0}", None),
+        ("\u{5B0}\u{5B0}", None),
+        ("ครั้ง", Some("ครั้ง")),
+        (
+            "\u{939}\u{93F}\u{928}\u{94D}\u{926}\u{940}",
+            Some("\u{939}\u{93F}\u{928}\u{94D}\u{926}\u{940}"),
+        ),
+        ("בְּרֵאשִׁית", Some("בְּרֵאשִׁית")),
+        ("\u{E01}\u{E49}\u{E49}\u{E49}", None),
+        ("z\u{20D0}\u{20D0}\u{20D0}", None),
     ] {
         assert_eq!(limits::line(given, 20).as_deref(), name, "{given:?}");
     }

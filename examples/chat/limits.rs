@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 pub const NAME: usize = 24;
 /// Characters of a room's name.
 pub const ROOM: usize = 32;
+/// Marks on one character of a name: a vowel and a tone, say.
+const MARKS: i32 = 2;
 /// Characters of what is said at once.
 pub const TEXT: usize = 1000;
 /// Bytes of a message to the server: the longest text, escaped as JSON likes it.
@@ -16,14 +18,46 @@ pub const GUESTS: usize = 200;
 pub const HISTORY: usize = 50;
 
 /// A name in one line: trimmed, spaces put together, without what only chooses a variant of the character
-/// before it or joins two (emoji come with that). `None`: there is nothing left, it is longer than `max` characters, or
-/// something in it can't be seen and could make it look like another name.
+/// before it or joins two (emoji come with that). `None`: there is nothing left, it is longer than `max` characters,
+/// something in it can't be seen or could make it look like another name, or marks are where no letter is, or too many.
 pub fn line(text: &str, max: usize) -> Option<String> {
     let text = text.replace(varies_or_joins, "");
     let words: Vec<_> = text.split_whitespace().collect();
     let line = words.join(" ");
     let fits = (1..=max).contains(&line.chars().count());
-    (fits && !line.contains(unseen)).then_some(line)
+    (fits && !line.contains(unseen) && !line.contains(composes) && well_marked(&line))
+        .then_some(line)
+}
+
+/// Each mark belongs to a character before it, which has no more than [`MARKS`]: more are drawn over other lines.
+fn well_marked(line: &str) -> bool {
+    let mut room = 0;
+    line.chars().all(|c| {
+        room = match c {
+            ' ' => 0, // it takes none
+            _ if is_mark(c) => room - 1,
+            _ => MARKS,
+        };
+        room >= 0
+    })
+}
+
+/// Whether it is drawn onto the character before it (or is none that is known). The standard library has no word for
+/// this, but writes such a character as an escape, as alone it would be drawn onto a quote.
+fn is_mark(c: char) -> bool {
+    !c.is_ascii() && c.escape_debug().len() > 1
+}
+
+/// Accents and parts of letters that there are in one piece, as the page sends them: é, が, 한. In two
+/// pieces they would look the same, and be another name.
+fn composes(c: char) -> bool {
+    matches!(
+        c,
+        '\u{300}'..='\u{36F}'
+            | '\u{653}'..='\u{655}'
+            | '\u{1100}'..='\u{11FF}'
+            | '\u{3099}'..='\u{309A}'
+    )
 }
 
 /// What is said: trimmed, with its line breaks. `None`: there is nothing left, or it is too long.

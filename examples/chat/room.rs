@@ -145,7 +145,12 @@ impl ChatRoom {
     /// Why not.
     fn admit(&self, room: &Members, mut guest: Guest) -> Result<Guest, String> {
         let name = limits::line(&guest.name, limits::NAME);
-        guest.name = name.ok_or_else(|| format!("Names have 1 to {} characters.", limits::NAME))?;
+        guest.name = name.ok_or_else(|| {
+            format!(
+                "Names have 1 to {} characters that can be told apart.",
+                limits::NAME
+            )
+        })?;
         let mut others = self.guests.iter().map(|(_, guest)| guest);
         match others.find(|other| other.is_called(&guest.name)) {
             Some(other) if other.key != guest.key => {
