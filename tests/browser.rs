@@ -433,6 +433,36 @@ fn the_chat_fits() {
     fits(&mut door, "chat-door");
 }
 
+/// However long a name is, it stays in the list, and who one is in one line.
+#[test]
+fn long_names_fit_into_the_list() {
+    let Some(browser) = browser::find("long names fit into the list") else {
+        return;
+    };
+    let chat = Example::start("chat", &[]);
+    let mut wide = chatter(browser, &chat, &"W".repeat(24), "mill");
+    is_in(&mut wide);
+    let mut words = chatter(browser, &chat, "ab cd ef gh ij kl mn op", "mill");
+    is_in(&mut words);
+    let fits = "(() => {
+        const list = here.getBoundingClientRect(), you = here.querySelector('small').getBoundingClientRect();
+        const line = parseFloat(getComputedStyle(here.querySelector('small')).lineHeight);
+        return you.height < 1.5 * line && [...here.querySelectorAll('li > *')].every(e => {
+            const box = e.getBoundingClientRect();
+            return box.left >= list.left && box.right <= list.right;
+        });
+    })()";
+    for page in [&mut wide, &mut words] {
+        page.until("both are here", "here.childElementCount == 2");
+        page.until("they fit", fits);
+        page.screenshot("chat-names");
+        page.phone();
+        page.tap("#people");
+        page.until("they fit on a phone", fits);
+        page.screenshot("chat-names-phone");
+    }
+}
+
 #[test]
 fn the_ticker_fits() {
     let Some(browser) = browser::find("the ticker fits") else {
