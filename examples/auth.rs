@@ -18,10 +18,16 @@ use framemill::{
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>framemill: auth</title>
-<style>body{font:16px system-ui;margin:2em auto;max-width:40em}input,button{font:inherit}</style>
+const PAGE: &str = r#"<!doctype html><html lang="en"><meta charset="utf-8"><title>framemill: auth</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">
+<style>
+body { font: 16px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 40em; padding: 0 1em }
+form { display: flex; gap: .5em } input { flex: 1; min-width: 0 } input, button { font: inherit; padding: .4em .7em }
+pre { white-space: pre-wrap; overflow-wrap: anywhere }
+</style>
 <h1>Who may come in</h1>
-<form id="f"><input id="token" value="open-sesame"> <button>Connect</button></form>
+<form id="f"><input id="token" value="open-sesame" aria-label="Token" autocapitalize="none"> <button>Connect</button></form>
 <pre id="log"></pre>
 <script>
 const log = line => document.getElementById("log").textContent += line + "\n";
@@ -30,7 +36,7 @@ document.getElementById("f").onsubmit = event => {
   const token = document.getElementById("token").value;
   let ws;
   try {
-    ws = new WebSocket(`ws://${location.host}/`, ["hello.v1", "token." + token]);
+    ws = new WebSocket(location.origin.replace(/^http/, "ws"), ["hello.v1", "token." + token]);
   } catch {
     // Blanks and the like can't be in a header's list.
     return log(JSON.stringify(token) + " can be no token");

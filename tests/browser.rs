@@ -478,6 +478,28 @@ fn the_ticker_fits() {
     fits(&mut page, "ticker");
 }
 
+/// The page of auth is so small that it stands in the program.
+#[test]
+fn the_hall_fits() {
+    let Some(browser) = browser::find("the hall fits") else {
+        return;
+    };
+    let auth = Example::start_as("auth", &["127.0.0.1:0"]);
+    let mut page = browser.page();
+    page.open(&auth.url("/"));
+    page.click("button");
+    page.until(
+        "it is open",
+        "document.getElementById('log').textContent.includes('Ali Baba')",
+    );
+    fits(&mut page, "auth");
+    // As a phone shows it: not a desktop's page made small.
+    assert_eq!(page.eval("innerWidth"), 390);
+    page.dark(true);
+    let text = "getComputedStyle(document.body).color";
+    assert_eq!(page.eval(text), "rgb(255, 255, 255)");
+}
+
 // ---- the dashboard ----
 
 #[test]

@@ -1,7 +1,7 @@
 //! A chat: rooms by name, who is here, who is typing, and what was said last.
 //!
-//! `cargo run --release --example chat`, then open the printed address in two windows, or on a phone
-//! with `-- --addr 0.0.0.0:9001`. A room begins with whoever comes first and is forgotten, with what
+//! `cargo run --release --example chat`, then open the printed address in two windows; or, with `-- --addr
+//! 0.0.0.0:9001`, port 9001 of this machine's address on a phone. A room begins with whoever comes first and is forgotten, with what
 //! was said in it, when the last one leaves. `--dashboard` adds a page of figures, `/dashboard`.
 //!
 //! A room is a [`ChatRoom`] of its own on the worker pool: see `room.rs`. What travels is JSON, see

@@ -1,7 +1,7 @@
 //! A game for many: glide about, collect sparks, keep clear of the mines, dash into others to rob them.
 //!
-//! `cargo run --release --example game`, then open the printed address, on a phone with
-//! `-- --addr 0.0.0.0:9001`. `--bots N` chooses how many play along, `--rate N` how many snapshots a second
+//! `cargo run --release --example game`, then open the printed address; or, with `-- --addr 0.0.0.0:9001`,
+//! port 9001 of this machine's address on a phone. `--bots N` chooses how many play along, `--rate N` how many snapshots a second
 //! are sent, and `--stats` prints each second what it costs.
 //!
 //! An address may have 50 players, beside the bots of this process: `--per-address N` is for crowds that come from
