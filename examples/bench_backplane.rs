@@ -8,13 +8,15 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use framemill::{ClientEvent, History, Message, Peer, Redis, Server, ServerHandle, connect};
+use framemill::{ClientEvent, Error, History, Message, Peer, Redis, Server, ServerHandle, connect};
 
 const PAYLOAD: usize = 64;
 const THROUGHPUT: usize = 200_000;
 const PINGS: usize = 5_000;
 /// One message after the other, so far apart.
 const PAUSE: Duration = Duration::from_micros(300);
+/// For a server that does not even refuse.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn node(url: &str, kept: usize) -> framemill::Result<ServerHandle> {
     Server::bind("127.0.0.1:0")?
@@ -92,7 +94,18 @@ fn main() -> framemill::Result<()> {
         .nth(1)
         .unwrap_or_else(|| "redis://127.0.0.1/".into());
     let (one, other) = (node(&url, 1000)?, node(&url, 1000)?);
-    wait(|| one.backplane_state().connected && other.backplane_state().connected);
+    let begun = Instant::now();
+    wait(|| {
+        let states = [&one, &other].map(ServerHandle::backplane_state);
+        let failed = states.iter().any(|state| state.failures > 0) || begun.elapsed() > PATIENCE;
+        failed || states.iter().all(|state| state.connected)
+    });
+    if ![&one, &other]
+        .iter()
+        .all(|node| node.backplane_state().connected)
+    {
+        return Err(Error::Config("there is no Redis at this URL".into()));
+    }
     measure("one node", &one, &one, "near")?;
     measure("through Redis", &one, &other, "far")?;
     measure("through Redis, with history", &one, &other, "kept")?;

@@ -55,26 +55,32 @@ impl Args {
         };
         let mut words = std::env::args().skip(1);
         while let Some(name) = words.next() {
-            let value = words
-                .next()
-                .ok_or_else(|| format!("{name} wants a value"))?;
-            let wrong = || format!("{name} {value}: not a number");
-            let number = || value.parse::<usize>().map_err(|_| wrong());
-            let float = || value.parse::<f64>().map_err(|_| wrong());
+            let mut value = || words.next().ok_or(format!("{name} needs a value"));
             match name.as_str() {
-                "--rooms" => args.rooms = number()?,
-                "--players" => args.players = number()?,
-                "--rate" => args.rate = float()?,
-                "--size" => args.size = number()?,
-                "--seconds" => args.seconds = float()?,
-                "--loops" => args.loops = number()?,
-                "--workers" => args.workers = number()?,
-                "--play" => args.play = Some(value),
-                _ => return Err(format!("{name}: no such option")),
+                "--rooms" => args.rooms = number(&name, &value()?, 1)?,
+                "--players" => args.players = number(&name, &value()?, 1)?,
+                "--rate" => args.rate = positive(&name, &value()?)?,
+                "--size" => args.size = number(&name, &value()?, 0)?,
+                "--seconds" => args.seconds = positive(&name, &value()?)?,
+                "--loops" => args.loops = number(&name, &value()?, 1)?,
+                "--workers" => args.workers = number(&name, &value()?, 0)?,
+                "--play" => args.play = Some(value()?),
+                _ => return Err(format!("{name} is not an option")),
             }
         }
         Ok(args)
     }
+}
+
+fn number(name: &str, value: &str, least: usize) -> Result<usize, String> {
+    let number = value.parse().ok().filter(|number| *number >= least);
+    number.ok_or(format!("{name}: {value} is not a number that fits"))
+}
+
+fn positive(name: &str, value: &str) -> Result<f64, String> {
+    let fits = |number: &f64| *number > 0.0 && *number <= 1e6;
+    let number = value.parse().ok().filter(fits);
+    number.ok_or(format!("{name}: {value} is not a number that fits"))
 }
 
 fn main() -> ExitCode {
@@ -82,7 +88,7 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             eprintln!("{error}\n\n{USAGE}");
-            return ExitCode::FAILURE;
+            return ExitCode::from(2);
         }
     };
     let outcome = match &args.play {

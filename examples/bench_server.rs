@@ -120,22 +120,22 @@ impl Args {
             Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
             None => (name, words.next()),
         };
-        let value = value.ok_or(format!("{name} needs a value"))?;
+        let value = || value.ok_or(format!("{name} needs a value"));
         match name.as_str() {
-            "--addr" => self.addr = value,
-            "--loops" => self.loops = number(&name, &value)?,
-            "--workers" => self.workers = Some(number(&name, &value)?),
-            "--topics" => self.topics = number::<usize>(&name, &value)?.max(1),
-            "--subscriptions" => self.subscriptions = number::<usize>(&name, &value)?.max(1),
-            "--max-message" => self.max_message = number(&name, &value)?,
-            "--handshake-timeout" => self.handshake_timeout = seconds(&name, &value)?,
-            "--queue-limit" => self.queue_limit = number(&name, &value)?,
-            "--ping" => self.ping = seconds(&name, &value)?,
-            "--deflate-level" => self.deflate_level = Some(number(&name, &value)?),
-            "--tls-cert" => self.tls_cert = Some(value),
-            "--tls-key" => self.tls_key = Some(value),
-            "--tls-p12" => self.tls_p12 = Some(value),
-            "--tls-password" => self.tls_password = value,
+            "--addr" => self.addr = value()?,
+            "--loops" => self.loops = number(&name, &value()?)?,
+            "--workers" => self.workers = Some(number(&name, &value()?)?),
+            "--topics" => self.topics = number::<usize>(&name, &value()?)?.max(1),
+            "--subscriptions" => self.subscriptions = number::<usize>(&name, &value()?)?.max(1),
+            "--max-message" => self.max_message = number(&name, &value()?)?,
+            "--handshake-timeout" => self.handshake_timeout = seconds(&name, &value()?)?,
+            "--queue-limit" => self.queue_limit = number(&name, &value()?)?,
+            "--ping" => self.ping = seconds(&name, &value()?)?,
+            "--deflate-level" => self.deflate_level = Some(number(&name, &value()?)?),
+            "--tls-cert" => self.tls_cert = Some(value()?),
+            "--tls-key" => self.tls_key = Some(value()?),
+            "--tls-p12" => self.tls_p12 = Some(value()?),
+            "--tls-password" => self.tls_password = value()?,
             _ => return Err(format!("{name} is not an option")),
         }
         Ok(())

@@ -7,10 +7,15 @@
 
 use std::time::Duration;
 
-use framemill::{Message, Origin, Overflow, Peer, Server};
+use framemill::{Error, Message, Origin, Overflow, Peer, Server};
 
 fn main() -> framemill::Result<()> {
-    let addr = std::env::args().skip_while(|arg| arg != "--addr").nth(1);
+    let mut words = std::env::args().skip(1);
+    let addr = match (words.next().as_deref(), words.next(), words.next()) {
+        (None, ..) => None,
+        (Some("--addr"), Some(addr), None) => Some(addr),
+        _ => return Err(Error::Config("usage: embedded [--addr HOST:PORT]".into())),
+    };
     let server = Server::bind(addr.as_deref().unwrap_or("127.0.0.1:9001"))?
         .loops(1)
         .workers(0) // handlers run on the loop: one thread, and they must not block

@@ -4,7 +4,8 @@
 //! Start a server that sends everything back (`cargo run --release --example echo`), then
 //! `cargo run --release --example load -- ws://127.0.0.1:9001 --connections 5000 --inflight 1`. Progress
 //! goes to standard error, the histogram to standard output. With `--rate` each connection sends so
-//! many messages a second at most; without, the next when an answer has come.
+//! many messages a second at most; without, the next when an answer has come. If no connection is left at the end, that
+//! is a failure.
 #![allow(clippy::print_stdout)]
 
 use std::io::{self, Write};
@@ -25,6 +26,9 @@ usage: load URL [OPTIONS]
   --loops N         event-loop threads [1]
   --workers N       worker threads; 0 is fastest [0]
 ";
+
+/// What the library allows.
+const MOST_QUEUED: usize = 1 << 30;
 
 struct Args {
     client: Client,
@@ -56,20 +60,28 @@ impl Args {
                 Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
                 None => (name, words.next()),
             };
-            let value = value.ok_or(format!("{name} needs a value"))?;
+            let value = || value.ok_or(format!("{name} needs a value"));
             match name.as_str() {
-                "--connections" => args.connections = number(&name, &value)?,
-                "--size" => args.size = number::<usize>(&name, &value)?.max(8),
-                "--inflight" => args.inflight = number::<usize>(&name, &value)?.max(1),
-                "--seconds" => args.seconds = finite(&name, &value)?.clamp(0.1, LONGEST),
-                "--rate" => args.rate = finite(&name, &value)?.clamp(0.0, 1e6),
-                "--loops" => args.loops = number(&name, &value)?,
-                "--workers" => args.workers = number(&name, &value)?,
+                "--connections" => args.connections = number(&name, &value()?)?,
+                "--size" => args.size = number::<usize>(&name, &value()?)?.max(8),
+                "--inflight" => args.inflight = number::<usize>(&name, &value()?)?.max(1),
+                "--seconds" => args.seconds = finite(&name, &value()?)?.clamp(0.1, LONGEST),
+                "--rate" => args.rate = finite(&name, &value()?)?.clamp(0.0, 1e6),
+                "--loops" => args.loops = number(&name, &value()?)?,
+                "--workers" => args.workers = number(&name, &value()?)?,
                 _ => return Err(format!("{name} is not an option")),
             }
         }
         // Twice what a connection may ever have in its queue, and whatever it gets back.
-        let queue = (args.inflight * (args.size + 16) * 4).max(1 << 20);
+        let message = args.size.saturating_add(16);
+        let queue = args
+            .inflight
+            .saturating_mul(message)
+            .saturating_mul(4)
+            .max(1 << 20);
+        if queue > MOST_QUEUED {
+            return Err("--size and --inflight are too much for a connection".into());
+        }
         args.client = args
             .client
             .outbound_limit(queue)
@@ -222,6 +234,10 @@ fn main() -> framemill::Result<()> {
     });
     // Whether anybody reads it or not.
     let _ = report(&run, args.seconds);
+    if run.open.load(Ordering::Relaxed) == 0 {
+        eprintln!("all connections were lost");
+        std::process::exit(1);
+    }
     clients.shutdown(Duration::from_secs(2));
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use socket2::Socket;
-use support::example::{Example, Program, binary};
+use support::example::{Example, Program, binary, lines};
 use support::{Raw, WAIT, echo, until};
 use tungstenite::{Message, WebSocket};
 
@@ -290,7 +290,27 @@ fn load_ends_where_nobody_stays() {
     let url = format!("ws://{}/", chat.addr);
     let args = [&*url, "--connections", "10", "--seconds", "1"];
     let load = Program::start("load", &args, Stdio::null());
-    load.ends();
+    assert_eq!(load.ends().code(), Some(1));
+}
+
+#[test]
+fn load_fails_if_all_are_lost() {
+    let echo = echo();
+    let url = format!("ws://{}/", echo.addr);
+    let args = [&*url, "--connections", "3", "--seconds", "5"];
+    let mut command = Command::new(binary("load"));
+    command.args(args).stdout(Stdio::null());
+    let mut load = command.stderr(Stdio::piped()).spawn().unwrap();
+    let told = lines(load.stderr.take().unwrap());
+    let connected = told.recv_timeout(WAIT).unwrap();
+    assert!(connected.contains("3 connected"), "{connected}");
+    assert!(echo.handle.shutdown(WAIT));
+    let mut status = None;
+    until("it has ended", || {
+        status = load.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.unwrap().code(), Some(1));
 }
 
 #[test]
@@ -301,6 +321,9 @@ fn load_takes_numbers_that_mean_something() {
         (["--seconds", "nan"], 2),
         (["--rate", "inf"], 2),
         (["--rate=1e-20", "--seconds=0.1"], 0),
+        (["--size", "18446744073709551615"], 2),
+        (["--size", "1000000000"], 2),
+        (["--inflight", "18446744073709551615"], 2),
     ] {
         let args = [&*url, args[0], args[1]];
         let load = Program::start("load", &args, Stdio::null());

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use support::example::{Example, Program, binary, run};
+use support::example::{Example, Program, binary, outcome, run};
 use support::folder::Folder;
 use support::{Addr, Raw, WAIT, frame, until};
 
@@ -119,4 +119,63 @@ fn bench_rooms_counts_the_ticks() {
     // Five rooms, fifty times a second; a machine that is busy merges some, and looks late.
     assert!((20.0..=250.0).contains(&number("ticks")), "{said}");
     assert!(number("arrived") > 100.0, "{said}");
+}
+
+/// What is wrong is told, with what would be right, and nothing is begun.
+#[test]
+fn wrong_words_are_told() {
+    let wrong = |name: &str, args: &[&str]| {
+        let (status, said) = outcome(Command::new(binary(name)).args(args));
+        (status.code(), said)
+    };
+    for (name, args, why) in [
+        ("ticker", &["--help"][..], "--help is not an option"),
+        ("cluster", &["--help"], "--help is not an option"),
+        (
+            "bench_server",
+            &["echo", "--help"],
+            "--help is not an option",
+        ),
+        (
+            "load",
+            &["ws://127.0.0.1:9", "--help"],
+            "--help is not an option",
+        ),
+        ("ticker", &["--keys"], "--keys needs a value"),
+        ("cluster", &["--addr"], "--addr needs a value"),
+        (
+            "bench_server",
+            &["echo", "--loops"],
+            "--loops needs a value",
+        ),
+        ("bench_rooms", &["--help"], "--help is not an option"),
+        ("bench_rooms", &["--rooms", "0"], "--rooms"),
+        ("bench_rooms", &["--players", "0"], "--players"),
+        ("bench_rooms", &["--rate", "nan"], "--rate"),
+        ("bench_rooms", &["--seconds", "-1"], "--seconds"),
+        ("embedded", &["--help"], ""),
+        ("embedded", &["--addr"], ""),
+        ("embedded", &["127.0.0.1:0"], ""),
+        ("embedded", &["--addr", "127.0.0.1:0", "more"], ""),
+    ] {
+        let (code, said) = wrong(name, args);
+        // The smallest one has no word but that of its error.
+        let expected = if name == "embedded" { 1 } else { 2 };
+        assert_eq!(code, Some(expected), "{name} {args:?}: {said}");
+        assert!(said.contains(why), "{name} {args:?}: {said}");
+        assert!(said.contains(&format!("usage: {name}")), "{said}");
+    }
+    // Somebody else is there.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let (code, said) = wrong("ticker", &["--addr", &addr]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains(&addr), "{said}");
+    #[cfg(feature = "redis")]
+    {
+        drop(taken);
+        let (code, said) = wrong("bench_backplane", &[&format!("redis://{addr}/")]);
+        assert_eq!(code, Some(1));
+        assert!(said.contains("no Redis"), "{said}");
+    }
 }

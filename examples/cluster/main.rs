@@ -149,13 +149,13 @@ fn parse() -> Result<Args, String> {
     };
     let mut words = std::env::args().skip(1);
     while let Some(name) = words.next() {
-        let value = words.next().ok_or(format!("{name} needs a value"))?;
+        let mut value = || words.next().ok_or(format!("{name} needs a value"));
         match name.as_str() {
-            "--addr" => args.addr = value,
-            "--redis" => args.redis = Some(value),
-            "--origin" => args.origin = Origin::List(vec![value]),
+            "--addr" => args.addr = value()?,
+            "--redis" => args.redis = Some(value()?),
+            "--origin" => args.origin = Origin::List(vec![value()?]),
             "--history" => {
-                args.history = value.parse().map_err(|_| "--history is a number")?;
+                args.history = value()?.parse().map_err(|_| "--history is a number")?;
             }
             _ => return Err(format!("{name} is not an option")),
         }

@@ -245,9 +245,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A listener whose connections have a small send buffer.
-fn listen(addr: &str) -> framemill::Result<std::net::TcpListener> {
+fn listen(addr: &str) -> std::io::Result<std::net::TcpListener> {
     let addr = addr.to_socket_addrs()?.next();
-    let addr = addr.ok_or_else(|| framemill::Error::Config("no such address".into()))?;
+    let addr = addr.ok_or(std::io::ErrorKind::AddrNotAvailable)?;
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
@@ -279,12 +279,12 @@ fn parse() -> Result<Args, String> {
             None if word == "--slow-client" => (&*word, Some("32768".into())),
             None => (&*word, words.next()),
         };
-        let value = value.ok_or(format!("{name} needs a value"))?;
+        let value = || value.ok_or(format!("{name} needs a value"));
         match name {
-            "--addr" => args.addr = value,
-            "--keys" => args.keys = number(name, &value, 5000)?,
-            "--rate" => args.rate = number(name, &value, 1_000_000)?,
-            "--slow-client" => args.slow = Some(number(name, &value, 1 << 30)?),
+            "--addr" => args.addr = value()?,
+            "--keys" => args.keys = number(name, &value()?, 5000)?,
+            "--rate" => args.rate = number(name, &value()?, 1_000_000)?,
+            "--slow-client" => args.slow = Some(number(name, &value()?, 1 << 30)?),
             _ => return Err(format!("{name} is not an option")),
         }
     }
@@ -299,7 +299,11 @@ fn main() -> framemill::Result<()> {
     });
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let ticker = Ticker::new(&args);
-    let server = Server::bind(listen(&args.addr)?)?
+    let listener = listen(&args.addr).map_err(|source| framemill::Error::Bind {
+        addr: args.addr.clone(),
+        source,
+    })?;
+    let server = Server::bind(listener)?
         // A snapshot is much for a little question.
         .message_rate(MessageRate {
             per_second: 5,

@@ -161,6 +161,13 @@ pub fn binary(name: &str) -> PathBuf {
 
 /// Runs a program to its end; gives what it said. It must succeed.
 pub fn run(command: &mut Command) -> String {
+    let (status, said) = outcome(command);
+    assert!(status.success(), "{said}");
+    said
+}
+
+/// Runs a program to its end; gives what it said, however that was.
+pub fn outcome(command: &mut Command) -> (ExitStatus, String) {
     command.stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut program = Program {
@@ -170,9 +177,7 @@ pub fn run(command: &mut Command) -> String {
     let out = read(program.child.stdout.take());
     let err = read(program.child.stderr.take());
     let status = program.ends();
-    let said = out.join().unwrap() + &err.join().unwrap();
-    assert!(status.success(), "{said}");
-    said
+    (status, out.join().unwrap() + &err.join().unwrap())
 }
 
 /// All that comes, while the program runs: it must not have to wait for a reader.
@@ -203,7 +208,7 @@ fn only_line(out: ChildStdout) -> Option<String> {
 
 /// What a program says, line by line, so that a wait for it can be bounded. All is read, whether anybody wants it
 /// or not.
-pub fn lines(out: ChildStdout) -> mpsc::Receiver<String> {
+pub fn lines(out: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(out).lines().map_while(Result::ok) {
