@@ -177,6 +177,27 @@ fn a_page_that_is_not_seen_is_patient() {
     assert_ne!(page.eval("document.body.dataset.state"), "open");
 }
 
+/// What came to nothing while the link was gone says nothing of how it is now.
+#[test]
+fn a_link_that_is_back_is_tried_anew() {
+    let Some(browser) = browser::find("game: a link that is back is tried anew") else {
+        return;
+    };
+    let game = Example::start("game", &["--bots", "0"]);
+    let mut page = browser.page();
+    play(&mut page, &game, "Ada");
+    assert!(game.stop().success());
+    page.until("it is lost", "document.body.dataset.state !== 'open'");
+    page.eval(
+        "window.pauses = [], window.later = setTimeout,
+        window.setTimeout = (what, pause) => (pauses.push(pause), later(what, pause)),
+        tries = 20, dispatchEvent(new Event('online'))",
+    );
+    page.until("it has tried in vain", "pauses.length > 0");
+    let pause = page.eval("pauses[0]").as_f64().unwrap();
+    assert!(pause < 1000.0, "the next time after {pause} ms");
+}
+
 /// Where the browser keeps nothing for pages, it throws at a word of it.
 #[test]
 fn storage_may_be_forbidden() {

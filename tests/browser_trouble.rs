@@ -175,6 +175,29 @@ fn the_chat_knows_at_once_that_it_is_offline() {
     ada.until("she is back", CONNECTED);
 }
 
+#[test]
+fn the_ticker_does_not_wait_when_the_link_is_back() {
+    let Some(browser) = browser::find("the ticker does not wait when the link is back") else {
+        return;
+    };
+    let ticker = Example::start("ticker", &["--keys", "8"]);
+    let addr = ticker.addr.clone();
+    let mut page = browser.page();
+    page.open(&ticker.url("/"));
+    page.until("it is live", CONNECTED);
+    // The pause is of many seconds.
+    page.eval("tries = 10");
+    assert!(ticker.stop().success());
+    page.until("it is lost", OFFLINE);
+    let _again = Example::start_on("ticker", &addr, &["--keys", "8"]);
+    let told = "dispatchEvent(new Event('online')), document.body.dataset.state";
+    assert_eq!(page.eval(told), "connecting");
+    page.until("it is live again", CONNECTED);
+    // Once, not once more when the pause is over.
+    page.eval("dispatchEvent(new Event('online'))");
+    assert_eq!(page.eval("document.body.dataset.state"), "open");
+}
+
 /// The script that the cluster's page has from us.
 #[test]
 fn a_follower_notices_that_nobody_answers() {

@@ -123,7 +123,10 @@ function recall(storage, key) {
   try { return window[storage].getItem(key) ?? kept[key]; } catch { return kept[key]; }
 }
 
-addEventListener("online", () => wanted && !socket && connect());
+addEventListener("online", () => {
+  tries = 0;
+  if (wanted && !socket) connect();
+});
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
   silent = 0;
