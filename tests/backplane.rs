@@ -827,6 +827,122 @@ fn a_history_that_one_node_knows_nothing_of() {
     assert_eq!(missed(&one, Since::Start), ["1", "2", "3"]);
 }
 
+/// Publishes to `it` until this is so; what `raw` gets of that is all of it.
+#[track_caller]
+fn goes_on_until(what: &str, from: &ServerHandle, raw: &mut Raw, mut done: impl FnMut() -> bool) {
+    let mut published = 0;
+    until(what, || {
+        assert!(from.publish("it", published.to_string()));
+        published += 1;
+        done()
+    });
+    for n in 0..published {
+        assert_eq!(text(raw), n.to_string());
+    }
+}
+
+/// One topic can't be fetched from. It waits, and the others don't.
+#[test]
+fn a_history_that_can_not_be_fetched() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (keeping(&redis.url()), keeping(&redis.url()));
+    let (mut raw, _peer) = client(&other, &["it"]);
+    let (mut waiting, peer) = client(&other, &[]);
+    assert_eq!(
+        redis.ask("SET framemill:{kept}:m x").as_deref(),
+        Some("+OK")
+    );
+    assert!(peer.subscribe_from("kept", Since::Now));
+    let failures = || other.0.handle.backplane_state().failures;
+    goes_on_until("it was tried twice", &one.0.handle, &mut raw, || {
+        failures() > 1
+    });
+    assert!(connected(&other.0.handle));
+    assert!(failures() < 20, "not all the time");
+    assert_eq!(redis.ask("DEL framemill:{kept}:m").as_deref(), Some(":1"));
+    assert_eq!(said(&mut waiting).0, "live");
+}
+
+/// What Redis has lost can't be noted while its memory is full.
+#[test]
+fn a_redis_that_is_full_and_has_forgotten() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (keeping(&redis.url()), keeping(&redis.url()));
+    let (mut raw, _peer) = client(&other, &["it"]);
+    let (mut waiting, peer) = client(&other, &[]);
+    assert!(peer.subscribe_from("kept", Since::Start));
+    assert_eq!(said(&mut waiting).0, "live");
+    let mut last = Offset::default();
+    for n in 0..3 {
+        assert!(one.0.handle.publish("kept", n.to_string()));
+        last = said(&mut waiting).1;
+    }
+    forget_the_third(&redis, last);
+    assert_eq!(redis.ask("CONFIG SET maxmemory 1").as_deref(), Some("+OK"));
+    assert!(redis.ask("CLIENT KILL TYPE pubsub").is_some());
+    let state = || other.0.handle.backplane_state();
+    until("it is noticed", || state().failures > 0);
+    until("both are back", || {
+        connected(&one.0.handle) && connected(&other.0.handle)
+    });
+    let before = state().failures;
+    let failed_again = || state().failures > before + 1;
+    goes_on_until("it was tried again", &one.0.handle, &mut raw, failed_again);
+    assert!(connected(&other.0.handle));
+    assert_eq!(redis.ask("CONFIG SET maxmemory 0").as_deref(), Some("+OK"));
+    assert_eq!(said(&mut waiting).0, "gap");
+}
+
+/// How many are connected to it, without this question.
+fn connections(redis: &Redis) -> Option<usize> {
+    let count = "string.match(redis.call('INFO', 'clients'), 'connected_clients:(%d+)')";
+    let answer = redis.ask(&format!("EVAL \"return tonumber({count})\" 0"))?;
+    Some(answer.strip_prefix(':')?.parse::<usize>().ok()? - 1)
+}
+
+/// The connection for fetching is used now and then only. If Redis has closed it, there is another at once.
+#[test]
+fn a_redis_that_closes_what_is_idle() {
+    let Some(redis) = Redis::start() else { return };
+    let one = keeping(&redis.url());
+    for n in 0..2 {
+        // Publishing, listening.
+        until("no other is left", || connections(&redis) == Some(2));
+        assert_eq!(redis.ask("CONFIG SET timeout 0").as_deref(), Some("+OK"));
+        let (mut raw, peer) = client(&one, &[]);
+        assert!(peer.subscribe_from("kept", Since::Now));
+        assert_eq!(said(&mut raw).0, "live");
+        assert_eq!(one.0.handle.backplane_state().failures, 0, "after {n}");
+        assert_eq!(connections(&redis), Some(3));
+        assert_eq!(redis.ask("CONFIG SET timeout 1").as_deref(), Some("+OK"));
+    }
+}
+
+/// There is no connection to be had for fetching.
+#[test]
+fn a_redis_that_takes_no_more_connections() {
+    let Some(redis) = Redis::start() else { return };
+    let (one, other) = (keeping(&redis.url()), keeping(&redis.url()));
+    let spare = node(&redis.url());
+    let (mut raw, _peer) = client(&other, &["it"]);
+    let (mut waiting, peer) = client(&other, &[]);
+    until("only nodes are connected", || {
+        connections(&redis) == Some(6)
+    });
+    assert_eq!(redis.ask("CONFIG SET maxclients 6").as_deref(), Some("+OK"));
+    until("it takes no more", || {
+        redis.ask("PING").as_deref() != Some("+PONG")
+    });
+    assert!(peer.subscribe_from("kept", Since::Now));
+    let failures = || other.0.handle.backplane_state().failures;
+    goes_on_until("it was tried twice", &one.0.handle, &mut raw, || {
+        failures() > 1
+    });
+    assert!(connected(&other.0.handle));
+    assert!(spare.0.handle.shutdown(support::WAIT));
+    assert_eq!(said(&mut waiting).0, "live");
+}
+
 // ---- presence ----
 
 /// On all nodes; a node that dies takes those on it along.

@@ -170,7 +170,7 @@ pub trait Node: Send + Sync {
 
     /// Whether what was kept of this topic is wanted, and after which offset (in the same epoch; all in
     /// another). Asked once what is published there is heard, so that nothing comes between, and not
-    /// again before the answer. A subscriber that comes meanwhile waits for the next one.
+    /// again before the answer, or before it is known that none will come. A subscriber that comes meanwhile waits for the next one.
     fn missing(&self, topic: &str) -> Option<Offset>;
 
     /// The answer to [`missing`](Self::missing): what was wanted.
@@ -204,6 +204,6 @@ pub struct BackplaneState {
     pub repeated: u64,
     /// Messages that other nodes never got, because the queue was full, or they could not be passed on.
     pub lost: u64,
-    /// Connections that were lost or could not be made.
+    /// Connections that were lost or could not be made, and attempts to fetch what was missed that failed.
     pub failures: u64,
 }

@@ -17,7 +17,7 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, RedisResult, Value, cmd, pipe};
+use redis::{Cmd, RedisResult, Value, cmd, from_redis_value, pipe};
 
 use super::Inner;
 use crate::backplane::envelope::Envelope;
@@ -173,7 +173,8 @@ impl Inner {
         })
     }
 
-    /// Fetches what there is after this offset, with the message that has it.
+    /// Fetches what there is after this offset, with the message that has it. If this fails, there may be
+    /// answers to come on this connection.
     pub(super) fn tail(
         &self,
         connection: &mut redis::Connection,
@@ -199,10 +200,12 @@ impl Inner {
             .arg(from)
             .arg("+");
         batch.cmd("TIME");
-        type Last = (Option<u64>, Option<u64>);
-        type Entries = Vec<(String, Vec<Value>)>;
-        let ((epoch, number), entries, (seconds, micros)): (Last, Entries, (u64, u64)) =
-            batch.query(connection)?;
+        connection.send_packed_command(&batch.get_packed_pipeline())?;
+        // One that fails ends it: the crate would wait for each of the others as long.
+        let mut answer = || connection.recv_response()?.extract_error();
+        let (epoch, number): (Option<u64>, Option<u64>) = from_redis_value(answer()?)?;
+        let entries: Vec<(String, Vec<Value>)> = from_redis_value(answer()?)?;
+        let (seconds, micros): (u64, u64) = from_redis_value(answer()?)?;
         let now = seconds * 1000 + micros / 1000;
         let last = Offset {
             epoch: epoch.unwrap_or(0),

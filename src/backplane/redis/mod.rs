@@ -2,7 +2,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `keeping` | topics with history: streams, and the script that adds to them |
+//! | `fetching` | what was missed of topics with history |
+//! | `keeping` | these topics: streams, and the script that adds to them |
 //! | `present` | who is in a topic |
 //! | `publisher` | one thread: from the queue to Redis, many commands at a time |
 //! | `refused` | messages that Redis doesn't take for now |
@@ -20,6 +21,7 @@
 //! and its subscriber listens: silence there means that one of the two is cut off. It is also how the
 //! subscriber, which blocks in a read, learns that it has something to do.
 
+mod fetching;
 mod keeping;
 mod present;
 mod publisher;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use redis::{Connection, RedisError, RedisResult, Value, cmd};
 
+use super::fetching::Fetching;
 use super::publisher::HEARTBEAT;
 use super::retry::BackOff;
 use super::{ANSWER, Inner, lock};
@@ -39,8 +40,7 @@ pub(super) struct Subscriber {
     asked: HashSet<Box<str>>,
     /// Those that Redis has confirmed: what is published there from now on is heard.
     confirmed: HashSet<Box<str>>,
-    /// Fetches what was missed.
-    fetching: Option<Connection>,
+    fetching: Fetching,
     /// The latest that was heard of each node.
     heard: HashMap<u64, u64>,
 }
@@ -55,6 +55,7 @@ enum Said {
 impl Subscriber {
     pub(super) fn new(inner: Arc<Inner>, node: Weak<dyn Node>) -> Self {
         Self {
+            fetching: Fetching::new(inner.clone(), node.clone()),
             inner,
             node,
             back_off: BackOff::default(),
@@ -62,7 +63,6 @@ impl Subscriber {
             unanswered: 0,
             asked: HashSet::new(),
             confirmed: HashSet::new(),
-            fetching: None,
             heard: HashMap::new(),
         }
     }
@@ -97,7 +97,7 @@ impl Subscriber {
         self.unanswered = 0;
         self.asked.clear();
         self.confirmed.clear();
-        self.fetching = None;
+        self.fetching.clear();
         {
             let mut wanted = lock(&self.inner.wanted);
             wanted.changed = wanted.topics.clone();
@@ -123,9 +123,10 @@ impl Subscriber {
                 Some(Said::Message(channel, _)) if channel == own.as_bytes() => {
                     self.look(&mut connection)?;
                 }
-                Some(Said::Message(channel, payload)) => self.message(&channel, &payload)?,
+                Some(Said::Message(channel, payload)) => self.message(&channel, &payload),
                 None => {}
             }
+            self.fetching.retry();
             self.inner.subscribed.store(self.confirmed.len(), Relaxed);
             if self.unanswered == 0 && self.inner.hears.load(Relaxed) {
                 self.back_off.succeeded();
@@ -149,7 +150,8 @@ impl Subscriber {
             }
         }
         self.ask(connection)?;
-        same.iter().try_for_each(|topic| self.fetch(topic))
+        same.iter().for_each(|topic| self.fetching.fetch(topic));
+        Ok(())
     }
 
     /// Asks Redis for some of what is to be asked, unless it has yet to answer.
@@ -173,6 +175,7 @@ impl Subscriber {
                     more.push(channel);
                 } else if self.confirmed.remove(&topic) {
                     self.asked.remove(&topic);
+                    self.fetching.forget(&topic);
                     less.push(channel);
                 } else {
                     continue;
@@ -193,51 +196,32 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Fetches what is missing of a topic with history, if anything is.
-    fn fetch(&mut self, topic: &str) -> RedisResult<()> {
-        let Some(node) = self.node.upgrade() else {
-            return Ok(());
-        };
-        let Some(after) = node.missing(topic) else {
-            return Ok(());
-        };
-        let connection = match &mut self.fetching {
-            Some(connection) => connection,
-            none => none.insert(self.inner.connect()?),
-        };
-        let tail = self.inner.tail(connection, topic, after)?;
-        let fetched = tail.kept.iter().filter(|kept| kept.offset != after);
-        let fetched = fetched.count() as u64;
-        self.inner.fetched.fetch_add(fetched, Relaxed);
-        node.adopt(tail);
-        Ok(())
-    }
-
     fn topic(&self, channel: &[u8]) -> Option<Box<str>> {
         let name = std::str::from_utf8(channel).ok()?;
         let topic = name.strip_prefix(&*self.inner.channel(""))?;
         Some(topic.into())
     }
 
-    fn message(&mut self, channel: &[u8], payload: &[u8]) -> RedisResult<()> {
+    fn message(&mut self, channel: &[u8], payload: &[u8]) {
         let topic = self.topic(channel).unwrap_or_default();
         if let Some(kept) = self.inner.kept(&topic, payload) {
             self.inner.received.fetch_add(1, Relaxed);
-            return match self.node.upgrade() {
-                Some(node) if !node.deliver_kept(kept) => self.fetch(&topic),
-                _ => Ok(()),
-            };
+            let node = self.node.upgrade();
+            if node.is_some_and(|node| !node.deliver_kept(kept)) {
+                self.fetching.fetch(&topic);
+            }
+            return;
         }
         let Some(envelope) = Envelope::decode(payload) else {
             log::debug!(target: "framemill::backplane", "Redis: a message that no node sends");
-            return Ok(());
+            return;
         };
         if envelope.node == self.inner.node {
-            return Ok(());
+            return;
         }
         if !self.is_new(&envelope) {
             self.inner.repeated.fetch_add(1, Relaxed);
-            return Ok(());
+            return;
         }
         self.inner.received.fetch_add(1, Relaxed);
         if let Some(node) = self.node.upgrade() {
@@ -246,7 +230,6 @@ impl Subscriber {
                 ..Post::new(topic, envelope.message)
             });
         }
-        Ok(())
     }
 
     /// Notes that it was heard. `false`: it had been.
