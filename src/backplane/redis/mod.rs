@@ -29,7 +29,7 @@ mod refused;
 mod retry;
 mod subscriber;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
@@ -130,10 +130,34 @@ struct Inner {
 #[derive(Default)]
 struct Wanted {
     topics: HashSet<Box<str>>,
-    /// What the subscriber has to look at.
+    /// Those that the subscriber's connection subscribes to, or has asked to. None while there is no connection.
+    asked: HashSet<Box<str>>,
+    /// What the subscriber has to look at: some of these two, so that topics that come and go while
+    /// Redis is away take no memory.
     changed: HashSet<Box<str>>,
     /// It has been told so.
     told: bool,
+    /// What it has looked at, and will subscribe to or unsubscribe from once all that was asked is
+    /// answered; again some of these two.
+    next: BTreeSet<Box<str>>,
+}
+
+impl Wanted {
+    fn look_at(&mut self, topic: &str) {
+        if self.topics.contains(topic) || self.asked.contains(topic) {
+            self.changed.insert(topic.into());
+        } else {
+            self.changed.remove(topic);
+            self.next.remove(topic);
+        }
+    }
+
+    /// There is another connection, or none. Gives what the one before had asked for.
+    fn begin_anew(&mut self) -> HashSet<Box<str>> {
+        self.next.clear();
+        self.changed = self.topics.clone();
+        std::mem::take(&mut self.asked)
+    }
 }
 
 /// Something for the publisher.
@@ -344,7 +368,7 @@ impl Redis {
     /// The subscriber is to see whether it listens to this topic as it should.
     fn look_at(&self, topic: &str) {
         let mut wanted = lock(&self.inner.wanted);
-        wanted.changed.insert(topic.into());
+        wanted.look_at(topic);
         if !std::mem::replace(&mut wanted.told, true) {
             let _ = self.jobs.send(Job::Tell);
         }
@@ -398,5 +422,40 @@ impl fmt::Debug for Redis {
         f.debug_struct("Redis")
             .field("prefix", &self.inner.prefix)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Or peers could fill the memory with the names of topics while Redis is away, or slow.
+    #[test]
+    fn topics_that_come_and_go_are_forgotten() {
+        let redis = Redis::new("redis://localhost/").unwrap();
+        redis.subscribe("stays");
+        for n in 0..1000 {
+            redis.subscribe(&n.to_string());
+            redis.unsubscribe(&n.to_string());
+        }
+        assert_eq!(lock(&redis.inner.wanted).changed.len(), 1);
+        // It has been looked at, but Redis has yet to answer something else.
+        for n in 0..1000 {
+            redis.subscribe(&n.to_string());
+            let mut wanted = lock(&redis.inner.wanted);
+            wanted.next = std::mem::take(&mut wanted.changed).into_iter().collect();
+            drop(wanted);
+            redis.unsubscribe(&n.to_string());
+        }
+        let mut wanted = lock(&redis.inner.wanted);
+        assert!(wanted.changed.len() + wanted.next.len() <= 1);
+        // What was subscribed to has to be unsubscribed from, as long as there is this connection.
+        wanted.asked.insert("gone".into());
+        drop(wanted);
+        redis.unsubscribe("gone");
+        let mut wanted = lock(&redis.inner.wanted);
+        assert!(wanted.changed.contains("gone"));
+        assert_eq!(wanted.begin_anew().len(), 1);
+        assert_eq!(wanted.changed, wanted.topics);
     }
 }

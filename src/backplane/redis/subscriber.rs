@@ -1,6 +1,6 @@
 //! What other nodes publish, and which of it is wanted here.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -31,14 +31,9 @@ pub(super) struct Subscriber {
     inner: Arc<Inner>,
     node: Weak<dyn Node>,
     back_off: BackOff,
-    /// Topics of which it is to be seen whether this connection has to subscribe to them, or to
-    /// unsubscribe, once all that was asked is answered.
-    next: BTreeSet<Box<str>>,
     /// Answers that are to come.
     unanswered: usize,
-    /// Topics that this connection subscribes to, or has asked to.
-    asked: HashSet<Box<str>>,
-    /// Those that Redis has confirmed: what is published there from now on is heard.
+    /// Topics that Redis has confirmed: what is published there from now on is heard.
     confirmed: HashSet<Box<str>>,
     fetching: Fetching,
     /// The latest that was heard of each node.
@@ -59,9 +54,7 @@ impl Subscriber {
             inner,
             node,
             back_off: BackOff::default(),
-            next: BTreeSet::new(),
             unanswered: 0,
-            asked: HashSet::new(),
             confirmed: HashSet::new(),
             heard: HashMap::new(),
         }
@@ -73,8 +66,9 @@ impl Subscriber {
                 break;
             };
             self.inner.subscribed.store(0, Relaxed);
+            let asked = lock(&self.inner.wanted).begin_anew();
             if let Some(node) = self.node.upgrade() {
-                self.asked.iter().for_each(|topic| node.out_of_step(topic));
+                asked.iter().for_each(|topic| node.out_of_step(topic));
             }
             self.inner.failures.fetch_add(1, Relaxed);
             if self.inner.hears.swap(false, Relaxed) {
@@ -93,15 +87,10 @@ impl Subscriber {
         connection.set_read_timeout(Some(SILENCE))?;
         let own = self.inner.own_channel();
         connection.send_packed_command(&cmd("SUBSCRIBE").arg(&own).get_packed_command())?;
-        self.next.clear();
         self.unanswered = 0;
-        self.asked.clear();
         self.confirmed.clear();
         self.fetching.clear();
-        {
-            let mut wanted = lock(&self.inner.wanted);
-            wanted.changed = wanted.topics.clone();
-        }
+        lock(&self.inner.wanted).begin_anew();
         self.look(&mut connection)?;
         while self.inner.end.deadline().is_none() {
             match said(connection.recv_response()?)? {
@@ -113,7 +102,7 @@ impl Subscriber {
                     self.unanswered = self.unanswered.saturating_sub(1);
                     self.confirmed.insert(topic.clone());
                     // It is fetched from, or not wanted any more.
-                    lock(&self.inner.wanted).changed.insert(topic);
+                    lock(&self.inner.wanted).look_at(&topic);
                     self.look(&mut connection)?;
                 }
                 Some(Said::Unsubscribed) => {
@@ -145,7 +134,7 @@ impl Subscriber {
                 if wanted.topics.contains(&topic) && self.confirmed.contains(&topic) {
                     same.push(topic);
                 } else {
-                    self.next.insert(topic);
+                    wanted.next.insert(topic);
                 }
             }
         }
@@ -156,25 +145,25 @@ impl Subscriber {
 
     /// Asks Redis for some of what is to be asked, unless it has yet to answer.
     fn ask(&mut self, connection: &mut Connection) -> RedisResult<()> {
-        if self.unanswered > 0 || self.next.is_empty() {
+        if self.unanswered > 0 {
             return Ok(());
         }
         let (mut more, mut less, mut bytes) = (Vec::new(), Vec::new(), 0);
         {
-            let wanted = lock(&self.inner.wanted);
+            let mut wanted = lock(&self.inner.wanted);
             while more.len() + less.len() < CHUNK && bytes < CHUNK_BYTES {
-                let Some(topic) = self.next.pop_first() else {
+                let Some(topic) = wanted.next.pop_first() else {
                     break;
                 };
                 let channel = self.inner.channel(&topic);
                 let len = channel.len();
                 if wanted.topics.contains(&topic) {
-                    if !self.asked.insert(topic) {
+                    if !wanted.asked.insert(topic) {
                         continue;
                     }
                     more.push(channel);
                 } else if self.confirmed.remove(&topic) {
-                    self.asked.remove(&topic);
+                    wanted.asked.remove(&topic);
                     self.fetching.forget(&topic);
                     less.push(channel);
                 } else {
