@@ -146,7 +146,7 @@ fn while_redis_is_away() {
         assert_eq!(text(&mut here), n.to_string());
     }
     let state = one.0.handle.backplane_state();
-    assert_eq!((state.lost, state.queued, state.queued_bytes), (5, 10, 10));
+    assert_eq!((state.lost, state.queued, state.queued_bytes), (5, 10, 30));
     // Not before the other listens again, or it would miss what was queued: without history that is
     // what happens.
     wire.cut();
@@ -338,6 +338,30 @@ fn the_end_without_redis() {
     handle.publish("it", "too late");
     let state = handle.backplane_state();
     assert_eq!((state.queued, state.queued_bytes), (0, 0));
+}
+
+/// Names take memory as messages do; of a topic that nobody can subscribe to, no other node has to hear.
+#[test]
+fn long_names_while_redis_is_away() {
+    const ROOM: usize = 100_000;
+    let (handler, _seen) = spy(|_, _| ());
+    let nowhere = framemill::Redis::new("unix:///there/is/none").unwrap();
+    let lonely = serve(|s| s.backplane(nowhere.queue(10_000, ROOM)), handler);
+    let state = || lonely.handle.backplane_state();
+    let too_long = "x".repeat(1025);
+    assert!(lonely.handle.publish(&too_long, "m"));
+    assert_eq!((state().queued, state().lost), (0, 0));
+    for n in 0..200 {
+        assert!(lonely.handle.publish(&format!("{n:01000}"), "m"));
+        assert!(
+            lonely
+                .handle
+                .publish_latest("it", format!("{n:01000}"), "m")
+        );
+    }
+    assert_eq!(state().queued + state().lost as usize, 400);
+    assert!((ROOM - 2000..=ROOM).contains(&state().queued_bytes));
+    assert!(state().queued <= 100);
 }
 
 #[test]

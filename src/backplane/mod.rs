@@ -108,7 +108,8 @@ pub trait Backplane: Debug + Send + Sync + 'static {
     fn unsubscribe(&self, topic: &str);
 
     /// Something was published here, for the subscribers on other nodes; those here have it already.
-    /// What one thread publishes comes in order, and is to arrive so.
+    /// What one thread publishes comes in order, and is to arrive so. Topics that nobody can subscribe to,
+    /// as their names are [too long](crate::Server::max_subscriptions), are not among it.
     fn publish(&self, post: Post);
 
     /// Whether it keeps the messages of topics with history, and numbers them. The rest of these is
@@ -192,7 +193,7 @@ pub struct BackplaneState {
     pub subscribed: usize,
     /// Messages that wait to be passed on, including those on their way.
     pub queued: usize,
-    /// Their bytes.
+    /// Their bytes, with those of the names of topics and keys.
     pub queued_bytes: usize,
     /// Messages that were passed on, and acknowledged.
     pub published: u64,

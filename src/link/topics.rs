@@ -249,7 +249,8 @@ impl Shared {
             return self.publish_here(name, message, except, latest);
         };
         let published = self.publish_here(name, message, except, latest.clone());
-        if published {
+        // Nobody could ever subscribe to a longer one.
+        if published && name.len() <= MAX_NAME {
             let post = Post::new(name, message.clone());
             backplane.publish(Post { latest, ..post });
         }

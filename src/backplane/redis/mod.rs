@@ -43,6 +43,7 @@ use super::{Backplane, BackplaneState, Node, Post};
 use crate::error::{Error, Result};
 use crate::history::History;
 use crate::id::PeerId;
+use crate::message::LatestKey;
 use crate::sync::lock;
 use present::Present;
 use publisher::Publisher;
@@ -226,7 +227,7 @@ impl Redis {
         self
     }
 
-    /// What may wait for Redis: messages, and bytes. Default: 65,536, 64 MiB. One more is lost to the
+    /// What may wait for Redis: messages, and their bytes with those of names. Default: 65,536, 64 MiB. One more is lost to the
     /// other nodes.
     pub fn queue(mut self, messages: usize, bytes: usize) -> Self {
         let settings = self.settings();
@@ -340,7 +341,7 @@ impl Backplane for Redis {
 impl Redis {
     /// `false`: there is no room, or the server has ended.
     fn put_in(&self, post: Post, keep: Option<History>, sender: Option<PeerId>) -> bool {
-        let (inner, len) = (&self.inner, post.message.len());
+        let (inner, len) = (&self.inner, size(&post));
         // Several at once may take it past the limit by as many.
         let full = inner.queued.load(Relaxed) >= inner.most
             || inner.queued_bytes.load(Relaxed) + len > inner.most_bytes;
@@ -375,6 +376,15 @@ impl Redis {
     }
 }
 
+/// What it counts for in the queue: a name may be longer than the message.
+fn size(post: &Post) -> usize {
+    let key = match &post.latest {
+        Some(LatestKey::Name(name)) => name.len(),
+        _ => 0,
+    };
+    post.topic.len() + key + post.message.len()
+}
+
 impl Inner {
     /// A connection of which each answer is bounded in time.
     fn connect(&self) -> RedisResult<Connection> {
@@ -391,7 +401,7 @@ impl Inner {
     /// This message waits no more. `false`: none did.
     fn settled(&self, post: &Post) -> bool {
         let less = |by: usize| move |queued: usize| queued.checked_sub(by);
-        let len = post.message.len();
+        let len = size(post);
         let _ = self.queued_bytes.fetch_update(Relaxed, Relaxed, less(len));
         self.queued.fetch_update(Relaxed, Relaxed, less(1)).is_ok()
     }
