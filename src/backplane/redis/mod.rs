@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `connecting` | a connection, in bounded time |
 //! | `fetching` | what was missed of topics with history |
 //! | `keeping` | these topics: streams, and the script that adds to them |
 //! | `present` | who is in a topic |
@@ -21,6 +22,7 @@
 //! and its subscriber listens: silence there means that one of the two is cut off. It is also how the
 //! subscriber, which blocks in a read, learns that it has something to do.
 
+mod connecting;
 mod fetching;
 mod keeping;
 mod present;
@@ -37,7 +39,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use redis::{Client, Connection, RedisResult};
+use redis::{Connection, RedisResult};
 
 use super::{Backplane, BackplaneState, Node, Post};
 use crate::error::{Error, Result};
@@ -45,12 +47,13 @@ use crate::history::History;
 use crate::id::PeerId;
 use crate::message::LatestKey;
 use crate::sync::lock;
+use connecting::{Address, bound};
 use present::Present;
 use publisher::Publisher;
 use retry::End;
 use subscriber::Subscriber;
 
-/// The longest that connecting, or any one answer of Redis, may take.
+/// The longest that connecting, with all answers that this needs, or any one other answer may take.
 const ANSWER: Duration = Duration::from_secs(3);
 
 /// How much longer than the deadline, by which they end, the threads get.
@@ -97,7 +100,7 @@ pub struct Redis {
 
 /// What the two threads and the server share.
 struct Inner {
-    client: Client,
+    address: Address,
     prefix: String,
     most: usize,
     most_bytes: usize,
@@ -186,12 +189,12 @@ impl Redis {
     /// [`Error::Config`] if it is no such URL.
     pub fn new(url: impl AsRef<str>) -> Result<Self> {
         // What the crate says may contain the password.
-        let client = Client::open(url.as_ref())
+        let address = Address::parse(url.as_ref())
             .map_err(|_| Error::Config("this is not the URL of a Redis server".into()))?;
         let (jobs, queue) = unbounded();
         Ok(Self {
             inner: Arc::new(Inner {
-                client,
+                address,
                 prefix: "framemill:".into(),
                 most: 65_536,
                 most_bytes: 64 << 20,
@@ -388,9 +391,8 @@ fn size(post: &Post) -> usize {
 impl Inner {
     /// A connection of which each answer is bounded in time.
     fn connect(&self) -> RedisResult<Connection> {
-        let connection = self.client.get_connection_with_timeout(ANSWER)?;
-        connection.set_read_timeout(Some(ANSWER))?;
-        connection.set_write_timeout(Some(ANSWER))?;
+        let connection = self.address.connect(Instant::now() + ANSWER)?;
+        bound(&connection, ANSWER)?;
         Ok(connection)
     }
 

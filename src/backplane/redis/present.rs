@@ -9,7 +9,7 @@ use redis::{Cmd, Connection, RedisResult, cmd};
 
 use super::publisher::HEARTBEAT;
 use super::retry::BackOff;
-use super::{ANSWER, Inner, lock};
+use super::{ANSWER, Inner, bound, lock};
 
 /// Each name is renewed so often.
 const RENEWAL: Duration = Duration::from_secs(3);
@@ -179,11 +179,7 @@ impl Inner {
         let members = match answer {
             Some(members) => members,
             // A kept one may be from before Redis was restarted.
-            None => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                let connection = self.client.get_connection_with_timeout(left)?;
-                self.ask(connection, &ask, deadline)?
-            }
+            None => self.ask(self.address.connect(deadline)?, &ask, deadline)?,
         };
         let names = members.iter().filter_map(|member| member.get(16..));
         let mut names: Vec<_> = names.map(ToOwned::to_owned).collect();
@@ -199,9 +195,10 @@ impl Inner {
         ask: &Cmd,
         deadline: Instant,
     ) -> RedisResult<Vec<String>> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        connection.set_read_timeout(Some(left))?;
-        connection.set_write_timeout(Some(left))?;
+        bound(
+            &connection,
+            deadline.saturating_duration_since(Instant::now()),
+        )?;
         let members = ask.query(&mut connection)?;
         let mut asking = lock(&self.asking);
         if asking.len() < IDLE {
