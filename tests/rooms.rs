@@ -4,7 +4,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -587,12 +587,41 @@ fn a_membership_may_outlive_its_server() {
         assert_eq!((rooms.len(), made.load(Ordering::SeqCst)), (0, 0));
         membership.message("anybody?".into());
         assert!(!membership.room().with(|_, _| unreachable!()));
-        // Nobody is sent anything, but the room does what it always does.
+        // There will be no end to come for a room that is made now.
         let late = rooms.join("a", &peer, "bob".into());
-        drop(membership);
-        until("it has joined", || late.room().len() == 1);
-        drop(late);
-        until("it has left", || rooms.is_empty());
+        assert!(!late.room().with(|_, _| unreachable!()));
+        assert_eq!((rooms.len(), made.load(Ordering::SeqCst)), (0, 0));
+    }
+}
+
+/// None is left over, whether it was made just before or would have been just after.
+#[test]
+fn joining_while_the_server_ends() {
+    for (loops, workers) in THREADS {
+        let (rooms, made) = talk();
+        let rooms = rooms.keep_empty(true).tick_rate(100.0);
+        let (handler, seen) = spy(|_, _| ());
+        let server = serve(|s| s.loops(loops).workers(workers), handler);
+        let _raw = Raw::open(server.addr);
+        let peer = seen.peer();
+        let (joined, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let began = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) && began.elapsed() < 2 * WAIT {
+                    let n = joined.fetch_add(1, Ordering::SeqCst);
+                    drop(rooms.join(&(n % 100).to_string(), &peer, "ann".into()));
+                }
+            });
+            until("there are rooms", || made.load(Ordering::SeqCst) > 10);
+            server.handle.shutdown(Duration::ZERO);
+            let before = joined.load(Ordering::SeqCst);
+            until("it has tried them all", || {
+                joined.load(Ordering::SeqCst) > before + 100
+            });
+            over.store(true, Ordering::SeqCst);
+        });
+        until("all have ended", || rooms.is_empty());
         assert_eq!(made.load(Ordering::SeqCst), 0);
     }
 }

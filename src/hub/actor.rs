@@ -120,8 +120,12 @@ impl<R: Room> Actor<R> {
     }
 
     /// One that nobody is or ever will be in.
-    pub(super) fn nowhere(name: &str, registry: Arc<Registry<R>>) -> Arc<Self> {
-        let actor = Self::new(name, Services::new(), registry);
+    pub(super) fn nowhere(
+        name: &str,
+        services: Arc<Services>,
+        registry: Arc<Registry<R>>,
+    ) -> Arc<Self> {
+        let actor = Self::new(name, services, registry);
         lock(&actor.inbox).retired = true;
         actor
     }

@@ -80,7 +80,7 @@ impl<R: Room> Rooms<R> {
     ///
     /// A peer that is in the room already leaves it first, and its earlier membership has no effect from
     /// then on; a room that nobody else is in does not close for that. The membership of a connection that is
-    /// a client's, not a server's, has no effect either.
+    /// a client's, not a server's, has no effect either, nor has one that is asked for when the server has ended.
     pub fn join(&self, name: &str, peer: &Peer, join: R::Join) -> Membership<R> {
         self.join_as(name, peer, join, false)
     }
@@ -102,7 +102,7 @@ impl<R: Room> Rooms<R> {
                     peer.id()
                 );
             }
-            let actor = Actor::nowhere(name, registry.clone());
+            let actor = Actor::nowhere(name, Services::new(), registry.clone());
             let seat = Seat::new(peer.clone(), actor.services.clone(), only);
             return Membership::new(RoomHandle { actor }, Arc::new(seat));
         };
@@ -173,13 +173,21 @@ impl<R: Room> Registry<R> {
                 Err(back) => call = back,
             }
         }
+        let me: Weak<Self> = Arc::downgrade(self);
+        if !services.tell_end(me) {
+            drop(actors);
+            let actor = Actor::nowhere(name, services.clone(), self.clone());
+            actor.call(call);
+            return (actor, false);
+        }
         let actor = Actor::new(name, services.clone(), self.clone());
         let run = actor.put_in(call).unwrap_or(false);
         let old = actors.insert(actor.name.clone(), actor.clone());
-        let me: Weak<Self> = Arc::downgrade(self);
-        services.tell_end(me);
         drop(actors);
-        drop(old);
+        if let Some(old) = old {
+            // It is told no more by its server, which looks here for those that are to end.
+            old.call(Call::End);
+        }
         (actor, run)
     }
 

@@ -95,8 +95,11 @@ impl Services {
 
     /// Everything has ended: the rooms do.
     pub(crate) fn end(self: &Arc<Self>) {
-        self.ended.store(true, Ordering::SeqCst);
-        let guests = std::mem::take(&mut *lock(&self.guests));
+        let guests = {
+            let mut guests = lock(&self.guests);
+            self.ended.store(true, Ordering::SeqCst);
+            std::mem::take(&mut *guests)
+        };
         for guest in guests.iter().filter_map(Weak::upgrade) {
             guest.ended(self);
         }
@@ -164,12 +167,17 @@ impl Services {
         phase_start(self.epoch, now, period, n)
     }
 
-    pub(super) fn tell_end(&self, guest: Weak<dyn Guest>) {
+    /// `false`: it has come, and nobody is told any more.
+    pub(super) fn tell_end(&self, guest: Weak<dyn Guest>) -> bool {
         let mut guests = lock(&self.guests);
+        if self.has_ended() {
+            return false;
+        }
         if !guests.iter().any(|other| other.ptr_eq(&guest)) {
             guests.retain(|other| other.strong_count() > 0);
             guests.push(guest);
         }
+        true
     }
 }
 
