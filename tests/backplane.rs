@@ -512,6 +512,49 @@ fn a_redis_that_forgets_is_told_of() {
     assert_eq!(missed(&other, before), ["gap", "after"]);
 }
 
+/// Whoever has been told that all is gone is not given it again by a node that does not know it yet.
+#[test]
+fn a_redis_that_forgets_all() {
+    let Some(redis) = Redis::start() else { return };
+    let wire = Wire::to(&redis);
+    let (near, far) = (keeping(&redis.url()), keeping(&redis.url()));
+    let cut_off = keeping(&wire.url);
+    let mut last = Offset::default();
+    let mut raws: Vec<_> = [&cut_off, &near, &far]
+        .map(|node| {
+            let (mut raw, peer) = client(node, &[]);
+            assert!(peer.subscribe_from("kept", Since::Start));
+            assert_eq!(said(&mut raw).0, "live");
+            raw
+        })
+        .into();
+    for n in 0..3 {
+        assert!(near.0.handle.publish("kept", n.to_string()));
+        for raw in &mut raws {
+            last = said(raw).1;
+        }
+    }
+    assert_eq!(redis.ask("FLUSHALL").as_deref(), Some("+OK"));
+    // It sees so when it is back.
+    wire.mend();
+    let (kind, told, _) = said(&mut raws[0]);
+    assert_eq!(kind, "gap");
+    assert!(missed(&near, told).is_empty());
+    // So does one that never knew of it.
+    let new = keeping(&redis.url());
+    let (mut raw, peer) = client(&new, &[]);
+    assert!(peer.subscribe_from("kept", last));
+    assert_eq!(said(&mut raw).0, "gap");
+    let (kind, told, _) = said(&mut raw);
+    assert_eq!(kind, "live");
+    assert!(missed(&far, told).is_empty());
+    // And nobody misses what comes then.
+    assert!(far.0.handle.publish("kept", "after"));
+    for raw in &mut raws {
+        while said(raw).2 != "after" {}
+    }
+}
+
 /// One of two goes away: the topics of the other know nothing of it.
 #[test]
 fn topics_spread_over_several() {

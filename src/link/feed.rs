@@ -13,6 +13,10 @@ use crate::message::Message;
 /// Nodes that are remembered, so that what comes twice is noticed.
 const NODES: usize = 4096;
 
+/// The tag of an offset that stands for nothing, where there was something that is lost: whoever comes with it
+/// to a node that does not know so yet must not be given all of that as if it had seen none of it.
+const LOST: u32 = 1;
+
 /// What one topic keeps, and who waits for it; behind a lock (see [`link`](super), *Locks*).
 ///
 /// - for those who publish here: [`append`](Self::append), which numbers a message and keeps it;
@@ -231,7 +235,11 @@ impl Feed {
         if self.known && (first > self.last.number + 1 || other_epoch || branched) {
             self.last.number = first - 1;
             self.last_of = (0, 0);
-            news.gap = Some(history::said("gap", &tail.topic, self.last));
+            let mut last = self.last;
+            if last == Offset::default() {
+                last.tag = LOST;
+            }
+            news.gap = Some(history::said("gap", &tail.topic, last));
             // Whoever comes for what is before is told of the gap too.
             self.clear();
         }
@@ -352,10 +360,14 @@ impl Feed {
             }
             Since::After(offset) => (None, offset.number),
         };
-        let after = Offset {
+        let mut after = Offset {
             number: before,
             ..last
         };
+        let has_seen = matches!(since, Since::After(offset) if offset != Offset::default());
+        if has_seen && last == Offset::default() {
+            after.tag = LOST;
+        }
         Replay { gap, after }
     }
 
@@ -384,8 +396,13 @@ impl Feed {
             };
             (reached, entry.message.clone())
         });
-        let live = std::iter::once_with(|| {
-            let last = self.tagged(self.last.number);
+        let live = std::iter::once_with(move || {
+            let nothing = self.last == Offset::default();
+            let last = if nothing {
+                after
+            } else {
+                self.tagged(self.last.number)
+            };
             (last, history::said("live", topic, last))
         });
         gap.into_iter().chain(messages).chain(live)
@@ -560,6 +577,28 @@ mod tests {
         let news = adopt(&mut feed, offset(7, 1), vec![kept(7, 1, 1)]);
         assert_eq!((news.messages.len(), news.gap), (1, None));
         assert_eq!(feed.replay(Since::After(Offset::default())).gap, None);
+    }
+
+    /// By a node that knows nothing now; others may not know that yet, or what comes then.
+    #[test]
+    fn whoever_saw_what_is_lost_is_not_sent_it_again() {
+        let mut feed = Feed::new(History::last(10), None);
+        adopt(&mut feed, offset(5, 1), vec![kept(5, 1, 1)]);
+        let mut other = Feed::new(History::last(10), None);
+        adopt(&mut other, offset(5, 1), vec![kept(5, 1, 1)]);
+        let news = adopt(&mut feed, Offset::default(), Vec::new());
+        assert_eq!(news.gap, Some(Message::text("gap 0-0-1 t\n")));
+        let told: Offset = "0-0-1".parse().unwrap();
+        let mut get = |offset: Offset| {
+            let replay = feed.replay(Since::After(offset));
+            texts(feed.messages("t", &replay)).join("|")
+        };
+        assert_eq!(get(offset(5, 1)), "gap 0-0-1 t\n|live 0-0-1 t\n");
+        assert_eq!(get(told), "live 0-0-1 t\n");
+        assert_eq!(get(Offset::default()), "live 0-0 t\n");
+        assert!(other.replay(Since::After(told)).gap.is_some());
+        let news = adopt(&mut feed, offset(6, 1), vec![kept(6, 1, 2)]);
+        assert_eq!((news.messages.len(), news.gap), (1, None));
     }
 
     #[test]
