@@ -203,7 +203,8 @@ pub struct BackplaneState {
     pub fetched: u64,
     /// Messages that came twice, and were dropped the second time.
     pub repeated: u64,
-    /// Messages that other nodes never got, because the queue was full, or they could not be passed on.
+    /// Messages that other nodes never got, because the queue was full, or they could not be passed on. What
+    /// was passed on, and not heard by a node, is not among them.
     pub lost: u64,
     /// Connections that were lost or could not be made, and attempts to fetch what was missed that failed.
     pub failures: u64,

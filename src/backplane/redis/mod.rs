@@ -65,8 +65,11 @@ const COMPLAINTS: Duration = Duration::from_secs(5);
 /// Topics that span all nodes that use the same Redis and the same [`prefix`](Self::prefix): feature
 /// `redis`. It speaks RESP2 to Redis 5 or newer, over TCP or a Unix socket, on two threads of its own.
 ///
-/// - What is published on any node reaches each subscriber on every node once, as long as Redis is
-///   there. What one thread publishes arrives in the order of its calls, there as here.
+/// - What is published on any node reaches each subscriber on every node once, as long as that node
+///   hears Redis. What one thread publishes arrives in the order of its calls, there as here.
+/// - Redis cuts off a node for which too much waits (`client-output-buffer-limit`: 32 MB, or 8 MB for a
+///   minute, unless it is set), as when it is too slow, or when one message is larger. It connects anew,
+///   and has missed what waited; that is seen in its [`BackplaneState::failures`] only.
 /// - Only topics with subscribers here are subscribed to. That takes a moment after
 ///   [`Peer::subscribe`](crate::Peer::subscribe) has returned: what other nodes publish meanwhile does
 ///   not arrive.
