@@ -226,8 +226,10 @@ impl Redis {
         })
     }
 
-    /// What all keys and channels begin with: servers with different ones have nothing to do with each
-    /// other. Default: `framemill:`.
+    /// What all keys and channels begin with. Servers with different ones have nothing to do with each
+    /// other, if none of these begins with another: beside `app:` there may be `app2:`, but not `app:t:`,
+    /// whose topic `lobby` would be the topic `t:lobby` of `app:`; and nothing beside an empty one. That
+    /// can't be seen from here, so it is not refused. Default: `framemill:`.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.settings().prefix = prefix.into();
         self
