@@ -23,6 +23,7 @@ use super::Inner;
 use crate::backplane::envelope::Envelope;
 use crate::backplane::{Kept, Post, Tail};
 use crate::history::{BESIDE, History, Offset};
+use crate::logging::Throttle;
 
 /// A week.
 const FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
@@ -217,7 +218,11 @@ impl Inner {
             return self.tail(connection, topic, Offset::default());
         }
         if last.epoch == after.epoch && last.number < after.number {
-            log::warn!(target: "framemill::backplane", "Redis has lost what it had of {topic:?} after {last}");
+            // Each time that it is tried, and of every topic.
+            static LOSSES: Throttle = Throttle::new();
+            if let Some(more) = LOSSES.pass() {
+                log::warn!(target: "framemill::backplane", "Redis has lost what it had of {topic:?} after {last}{more}");
+            }
             let mut raise = cmd("EVAL");
             let raise = raise.arg(RAISE).arg(1).arg(self.key(topic, "m"));
             raise.arg(after.epoch).arg(after.number);
