@@ -6,7 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use redis::{Client, Cmd, Connection, IntoConnectionInfo, RedisConnectionInfo, RedisResult, cmd};
+use redis::{
+    Client, Cmd, Connection, IntoConnectionInfo, RedisConnectionInfo, RedisError, RedisResult, cmd,
+};
 
 /// Where Redis is, and who this is to it.
 pub(super) struct Address {
@@ -52,7 +54,7 @@ impl Address {
     }
 }
 
-fn is_too_many(error: &redis::RedisError) -> bool {
+fn is_too_many(error: &RedisError) -> bool {
     let detail = error.detail().unwrap_or_default();
     detail.contains("wrong number of arguments")
 }

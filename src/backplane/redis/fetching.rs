@@ -71,7 +71,8 @@ impl Fetching {
         }
     }
 
-    /// Tries those again that failed, once it is time.
+    /// Tries those again that failed, once it is time. Called whenever something was heard, so at each sign of
+    /// life at least.
     pub(super) fn retry(&mut self) {
         let none = self.failed.is_empty() && self.due.is_empty();
         if none || self.is_too_early() {
@@ -161,8 +162,8 @@ impl Fetching {
             self.again = Some(Instant::now() + self.back_off.pause());
         }
         self.inner.failures.fetch_add(1, Relaxed);
-        static FAILURES: Throttle = Throttle::new();
-        if let Some(more) = FAILURES.pass() {
+        static FETCHES: Throttle = Throttle::new();
+        if let Some(more) = FETCHES.pass() {
             log::warn!(target: "framemill::backplane", "Redis: what is kept of {topic:?} can't be fetched for now: {error}{more}");
         }
     }
