@@ -24,7 +24,7 @@ pub(super) enum Kept {
     Tcp(TcpStream, Marks, Silent),
     #[cfg(unix)]
     Unix(UnixStream, Marks, Silent),
-    /// Something is under way, or there is TLS.
+    /// Something is under way, or there is TLS, or what it may send is limited.
     Busy(Box<Conn>),
     /// It is being served; never seen by anybody.
     Away,
