@@ -372,9 +372,12 @@ impl Deaf {
     }
 }
 
-/// Whether the kernel takes no more for this peer (or its queue is more than half full).
+/// Whether the kernel takes no more for this peer (or its queue is more than half full, or over twice the limit).
 fn stalled(peer: &Peer) -> bool {
-    peer.send(Message::Ping(Bytes::new())) == Ok(Sent::Congested)
+    match peer.send(Message::Ping(Bytes::new())) {
+        Ok(sent) => sent == Sent::Congested,
+        Err(error) => matches!(error, SendError::Full(_)),
+    }
 }
 
 /// More than the queue and the kernel's buffers hold: 16 MB.
