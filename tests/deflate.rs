@@ -249,8 +249,9 @@ impl Room for Aloud {
 
 /// What goes through the loop's channel is counted at the call and again when it comes to the queue: the same.
 #[test]
-fn the_oldest_are_not_dropped_while_there_is_room() {
-    for workers in WORKERS {
+fn what_is_sent_behind_a_broadcast_is_counted_right() {
+    let policies = [Overflow::Close, Overflow::DropNewest, Overflow::DropOldest];
+    for (workers, overflow) in WORKERS.map(|n| policies.map(|how| (n, how))).concat() {
         let handler = |peer: &Peer, _| {
             peer.publish("others", "x"); // on its way while the next two are sent
             let _ = peer.send("1");
@@ -258,13 +259,14 @@ fn the_oldest_are_not_dropped_while_there_is_room() {
         };
         let settings = |s: Server| {
             let s = s.loops(1).workers(workers).deflate(Deflate::new());
-            s.overflow(Overflow::DropOldest)
+            s.overflow(overflow)
         };
         let (handler, seen) = spy(handler);
         let server = serve(settings, handler);
         let (mut other, _) = offering(server.addr, &[OFFER]);
         assert!(seen.peer().subscribe("others"));
         let mut raw = open(server.addr);
+        let peer = seen.peer();
         for _ in 0..20 {
             raw.write(&frame(0x81, b"go"));
             assert_eq!(other.frame(), Some((0x81, b"x".to_vec())));
@@ -273,6 +275,7 @@ fn the_oldest_are_not_dropped_while_there_is_room() {
             assert_eq!((first, unzip(&payload)), (TEXT, prose(2_000).into_bytes()));
         }
         assert_eq!(server.handle.metrics().total.messages_dropped, 0);
+        until("nothing waits any more", || peer.queued_bytes() == 0);
     }
 }
 

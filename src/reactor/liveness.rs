@@ -154,7 +154,10 @@ impl Conn {
                 self.end_now(CloseCause::HandshakeTimeout, cx);
             }
             // A slow reader gets all of a long answer, though epoll tells of room late.
-            Phase::Lingering => self.gone = !self.try_blocked(cx) || self.gone,
+            Phase::Lingering => match self.try_blocked(cx) {
+                true => self.since = Moment::at(cx.now),
+                false => self.gone = true,
+            },
             Phase::Open(_) if self.ending.is_some() => {
                 let cause = if self.eof {
                     CloseCause::Eof

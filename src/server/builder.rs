@@ -388,8 +388,8 @@ impl Server {
     // ---- times ----
 
     /// How long a connection may take to become a WebSocket, [`Handler::open`](crate::Handler::open) included,
-    /// or until [`Handler::http`](crate::Handler::http) has answered it. Then it is closed: with 408 if the
-    /// request is not complete, without a word if the handler has it. Default: 10 s.
+    /// or until [`Handler::http`](crate::Handler::http) has answered it. Then it is closed: with 408 if its
+    /// request has begun and is not complete, otherwise without a word. Default: 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.config.handshake_timeout = timeout;
         self

@@ -162,7 +162,7 @@ impl Outbox {
         if self.is_sealed() {
             return Err(SendError::Closed);
         }
-        let size = self.frame_len(message.len());
+        let size = self.message_len(message);
         match data_frame(message) {
             Some(_) => self.room_for(size, config)?,
             None => {
@@ -213,7 +213,7 @@ impl Outbox {
 
     /// Queues what was counted before.
     pub(crate) fn push_reserved(&mut self, message: Message, config: &Config) {
-        let size = self.frame_len(message.len());
+        let size = self.message_len(&message);
         if self.is_finished() {
             // Accepted before the close and not sent after it: it stays counted, as undelivered.
             return;
@@ -271,7 +271,7 @@ impl Outbox {
     }
 
     fn push_control(&mut self, message: Message, config: &Config) -> Result<(), SendError> {
-        let size = self.frame_len(message.len());
+        let size = self.message_len(&message);
         let checked = check_control(&message);
         let admitted = checked.and_then(|()| self.room_for_control(size, config));
         if let Err(refused) = admitted {
@@ -371,6 +371,12 @@ impl Outbox {
     /// Bytes of a frame with `len` bytes of payload.
     fn frame_len(&self, len: usize) -> usize {
         frame_len(len, self.masked)
+    }
+
+    /// What it takes as a frame. Of one that is compressed already, `Message::len` would have the header in it.
+    fn message_len(&self, message: &Message) -> usize {
+        let payload = data_frame(message).map(|(_, payload)| payload.len());
+        self.frame_len(payload.unwrap_or(message.len()))
     }
 
     fn aside(&mut self) -> &mut Aside {
