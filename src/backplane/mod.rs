@@ -171,7 +171,8 @@ pub trait Node: Send + Sync {
 
     /// Whether what was kept of this topic is wanted, and after which offset (in the same epoch; all in
     /// another). Asked once what is published there is heard, so that nothing comes between, and not
-    /// again before the answer, or before it is known that none will come. A subscriber that comes meanwhile waits for the next one.
+    /// again before the answer, or before it is known that none will come. A subscriber that comes
+    /// meanwhile waits for the next one.
     fn missing(&self, topic: &str) -> Option<Offset>;
 
     /// The answer to [`missing`](Self::missing): what was wanted.

@@ -44,8 +44,8 @@
 //! inside.
 //!
 //! From 3 on they are held for moments, and no user code runs under them, but for the `Drop` of payloads
-//! under a connection's traffic, a backplane of the user's, and the logger. Loops take them too, so no thread waits for
-//! a loop (for its permit, see `LoopHandle::publish`) while it holds one.
+//! under a connection's traffic, a backplane of the user's, and the logger. Loops take them too, so no
+//! thread waits for a loop (for its permit, see `LoopHandle::publish`) while it holds one.
 
 mod arrivals;
 mod command;

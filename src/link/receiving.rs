@@ -102,7 +102,7 @@ impl Link {
     /// Ends a run because the peer [must wait](Self::must_wait); `rest` is run later. `true`: it can run
     /// at once.
     pub(crate) fn park(&self, rest: EventBatch) -> bool {
-        self.traffic().mailbox(&self.mailbox).park(rest);
+        self.set_aside(rest);
         // The loop may have drained the queue before it could see a parked mailbox.
         !self.must_wait() && self.unpark()
     }

@@ -67,8 +67,8 @@ pub trait Listen {
 #[cfg(unix)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReusePort<A>(
-    /// The address: what [`ToSocketAddrs`] takes, and errors can show ([`Debug`](fmt::Debug)). Of a name that has several, the first that can be bound
-    /// is taken.
+    /// The address: what [`ToSocketAddrs`] takes, and errors can show ([`Debug`](fmt::Debug)). Of a name that
+    /// has several, the first that can be bound is taken.
     pub A,
 );
 

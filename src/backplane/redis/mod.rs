@@ -235,8 +235,8 @@ impl Redis {
         self
     }
 
-    /// What may wait for Redis: messages, and their bytes with those of names. Default: 65,536, 64 MiB. One more is lost to the
-    /// other nodes.
+    /// What may wait for Redis: messages, and their bytes with those of names. Default: 65,536, 64 MiB. One
+    /// more is lost to the other nodes.
     pub fn queue(mut self, messages: usize, bytes: usize) -> Self {
         let settings = self.settings();
         (settings.most, settings.most_bytes) = (messages, bytes);

@@ -103,7 +103,7 @@ impl Outbox {
     /// The same for a control frame of the user's, which neither makes others go nor the connection close; but
     /// what waits has an end.
     pub(super) fn room_for_control(
-        &mut self,
+        &self,
         size: usize,
         config: &Config,
     ) -> Result<(), fn(Message) -> SendError> {

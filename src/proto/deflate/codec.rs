@@ -75,7 +75,7 @@ impl Deflater {
 }
 
 /// Final blocks a message may have, and one more for each 16 bytes of it. Nobody needs so many, and each costs as
-/// much as a kilobyte: a mebibyte of empty ones takes ten times as long as any other.
+/// much as a hundred bytes: a mebibyte of empty ones takes ten times as long as any other.
 const ENDS: usize = 1024;
 
 /// Inflates the messages of one direction.
