@@ -12,8 +12,8 @@ use crossbeam_channel::{Receiver, bounded, never, select};
 use framemill::{
     Accept, CloseCode, Event, Message, Origin, Peer, PeerId, Request, Response, Sent, Server,
 };
-use support::spy::{frames, narrow, number, numbered, upgraded};
-use support::{Raw, Running, Transport, WAIT, frame, over_every_transport, request, until};
+use support::spy::{NARROW, frames, narrow, number, numbered, upgraded};
+use support::{Bound, Raw, Running, Transport, WAIT, frame, over_every_transport, request, until};
 
 over_every_transport! {
     a_loop_of_ones_own,
@@ -31,7 +31,13 @@ fn start(
     transport: Transport,
     settings: impl FnOnce(Server) -> Server,
 ) -> (Running, Receiver<Event>) {
-    let (server, bound) = transport.bind();
+    listens(transport.bind(), settings)
+}
+
+fn listens(
+    (server, bound): (Server, Bound),
+    settings: impl FnOnce(Server) -> Server,
+) -> (Running, Receiver<Event>) {
     let (handle, events) = settings(server.origin(Origin::Any)).events().unwrap();
     (bound.running(handle), events)
 }
@@ -175,7 +181,7 @@ const STUCK: Duration = Duration::from_millis(500);
 fn a_slow_receiver_slows_the_senders_down(transport: Transport) {
     const CLIENTS: usize = 4;
     const MESSAGES: u32 = 5_000;
-    let (server, events) = start(transport, |s| s.workers(2));
+    let (server, events) = listens(transport.bind_narrow(NARROW), |s| s.workers(2));
     let all = &frames(0..MESSAGES, 1000);
     thread::scope(|scope| {
         let (stuck, slowed) = bounded(CLIENTS);

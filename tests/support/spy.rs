@@ -84,38 +84,44 @@ impl<F: Fn(&Peer, Message) + Send + Sync + 'static> Handler for Spy<F> {
 // ---- sockets that hold little ----
 
 /// What the kernel is asked to hold on each side; it holds a few times that.
-const NARROW: usize = 16 << 10;
+pub const NARROW: usize = 16 << 10;
 
 /// Bytes that certainly don't fit between a server of [`serve_narrow`] and a [`narrow`] socket.
 pub const PLENTY: usize = 1 << 20;
 
-fn narrowed() -> Socket {
+fn narrowed(bytes: usize) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     // Before connecting or listening: later is too late for the window.
-    socket.set_send_buffer_size(NARROW).unwrap();
-    socket.set_recv_buffer_size(NARROW).unwrap();
+    socket.set_send_buffer_size(bytes).unwrap();
+    socket.set_recv_buffer_size(bytes).unwrap();
     socket
 }
 
 impl Transport {
-    /// Like `serve`, but the kernel holds little of what the server reads and writes. (It never holds
-    /// much for a Unix socket.)
+    /// Like `bind`, but the kernel is asked to hold no more than so many bytes of what the server reads,
+    /// and of what it writes. (It never holds much for a Unix socket.) Left alone it may hold tens of
+    /// megabytes of what is read fast.
+    pub fn bind_narrow(self, bytes: usize) -> (Server, Bound) {
+        #[cfg(unix)]
+        if self == Self::Unix {
+            return self.bind();
+        }
+        let socket = narrowed(bytes);
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        socket.bind(&any.into()).unwrap();
+        socket.listen(128).unwrap();
+        let server = Server::bind(std::net::TcpListener::from(socket)).unwrap();
+        (self.wrap(server), Bound::tcp(self))
+    }
+
+    /// Like `serve`, but the kernel holds little of what the server reads and writes.
     pub fn serve_narrow(
         self,
         settings: impl FnOnce(Server) -> Server,
         handler: impl Handler,
     ) -> Running {
-        #[cfg(unix)]
-        if self == Self::Unix {
-            return self.serve(settings, handler);
-        }
-        let socket = narrowed();
-        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        socket.bind(&any.into()).unwrap();
-        socket.listen(128).unwrap();
-        let server = Server::bind(std::net::TcpListener::from(socket)).unwrap();
-        let server = self.wrap(server.origin(Origin::Any));
-        Bound::tcp(self).running(settings(server).start(handler).unwrap())
+        let (server, bound) = self.bind_narrow(NARROW);
+        bound.running(settings(server.origin(Origin::Any)).start(handler).unwrap())
     }
 }
 
@@ -125,7 +131,7 @@ pub fn narrow(addr: Addr) -> Stream {
     if matches!(addr, Addr::Unix(_)) {
         return addr.connect();
     }
-    let socket = narrowed();
+    let socket = narrowed(NARROW);
     socket.connect_timeout(&addr.tcp().into(), WAIT).unwrap();
     addr.over(socket.into())
 }
