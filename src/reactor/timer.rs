@@ -1,7 +1,7 @@
 //! A hierarchical timer wheel with at most one deadline per slot of the connection slab.
 //!
 //! Time is a `u64` of milliseconds since the loop began, and comes in as an argument. Absent: a
-//! clock, what a deadline is for, and any allocation per timer. The cost is 16 bytes per slot
+//! clock, what a deadline is for, and any allocation per timer. The cost is 12 bytes per slot
 //! (up to the highest ever armed) and 1.3 KiB of bucket heads. Arming and cancelling are
 //! O(1); a deadline moves down at most [`LEVELS`] - 1 times before it fires, plus once per
 //! revolution of the last level (12.4 days); empty time costs nothing, however long.
@@ -38,13 +38,15 @@ const IDLE: u32 = u32::MAX;
 /// In `Node::prev`: the node is the first of the bucket named by the lower bits.
 const HEAD: u32 = 1 << 31;
 
+/// A deadline is kept as 32 bits: what is farther off than 49.7 days is due then.
+const FARTHEST: u64 = u32::MAX as u64;
+
 /// Deadlines by slot, in milliseconds.
 ///
 /// `arm` and `cancel` at will; sleep until `next` at the latest; then `expire`.
 #[derive(Debug)]
 pub(crate) struct Wheel {
-    /// Time of the last `expire`. No armed deadline is earlier, except those armed when they were
-    /// over already: these sit in the bucket of `now`.
+    /// Time of the last `expire`. No armed deadline is earlier, or more than [`FARTHEST`] later.
     now: u64,
     /// By slot. `nodes.len() <= HEAD`
     nodes: Vec<Node>,
@@ -59,7 +61,8 @@ struct Node {
     prev: u32,
     /// A slot, or `NIL`.
     next: u32,
-    at: u64,
+    /// The low 32 bits of the deadline. The others follow from `now`, see [`Wheel::at`].
+    at: u32,
 }
 
 impl Node {
@@ -104,7 +107,8 @@ impl Wheel {
     }
 
     /// Sets the deadline of `slot`, in place of an earlier one. If `at` is over, it is due at the
-    /// next `expire`. Slots are below 2^31.
+    /// next `expire`; if it is farther off than [`FARTHEST`], too early: whoever sets such ones looks
+    /// at the time when they fire. Slots are below 2^31.
     pub(crate) fn arm(&mut self, slot: u32, at: u64) {
         assert!(slot < HEAD, "slots of a wheel are below 2^31");
         let index = slot as usize;
@@ -112,7 +116,8 @@ impl Wheel {
             self.nodes.resize(index + 1, Node::UNARMED);
         }
         self.unlink(slot);
-        self.link(slot, at);
+        let farthest = self.now.saturating_add(FARTHEST);
+        self.link(slot, at.clamp(self.now, farthest));
     }
 
     /// Forgets the deadline of `slot`, if it has one.
@@ -124,13 +129,13 @@ impl Wheel {
 
     /// Whether `slot` has a deadline.
     fn is_armed(&self, slot: u32) -> bool {
-        self.deadline(slot).is_some()
+        let node = self.nodes.get(slot as usize);
+        node.is_some_and(|node| node.prev != IDLE)
     }
 
-    /// The deadline of `slot`, as it was armed.
-    fn deadline(&self, slot: u32) -> Option<u64> {
-        let node = self.nodes.get(slot as usize)?;
-        (node.prev != IDLE).then_some(node.at)
+    /// The deadline of an armed node.
+    fn at(&self, node: Node) -> u64 {
+        self.now + u64::from(node.at.wrapping_sub(self.now as u32))
     }
 
     /// When to call `expire` next: not later than the earliest deadline, and `None` without one.
@@ -182,9 +187,8 @@ impl Wheel {
         ((above << DIGIT_BITS) + digit as u64) << shift
     }
 
-    /// Where a deadline belongs, seen from `now`.
+    /// Where a deadline that is not before `now` belongs.
     fn bucket(&self, at: u64) -> Bucket {
-        let at = at.max(self.now);
         let differing = u64::BITS - (at ^ self.now).leading_zeros();
         let level = differing.saturating_sub(1) / DIGIT_BITS;
         if level > LAST as u32 {
@@ -209,7 +213,7 @@ impl Wheel {
                 self.nodes[slot as usize] = Node::UNARMED;
                 fired.push(slot);
             } else {
-                self.link(slot, node.at);
+                self.link(slot, self.at(node));
             }
             slot = node.next;
         }
@@ -232,8 +236,11 @@ impl Wheel {
         if next != NIL {
             self.nodes[next as usize].prev = slot;
         }
-        let prev = bucket.to_prev();
-        self.nodes[slot as usize] = Node { prev, next, at };
+        self.nodes[slot as usize] = Node {
+            prev: bucket.to_prev(),
+            next,
+            at: at as u32,
+        };
         self.set_head(bucket, slot);
     }
 
@@ -270,19 +277,20 @@ mod tests {
     }
 
     impl Naive {
-        /// When `at` is due: deadlines already over count from now.
-        fn due(&self, at: u64) -> u64 {
-            at.max(self.now)
+        /// What is already over is due now, and what is too far off, as far off as can be.
+        fn arm(&mut self, slot: u32, at: u64) {
+            let at = at.max(self.now).min(self.now + FARTHEST);
+            self.deadlines.insert(slot, at);
         }
 
         fn earliest(&self) -> Option<u64> {
-            self.deadlines.values().map(|&at| self.due(at)).min()
+            self.deadlines.values().copied().min()
         }
 
         fn expire(&mut self, now: u64) -> Vec<(u64, u32)> {
             let now = now.max(self.now);
             let due = self.deadlines.iter().filter(|&(_, &at)| at <= now);
-            let mut fired: Vec<_> = due.map(|(&slot, &at)| (self.due(at), slot)).collect();
+            let mut fired: Vec<_> = due.map(|(&slot, &at)| (at, slot)).collect();
             fired.sort_unstable();
             self.deadlines.retain(|_, at| *at > now);
             self.now = now;
@@ -292,17 +300,22 @@ mod tests {
 
     /// Expires both and compares: the same slots, in the order of their deadlines.
     fn expire_both(wheel: &mut Wheel, naive: &mut Naive, now: u64) {
-        let before = (naive.now, naive.deadlines.clone());
         let mut fired = Vec::new();
         wheel.expire(now, &mut fired);
         let fired: Vec<_> = fired
             .iter()
-            .map(|slot| (before.1[slot].max(before.0), *slot))
+            .map(|slot| (naive.deadlines[slot], *slot))
             .collect();
         assert!(fired.is_sorted_by_key(|&(due, _)| due));
         let mut sorted = fired;
         sorted.sort_unstable();
         assert_eq!(sorted, naive.expire(now));
+    }
+
+    fn deadline(wheel: &Wheel, slot: u32) -> Option<u64> {
+        wheel
+            .is_armed(slot)
+            .then(|| wheel.at(wheel.nodes[slot as usize]))
     }
 
     /// `next` is never late, nor in the past, and exact within the current 64 ms.
@@ -326,7 +339,7 @@ mod tests {
                 while slot != NIL {
                     let node = wheel.nodes[slot as usize];
                     assert_eq!(node.prev, prev);
-                    assert_eq!(wheel.bucket(node.at).to_prev(), bucket.to_prev());
+                    assert_eq!(wheel.bucket(wheel.at(node)).to_prev(), bucket.to_prev());
                     (prev, slot) = (slot, node.next);
                     listed += 1;
                 }
@@ -337,15 +350,18 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_sixteen_bytes() {
-        assert_eq!(size_of::<Node>(), 16);
+    fn a_node_is_twelve_bytes() {
+        assert_eq!(size_of::<Node>(), 12);
     }
 
     #[test]
     fn a_deadline_already_over_is_due_at_once() {
         let mut wheel = Wheel::new(1000);
         wheel.arm(3, 10);
-        assert_eq!((wheel.next(), wheel.deadline(3)), (Some(1000), Some(10)));
+        assert_eq!(
+            (wheel.next(), deadline(&wheel, 3)),
+            (Some(1000), Some(1000))
+        );
         let mut fired = Vec::new();
         wheel.expire(1000, &mut fired);
         assert_eq!((fired, wheel.next()), (vec![3], None));
@@ -419,7 +435,7 @@ mod tests {
             let mut naive = Naive { now: start, ..Naive::default() };
             let arm = |wheel: &mut Wheel, naive: &mut Naive, slot, at| {
                 wheel.arm(slot, at);
-                naive.deadlines.insert(slot, at);
+                naive.arm(slot, at);
             };
             for op in ops {
                 let now = naive.now;
@@ -439,7 +455,7 @@ mod tests {
                 check_lists(&wheel);
                 check_next(&wheel, &naive);
                 for slot in 0..44 {
-                    prop_assert_eq!(wheel.deadline(slot), naive.deadlines.get(&slot).copied());
+                    prop_assert_eq!(deadline(&wheel, slot), naive.deadlines.get(&slot).copied());
                     prop_assert_eq!(wheel.is_armed(slot), naive.deadlines.contains_key(&slot));
                 }
             }
@@ -451,7 +467,7 @@ mod tests {
             spans in prop::collection::vec(span(), 1..50),
         ) {
             let mut wheel = Wheel::new(start);
-            let deadlines: Vec<_> = spans.iter().map(|span| start + span).collect();
+            let deadlines: Vec<_> = spans.iter().map(|&span| start + span.min(FARTHEST)).collect();
             for (slot, &at) in (0..).zip(&deadlines) {
                 wheel.arm(slot, at);
             }
@@ -465,8 +481,8 @@ mod tests {
                 turns += 1;
             }
             prop_assert_eq!(seen, deadlines.len());
-            // Each wake-up moves at least one deadline down; 1 << 33 is 8 revolutions ahead.
-            prop_assert!(turns <= deadlines.len() * LEVELS + 8);
+            // Each wake-up moves at least one deadline down; the farthest is 4 revolutions ahead.
+            prop_assert!(turns <= deadlines.len() * LEVELS + 4);
         }
     }
 }
