@@ -277,9 +277,10 @@ impl Response {
 
     /// Sets the body; its `Content-Type` is the caller's to add.
     ///
-    /// Not sent where HTTP knows no body: in answer to `HEAD`, and with 204, 205 and 304. It is copied for its
-    /// connection, whatever [`outbound_limit`](crate::Server::outbound_limit) says; one of more than 1 GiB is an
-    /// error of the handler's, which is logged and answered with 500.
+    /// Not sent where HTTP knows no body: in answer to `HEAD`, and with 204, 205 and 304. It is written from where
+    /// it is, however many connections are sent the same [`Bytes`], and whatever
+    /// [`outbound_limit`](crate::Server::outbound_limit) says; one of more than 1 GiB is an error of the handler's,
+    /// which is logged and answered with 500.
     #[must_use]
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.0.content = body.into();

@@ -30,6 +30,7 @@ over_every_transport! {
     half_closes_at_any_point,
     a_half_closed_client_gets_all_of_a_long_page,
     a_slow_reader_gets_all_of_a_long_page,
+    a_long_page_is_not_copied_for_each,
     a_panic_anywhere_ends_its_own_connection_only,
 }
 
@@ -509,7 +510,7 @@ fn half_closes_at_any_point(transport: Transport) {
 }
 
 /// Answers plain requests with a page.
-struct Page(Vec<u8>);
+struct Page(Bytes);
 
 impl Handler for Page {
     type Session = ();
@@ -531,7 +532,7 @@ const PAGE: usize = 16 << 20;
 fn a_half_closed_client_gets_all_of_a_long_page(transport: Transport) {
     let _alone = alone();
     for workers in [0, 2] {
-        let server = transport.serve(|s| s.workers(workers), Page(vec![b'x'; PAGE]));
+        let server = transport.serve(|s| s.workers(workers), Page(vec![b'x'; PAGE].into()));
         let mut raw = Raw::connect(server.addr);
         raw.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
         raw.stream.shutdown(Shutdown::Write).unwrap();
@@ -545,7 +546,7 @@ fn a_slow_reader_gets_all_of_a_long_page(transport: Transport) {
     let timeout = Duration::from_secs(1);
     let server = transport.serve(
         |s| s.workers(2).close_timeout(timeout),
-        Page(vec![b'x'; PAGE]),
+        Page(vec![b'x'; PAGE].into()),
     );
     let mut raw = Raw::connect(server.addr);
     raw.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -559,6 +560,27 @@ fn a_slow_reader_gets_all_of_a_long_page(transport: Transport) {
     // Some of it came with the head.
     let got = 50 * piece.len() + raw.rest().len();
     assert_eq!(got, PAGE);
+}
+
+/// However many are sent it and take their time, it is in memory once.
+fn a_long_page_is_not_copied_for_each(transport: Transport) {
+    let _alone = alone();
+    for workers in [0, 2] {
+        let page = Page(vec![b'x'; PAGE].into());
+        let server = transport.serve(|s| s.workers(workers), page);
+        let before = memory("VmData");
+        let mut readers: Vec<_> = (0..20)
+            .map(|_| {
+                let mut raw = Raw::connect(server.addr);
+                raw.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+                assert!(raw.head().starts_with("HTTP/1.1 200 "));
+                raw
+            })
+            .collect();
+        let grown = memory("VmData").saturating_sub(before);
+        assert!(grown < 4 * PAGE, "{grown} bytes");
+        assert_eq!(readers.remove(0).rest().len(), PAGE);
+    }
 }
 
 // ---- raving ----

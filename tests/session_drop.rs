@@ -4,14 +4,16 @@
 
 mod support;
 
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use framemill::{
-    Accept, Bytes, CloseCause, CloseReason, Handler, Message, Peer, Request, Response, StatusCode,
+    Accept, Bytes, CloseCause, CloseReason, Handler, Message, Peer, Request, Response, Server,
+    StatusCode,
 };
+use support::spy::{narrow, spy, upgraded};
 use support::{
     Addr, Raw, Running, Stream, Transport, WAIT, client, echoes, frame, over_every_transport,
     request, reset, until,
@@ -24,6 +26,7 @@ over_every_transport! {
     at_the_end_of_the_server,
     of_what_a_handler_panics_with,
     of_the_body_of_a_response,
+    of_what_a_message_is_made_of,
 }
 
 /// How often each thing is done: more often than there are threads that could survive one each.
@@ -311,6 +314,63 @@ fn of_the_body_of_a_response(transport: Transport) {
             until("the visitor is gone", || {
                 dropped.load(Ordering::SeqCst) == 3 * n + 3
             });
+        }
+    }
+}
+
+/// What a message is made of may be of the user's, too. Where it is large it is kept until it is written, or until
+/// its receiver is gone.
+fn of_what_a_message_is_made_of(transport: Transport) {
+    /// Large enough to be kept as it is.
+    struct Large(Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for Large {
+        fn as_ref(&self) -> &[u8] {
+            &[b'x'; 100_000]
+        }
+    }
+
+    impl Drop for Large {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            panics();
+        }
+    }
+
+    for workers in [0, 1] {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let large = || Bytes::from_owner(Large(dropped.clone()));
+        let (handler, seen) = spy(|peer: &Peer, message| drop(peer.send(message)));
+        let settings = |s: Server| s.loops(1).workers(workers).outbound_limit(500_000);
+        let server = transport.serve_narrow(settings, handler);
+        let mut old = client(server.addr);
+        seen.peer().subscribe("topic");
+        let mut gone = 0;
+        for _ in 0..TIMES {
+            // The loop may be done with it before this thread is, which then has the last of it.
+            let _ = catch_unwind(AssertUnwindSafe(|| server.handle.broadcast(large())));
+            assert_eq!(old.read().unwrap().len(), 100_000);
+            let publish = || server.handle.publish("topic", large());
+            let _ = catch_unwind(AssertUnwindSafe(publish));
+            assert_eq!(old.read().unwrap().len(), 100_000);
+            gone += 2;
+            until("they are dropped", || {
+                dropped.load(Ordering::SeqCst) == gone
+            });
+
+            let raw = upgraded(narrow(server.addr));
+            let peer = seen.peer();
+            for _ in 0..3 {
+                peer.send(large()).unwrap();
+                peer.send_latest("key", large()).unwrap();
+            }
+            reset(raw.stream);
+            gone += 6;
+            until("they are dropped", || {
+                dropped.load(Ordering::SeqCst) == gone
+            });
+            assert_alive(&server, &mut old);
+            seen.peer();
         }
     }
 }

@@ -8,6 +8,7 @@ use http::StatusCode;
 
 use super::{Dial, Link, Publication, SharedFrame};
 use crate::addr::RemoteAddr;
+use crate::guard::Guarded;
 use crate::id::Key;
 use crate::message::{CloseCode, LatestKey, Message};
 use crate::net::Stream;
@@ -15,6 +16,7 @@ use crate::net::Stream;
 use crate::net::TlsStream;
 #[cfg(feature = "deflate")]
 use crate::proto::Violation;
+use crate::proto::http::Answer;
 
 /// What a loop can be asked to do.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ pub(crate) enum Command {
     /// The handler accepted: the connection is a WebSocket once this head is written.
     Accept(Key, Vec<u8>),
     /// The handler answered with a plain response of this status: write it and close.
-    Respond(Key, StatusCode, Vec<u8>),
+    Respond(Key, StatusCode, Answer),
     /// The handler has dealt with all that came before the end of the stream: write what is left
     /// and close.
     Finished(Key),
@@ -47,7 +49,7 @@ pub(crate) enum Command {
     /// See [`LoopHandle::ordered`](super::LoopHandle::ordered).
     Send {
         link: Arc<Link>,
-        message: Message,
+        message: Guarded<Message>,
     },
     /// The same for what waits in the outbox under this key.
     SendLatest {

@@ -10,6 +10,7 @@ use crate::config::Compress;
 #[cfg(feature = "deflate")]
 use crate::config::Overflow;
 use crate::error::{SendError, Sent};
+use crate::guard::Guarded;
 use crate::message::{CloseCause, CloseCode, LatestKey, Message, Utf8Bytes};
 use crate::proto::{Opcode, is_sendable};
 
@@ -146,7 +147,7 @@ impl Link {
                 .map(|()| {
                     Command::Send {
                         link,
-                        message: message.clone(),
+                        message: Guarded::new(message.clone()),
                     }
                     .into()
                 })
@@ -243,7 +244,7 @@ impl Link {
     }
 
     /// Queues what was counted before, and came through the loop's channel.
-    pub(crate) fn push_reserved(&self, message: Message) {
+    pub(crate) fn push_reserved(&self, message: Guarded<Message>) {
         let mut outbox = self.outbox();
         outbox.push_reserved(message, self.config());
         self.count_lost(outbox.take_lost());

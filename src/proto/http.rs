@@ -7,7 +7,7 @@
 //! 2. [`parse_request`] with exactly that head, once;
 //! 3. a WebSocket goes on in `handshake`; for a plain request [`body_length`] tells how much is
 //!    still to come (send [`CONTINUE`] first if [`expects_continue`]);
-//! 4. [`write_response`], then close. An [`HttpError`] from any step is a [`Response`] too.
+//! 4. [`encode_response`], then close. An [`HttpError`] from any step is a [`Response`] too.
 //!
 //! A client uses [`HeadScan::response`] and [`parse_response`].
 //!
@@ -28,6 +28,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use crate::addr::RemoteAddr;
+use crate::guard::Guarded;
 use crate::http::{Request, Response, split_target};
 
 /// The longest method taken for one. The longest registered is `UPDATEREDIRECTREF`, 17 bytes.
@@ -412,17 +413,28 @@ pub(crate) fn expects_continue(request: &Request) -> bool {
         && expects.is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Appends a response that ends its connection. `head_only` is for the answer to `HEAD`: same head,
+/// A response as it goes out: one behind the other.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) head: Vec<u8>,
+    /// The user's own bytes, wherever they are.
+    pub(crate) body: Guarded<Bytes>,
+}
+
+/// Encodes a response that ends its connection. `head_only` is for the answer to `HEAD`: same head,
 /// no body.
 ///
 /// Nothing in it can break a line: names and values are validated types.
-pub(crate) fn write_response(response: &Response, head_only: bool, out: &mut Vec<u8>) {
+pub(crate) fn encode_response(response: &Response, head_only: bool) -> Answer {
     let status = final_status(response.status());
     let body = match status {
-        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED => &[],
-        _ => &response.content()[..],
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED => {
+            Bytes::new()
+        }
+        _ => response.content().clone(),
     };
-    out.reserve(256 + body.len());
+    let mut head = Vec::with_capacity(256);
+    let out = &mut head;
     write_start(status, out);
     let headers = response.headers().iter();
     for (name, value) in headers.filter(|(name, _)| !is_framing(name)) {
@@ -436,9 +448,8 @@ pub(crate) fn write_response(response: &Response, head_only: bool, out: &mut Vec
         write_header("Content-Length", body.len().to_string().as_bytes(), out);
     }
     out.extend_from_slice(b"\r\n");
-    if !head_only {
-        out.extend_from_slice(body);
-    }
+    let body = Guarded::new(if head_only { Bytes::new() } else { body });
+    Answer { head, body }
 }
 
 /// An interim status is no answer, and a 101 made by hand would have a proxy tunnel what follows.

@@ -15,7 +15,7 @@ use crate::message::CloseCause;
 use crate::metrics::Refusal;
 use crate::proto::handshake;
 use crate::proto::http::{
-    CONTINUE, HeadScan, body_length, expects_continue, parse_request, write_response,
+    Answer, CONTINUE, HeadScan, body_length, encode_response, expects_continue, parse_request,
 };
 
 /// A request that is arriving. Its memory is what arrived, at most the head limit plus the body's.
@@ -225,11 +225,11 @@ impl Conn {
         self.flush(cx);
     }
 
-    /// The handler answered with `response`, a whole HTTP response of this status.
+    /// The handler answered with a response of this status.
     pub(super) fn respond<U: Upstream>(
         &mut self,
         status: StatusCode,
-        response: Vec<u8>,
+        answer: Answer,
         cx: &mut Context<'_, U>,
     ) {
         if !self.gone && matches!(self.phase, Phase::Deciding) {
@@ -242,7 +242,7 @@ impl Conn {
                 self.counts.leave(Counts::UNTOLD);
                 cx.counters.http_requests.add(1);
             }
-            self.answer(response, cx);
+            self.answer(answer, cx);
         }
     }
 
@@ -252,15 +252,14 @@ impl Conn {
         self.count_refusal(Refusal::of_status(response.status().as_u16()));
         // RFC 9110 §9.3.2: the answer to HEAD has no body, whatever it answers.
         let head_only = matches!(&self.phase, Phase::Opening(opening) if opening.is_head);
-        let mut out = Vec::new();
-        write_response(&response, head_only, &mut out);
-        self.answer(out, cx);
+        self.answer(encode_response(&response, head_only), cx);
     }
 
-    fn answer<U: Upstream>(&mut self, response: Vec<u8>, cx: &mut Context<'_, U>) {
+    fn answer<U: Upstream>(&mut self, answer: Answer, cx: &mut Context<'_, U>) {
         // Whatever the handler queued was meant for a WebSocket.
         self.peer.link.outbox().abandon();
-        self.write_first(response);
+        self.write_first(answer.head);
+        self.write_next(answer.body);
         self.linger(cx);
         self.flush(cx);
     }

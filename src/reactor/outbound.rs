@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
+use crate::guard::Guarded;
 use crate::link::{Buffer, Outbox, Segment, give_buffer};
 use crate::message::Bytes;
 use crate::metrics::LoopCounters;
@@ -35,6 +36,13 @@ impl Outbound {
             self.head = Some(bytes);
         } else {
             self.segments.push_back(Segment::Small(bytes));
+        }
+    }
+
+    /// Adds bytes of the user's that are in no outbox, behind others.
+    pub(crate) fn add_shared(&mut self, bytes: Guarded<Bytes>) {
+        if !bytes.is_empty() {
+            self.segments.push_back(Segment::verbatim(bytes));
         }
     }
 

@@ -7,7 +7,9 @@ use super::counts::Counts;
 use super::liveness::Moment;
 use super::outbound::Outbound;
 use super::upstream::Upstream;
+use crate::guard::Guarded;
 use crate::link::{Event, Outbox};
+use crate::message::Bytes;
 use crate::proto::Opcode;
 
 /// Times that the queue of one connection is refilled per flush.
@@ -232,5 +234,11 @@ impl Conn {
         self.peer.link.outbox().count(bytes.len());
         self.writing.get_or_insert_default().add(bytes);
         self.dirty = true;
+    }
+
+    /// Puts the user's own bytes behind those of [`write_first`](Self::write_first).
+    pub(super) fn write_next(&mut self, bytes: Guarded<Bytes>) {
+        self.peer.link.outbox().count(bytes.len());
+        self.writing.get_or_insert_default().add_shared(bytes);
     }
 }

@@ -27,7 +27,7 @@ use crate::peer::Peer;
 #[cfg(feature = "deflate")]
 use crate::proto::deflate;
 use crate::proto::handshake::{accept_response, choose_subprotocol, first_offered};
-use crate::proto::http::{HttpError, write_response};
+use crate::proto::http::{HttpError, encode_response};
 use crate::reactor::{NoRun, Run, Upstream};
 use crate::worker::{RunQueue, Work};
 
@@ -226,17 +226,16 @@ impl<H: Handler> Engine<H> {
     }
 
     fn respond(&self, link: &Arc<Link>, response: Response, head_only: bool) {
-        let mut out = Vec::new();
         let mut status = response.status();
-        if response.content().len() > MAX_BODY {
+        let answer = if response.content().len() > MAX_BODY {
             log::error!("{}: the body of a response is over 1 GiB", link.id);
             status = StatusCode::INTERNAL_SERVER_ERROR;
-            write_response(&status.into(), head_only, &mut out);
+            encode_response(&status.into(), head_only)
         } else {
-            write_response(&response, head_only, &mut out);
-        }
+            encode_response(&response, head_only)
+        };
         link.handle
-            .post(Command::Respond(link.id.key(), status, out));
+            .post(Command::Respond(link.id.key(), status, answer));
         // Its body may be of a type of the user's.
         if guarded(|| drop(response)).is_none() {
             panicked(link.id, " as a response was dropped");

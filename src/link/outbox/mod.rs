@@ -23,6 +23,7 @@ mod queue;
 
 use crate::config::{Config, Overflow};
 use crate::error::{SendError, Sent};
+use crate::guard::Guarded;
 use crate::message::{LatestKey, Message};
 use crate::proto::{MAX_HEADER, Opcode, data_frame, encode, frame_len, new_mask};
 
@@ -148,7 +149,7 @@ impl Outbox {
             }
         }
         self.queued += size as u32;
-        self.append(message, key, config.overflow);
+        self.append(Guarded::new(message), key, config.overflow);
         Ok(())
     }
 
@@ -198,7 +199,7 @@ impl Outbox {
         self.queued += size as u32;
         self.queued -= replaced.unwrap_or(0) as u32;
         let early = Early {
-            message,
+            message: Guarded::new(message),
             size,
             held,
         };
@@ -212,7 +213,7 @@ impl Outbox {
     }
 
     /// Queues what was counted before.
-    pub(crate) fn push_reserved(&mut self, message: Message, config: &Config) {
+    pub(crate) fn push_reserved(&mut self, message: Guarded<Message>, config: &Config) {
         let size = self.message_len(&message);
         if self.is_finished() {
             // Accepted before the close and not sent after it: it stays counted, as undelivered.
@@ -320,7 +321,7 @@ impl Outbox {
 
     // ---- inside ----
 
-    fn append(&mut self, message: Message, key: Option<QueueKey>, overflow: Overflow) {
+    fn append(&mut self, message: Guarded<Message>, key: Option<QueueKey>, overflow: Overflow) {
         if key.is_some() {
             // Whether compressed or not: one that is may take its place, in front of what is queued
             // by then.
@@ -336,7 +337,7 @@ impl Outbox {
         if payload.len() < BY_REFERENCE && key.is_none() && overflow != Overflow::DropOldest {
             encode(first, payload, mask, self.small());
         } else {
-            let frame = Segment::whole(first, message.into_data(), mask);
+            let frame = Segment::whole(first, message.into_inner().into_data(), mask);
             let replaced = self.queue().push(frame, key);
             self.queued -= replaced as u32;
         }

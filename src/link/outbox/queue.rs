@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
+use crate::guard::Guarded;
 use crate::message::{Bytes, LatestKey, Message};
 use crate::proto::{FirstByte, MAX_HEADER, data_frame, encode, encode_header};
 
@@ -63,23 +64,20 @@ pub(crate) enum Segment {
     Whole {
         header: [u8; MAX_HEADER],
         header_len: u8,
-        payload: Bytes,
+        payload: Guarded<Bytes>,
     },
 }
 
 impl Segment {
     pub(super) fn whole(first: FirstByte, payload: Bytes, key: Option<[u8; 4]>) -> Self {
-        let mut header = [0; MAX_HEADER];
+        let payload = Guarded::new(payload);
         if key.is_some() {
             // What is masked can't be shared with whoever else holds the payload.
             let mut frame = Vec::with_capacity(payload.len() + MAX_HEADER);
             encode(first, &payload, key, &mut frame);
-            return Self::Whole {
-                header,
-                header_len: 0,
-                payload: frame.into(),
-            };
+            return Self::verbatim(Guarded::new(frame.into()));
         }
+        let mut header = [0; MAX_HEADER];
         let header_len = encode_header(first, payload.len(), None, &mut header) as u8;
         Self::Whole {
             header,
@@ -97,11 +95,16 @@ impl Segment {
         }
         let mut frame = Vec::with_capacity(payload.len() + MAX_HEADER);
         encode(first, payload, None, &mut frame);
-        Some(Self::Whole {
+        Some(Self::verbatim(Guarded::new(frame.into())))
+    }
+
+    /// Bytes to be sent as they are.
+    pub(crate) const fn verbatim(bytes: Guarded<Bytes>) -> Self {
+        Self::Whole {
             header: [0; MAX_HEADER],
             header_len: 0,
-            payload: frame.into(),
-        })
+            payload: bytes,
+        }
     }
 
     /// The bytes of all these, to be sent as they are.
@@ -112,11 +115,7 @@ impl Segment {
             all.extend_from_slice(head);
             all.extend_from_slice(tail);
         }
-        Self::Whole {
-            header: [0; MAX_HEADER],
-            header_len: 0,
-            payload: all.into(),
-        }
+        Self::verbatim(Guarded::new(all.into()))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -125,11 +124,7 @@ impl Segment {
     }
 
     /// What stands where a message was: no frame is without bytes.
-    const NOTHING: Self = Self::Whole {
-        header: [0; MAX_HEADER],
-        header_len: 0,
-        payload: Bytes::new(),
-    };
+    const NOTHING: Self = Self::verbatim(Guarded::new(Bytes::new()));
 
     fn is_nothing(&self) -> bool {
         matches!(self, Self::Whole { header_len: 0, payload, .. } if payload.is_empty())
@@ -154,7 +149,7 @@ const ROOM: usize = 32;
 /// A message that waits for what was sent before it.
 #[derive(Debug)]
 pub(super) struct Early {
-    pub(super) message: Message,
+    pub(super) message: Guarded<Message>,
     /// Of its frame.
     pub(super) size: usize,
     /// It waits for the end of a room's call too.

@@ -18,9 +18,8 @@ fn with_lines(lines: &str) -> Vec<u8> {
 }
 
 fn written(response: &Response, head_only: bool) -> String {
-    let mut out = Vec::new();
-    write_response(response, head_only, &mut out);
-    String::from_utf8(out).unwrap()
+    let answer = encode_response(response, head_only);
+    String::from_utf8([&answer.head, &answer.body[..]].concat()).unwrap()
 }
 
 #[test]

@@ -64,8 +64,8 @@ impl<U: Upstream> EventLoop<U> {
             Command::Flush(key) => self.touch(key),
             Command::Resume(key) => self.serve(key, |conn, _| conn.resume()),
             Command::Accept(key, head) => self.serve(key, |conn, cx| conn.accept(head, cx)),
-            Command::Respond(key, status, response) => {
-                self.serve(key, |conn, cx| conn.respond(status, response, cx));
+            Command::Respond(key, status, answer) => {
+                self.serve(key, |conn, cx| conn.respond(status, answer, cx));
             }
             Command::Finished(key) => self.serve(key, |conn, cx| conn.finished(cx)),
             #[cfg(feature = "tls")]

@@ -33,6 +33,8 @@ pub(crate) enum Program {
         read_buffer: Option<&'static str>,
         /// Of tokio, if not the one that runs anyway.
         threads: Option<u32>,
+        /// Not once for all that a read brought.
+        flush_each: bool,
     },
     /// uWebSockets.
     Uws,
@@ -89,6 +91,7 @@ fn all() -> Vec<Server> {
         library,
         read_buffer,
         threads: None,
+        flush_each: false,
     };
     let tungstenite = "tokio-tungstenite";
     vec![
@@ -115,6 +118,18 @@ fn all() -> Vec<Server> {
                 library: tungstenite,
                 read_buffer: Some("4096"),
                 threads: Some(2),
+                flush_each: false,
+            },
+        ),
+        // As most programs are written.
+        server(
+            "tokio-tungstenite-send-each",
+            "tokio-tungstenite, `send` each",
+            Program::Peer {
+                library: tungstenite,
+                read_buffer: Some("4096"),
+                threads: None,
+                flush_each: true,
             },
         ),
         server(
@@ -178,6 +193,10 @@ impl Server {
             Program::Limit => (alone || mode == Mode::Broadcast) && !scenario.deflate,
             // None of them compresses.
             Program::Peer { .. } if scenario.deflate => false,
+            // Where there are several messages in a read.
+            Program::Peer {
+                flush_each: true, ..
+            } => mode == Mode::Echo && scenario.inflight > 1 && !scenario.tls,
             // More than one is worth something where there is more than one core.
             Program::Peer {
                 threads: Some(_), ..
@@ -236,6 +255,7 @@ impl Server {
                 library,
                 read_buffer,
                 threads,
+                flush_each,
             } => {
                 let mode = match mode {
                     "echo" => String::new(),
@@ -243,7 +263,10 @@ impl Server {
                 };
                 let buffer = read_buffer.map(|size| format!(" --read-buffer {size}"));
                 let threads = threads.map(|count| format!(" --threads {count}"));
-                let options = [buffer, threads].map(Option::unwrap_or_default).concat();
+                let flush = flush_each.then(|| " --flush-each".to_owned());
+                let options = [buffer, threads, flush]
+                    .map(Option::unwrap_or_default)
+                    .concat();
                 format!("{library}{mode}{topics}{options}")
             }
             Program::Uws | Program::Other(_) => format!("{mode}{topics}"),

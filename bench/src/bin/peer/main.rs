@@ -2,7 +2,8 @@
 //!
 //! Each is written the way its own documentation recommends for speed: one tokio thread (the server
 //! has one core), TCP_NODELAY, no cooperative budget, and where the library can queue messages
-//! apart from flushing them, one flush for all messages that one read brought.
+//! apart from flushing them, one flush for all messages that one read brought. `--flush-each` is what
+//! most programs do instead.
 //!
 //! `--broadcast` makes them pass every message on to all connections but the one it came from,
 //! `--publish` to those that have the topic whose turn it is. `--threads` gives tokio more than one.
@@ -27,7 +28,7 @@ use tokio::{
     task,
 };
 
-use crate::hub::Hub;
+use crate::{hub::Hub, tokio_tungstenite::Flush};
 
 /// The longest message accepted, by those that have a limit.
 const MAX_MESSAGE: usize = 32 * 1024 * 1024 + 1024;
@@ -58,6 +59,10 @@ struct Args {
     /// theirs; they recommend 4096 where there are many connections.
     #[arg(long, default_value_t = 128 * 1024)]
     read_buffer: usize,
+    /// Flush after each message instead of after each read (tokio-tungstenite, echo): what a loop of
+    /// `socket.send(message).await` does
+    #[arg(long, conflicts_with_all = ["broadcast", "publish"])]
+    flush_each: bool,
     /// TLS through native-tls, with this certificate and the key in PKCS#8 (PEM; tokio-tungstenite)
     #[arg(long, requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -99,7 +104,12 @@ fn main() -> Result<()> {
     };
     match args.library {
         Library::TokioTungstenite => serve(&args, |stream| {
-            tokio_tungstenite::serve(stream, config, hub.clone(), tls.clone())
+            let flush = if args.flush_each {
+                Flush::EachMessage
+            } else {
+                Flush::EachRead
+            };
+            tokio_tungstenite::serve(stream, config, hub.clone(), tls.clone(), flush)
         }),
         Library::Fastwebsockets => {
             serve(&args, |stream| fastwebsockets::serve(stream, hub.clone()))

@@ -21,14 +21,22 @@ pub(crate) async fn serve(
     config: WebSocketConfig,
     hub: Option<Hub>,
     tls: Option<TlsAcceptor>,
+    flush: Flush,
 ) -> Option<()> {
     match tls {
-        None => open(stream, config, hub).await,
-        Some(tls) => open(tls.accept(stream).await.ok()?, config, hub).await,
+        None => open(stream, config, hub, flush).await,
+        Some(tls) => open(tls.accept(stream).await.ok()?, config, hub, flush).await,
     }
 }
 
-async fn open<S>(stream: S, config: WebSocketConfig, hub: Option<Hub>) -> Option<()>
+/// When echoes are written.
+#[derive(Clone, Copy)]
+pub(crate) enum Flush {
+    EachRead,
+    EachMessage,
+}
+
+async fn open<S>(stream: S, config: WebSocketConfig, hub: Option<Hub>, flush: Flush) -> Option<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -36,7 +44,10 @@ where
         .await
         .ok()?;
     match hub {
-        None => echo(socket).await,
+        None => match flush {
+            Flush::EachRead => echo(socket).await,
+            Flush::EachMessage => echo_each(socket).await,
+        },
         Some(hub) => pass_on(socket, hub.join()).await,
     }
 }
@@ -57,6 +68,18 @@ where
             }
         }
         socket.flush().await.ok()?;
+    }
+}
+
+async fn echo_each<S>(mut socket: WebSocketStream<S>) -> Option<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        let message = socket.next().await?.ok()?;
+        if message.is_text() || message.is_binary() {
+            socket.send(message).await.ok()?;
+        }
     }
 }
 
