@@ -8,7 +8,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use framemill::{
     Accept, CloseCode, Handler, Message, MessageRate, OverRate, Peer, Request, Response, StatusCode,
 };
@@ -239,6 +239,14 @@ fn a_server_that_is_not_started() {
     let server = framemill::Server::bind("127.0.0.1:0").unwrap();
     let handle = server.handle();
     assert!(descriptors() > before);
+    // A timer that keeps the server that keeps the timer.
+    let (kept, is_kept) = bounded::<()>(0);
+    let both = (handle.clone(), kept);
+    handle.after(WAIT, move || drop(both));
     drop((server, handle));
     assert_eq!(descriptors(), before);
+    assert_eq!(
+        is_kept.recv_timeout(WAIT / 2),
+        Err(RecvTimeoutError::Disconnected)
+    );
 }

@@ -15,7 +15,7 @@ use crate::history::History;
 use crate::link::Feeds;
 #[cfg(feature = "tls")]
 use crate::net::Tls;
-use crate::net::{Bound, Listen, Listener};
+use crate::net::{Bound, Listen, Listener, LocalAddr};
 
 /// A server that is listening and not yet running: choose the settings, then [`run`](Self::run) it
 /// or [`start`](Self::start) it.
@@ -54,7 +54,40 @@ pub struct Server {
     pub(super) notify_systemd: bool,
     pub(super) backplane: Option<Arc<dyn Backplane>>,
     pub(super) histories: Feeds,
-    pub(super) handle: ServerHandle,
+    pub(super) handle: Unstarted,
+}
+
+/// The handle to a server that serves nobody yet. If it never will, timers and rooms that were made for it end.
+#[derive(Debug)]
+pub(super) struct Unstarted {
+    handle: ServerHandle,
+    serves: bool,
+}
+
+impl Unstarted {
+    fn new(addrs: Vec<LocalAddr>) -> Self {
+        Self {
+            handle: ServerHandle::new(addrs),
+            serves: false,
+        }
+    }
+
+    pub(super) fn handle(&self) -> &ServerHandle {
+        &self.handle
+    }
+
+    pub(super) fn started(mut self) {
+        self.serves = true;
+    }
+}
+
+impl Drop for Unstarted {
+    fn drop(&mut self) {
+        if !self.serves {
+            self.handle.services().stop_ticker();
+            self.handle.services().end();
+        }
+    }
 }
 
 impl Server {
@@ -72,7 +105,7 @@ impl Server {
             notify_systemd: false,
             backplane: None,
             histories: Feeds::default(),
-            handle: ServerHandle::new(Vec::new()),
+            handle: Unstarted::new(Vec::new()),
         };
         server.and_bind(addr)
     }
@@ -87,7 +120,7 @@ impl Server {
             .extend(bound.into_iter().map(|Bound(listener)| listener));
         let addrs: std::io::Result<Vec<_>> =
             self.listeners.iter().map(Listener::local_addr).collect();
-        self.handle = ServerHandle::new(addrs?);
+        self.handle = Unstarted::new(addrs?);
         Ok(self)
     }
 
@@ -95,7 +128,7 @@ impl Server {
     /// [broadcast](ServerHandle::broadcast), for instance. Call it after the last
     /// [`and_bind`](Self::and_bind).
     pub fn handle(&self) -> ServerHandle {
-        self.handle.clone()
+        self.handle.handle().clone()
     }
 
     // ---- threads ----

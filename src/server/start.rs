@@ -39,15 +39,6 @@ impl Server {
     /// [`Error::Config`](crate::Error::Config) for a setting that is out of range,
     /// [`Error::Io`](crate::Error::Io) if a thread or a poll instance can't be created.
     pub fn start(self, handler: impl Handler) -> Result<ServerHandle> {
-        let handle = self.handle.clone();
-        self.launch(handler).inspect_err(|_| {
-            // Its timers will never fire.
-            handle.services().stop_ticker();
-            handle.services().end();
-        })
-    }
-
-    fn launch(self, handler: impl Handler) -> Result<ServerHandle> {
         check(&self.config)?;
         let listeners = spread(self.listeners, self.config.loops)?;
         for listener in listeners.iter().flatten() {
@@ -66,7 +57,7 @@ impl Server {
         let prepared = Prepared::all(loops, &shared)?;
         let handles = reactor::handles(&prepared);
         let (pool, run_queue) = Pool::start_if_any(workers, &engine)?;
-        let handle = self.handle;
+        let handle = self.handle.handle().clone();
         let mut starting = Starting {
             server: &handle,
             backplane: false,
@@ -94,6 +85,7 @@ impl Server {
         };
         starting.failed = false;
         drop(starting);
+        self.handle.started();
         handle.started(Threads { loops, pool });
         if self.notify_systemd {
             handle.notify_systemd();
