@@ -58,12 +58,14 @@ impl History {
 
     /// No more than this number of [`bytes`](Self::bytes) of a topic, instead of 64 MiB. `usize::MAX`: as
     /// many as there are.
+    #[must_use]
     pub fn no_larger_than(mut self, bytes: usize) -> Self {
         self.bytes = bytes;
         self
     }
 
     /// No message that is older than this.
+    #[must_use]
     pub fn no_older_than(mut self, age: Duration) -> Self {
         self.age = Some(age);
         self
@@ -79,6 +81,27 @@ pub struct Offset {
     pub(crate) number: u64,
     /// Tells the message apart from another that got its number because it was lost. 0: not known.
     pub(crate) tag: u32,
+}
+
+impl Offset {
+    /// The position of this number in this epoch.
+    pub fn new(epoch: u64, number: u64) -> Self {
+        Self {
+            epoch,
+            number,
+            tag: 0,
+        }
+    }
+
+    /// Which history it is in.
+    pub fn epoch(self) -> u64 {
+        self.epoch
+    }
+
+    /// Its place there, from 1 on.
+    pub fn number(self) -> u64 {
+        self.number
+    }
 }
 
 impl fmt::Display for Offset {

@@ -11,7 +11,8 @@ pub use tungstenite::protocol::{CloseFrame, Message};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LatestKey {
-    /// A number, such as the id of an entity. Costs nothing to make.
+    /// A number, such as the id of an entity. Costs nothing to make. Of a signed type, negative ones are those
+    /// from 2^63 on.
     Number(u64),
     /// A name, such as a ticker symbol.
     Name(Box<str>),
@@ -21,16 +22,22 @@ macro_rules! latest_key_from {
     ($($number:ty),*) => {$(
         impl From<$number> for LatestKey {
             fn from(number: $number) -> Self {
-                Self::Number(number.into())
+                Self::Number(number as u64)
             }
         }
     )*};
 }
-latest_key_from!(u8, u16, u32, u64);
+latest_key_from!(u8, u16, u32, u64, usize, i8, i16, i32, i64, isize);
 
 impl From<&str> for LatestKey {
     fn from(name: &str) -> Self {
         Self::Name(name.into())
+    }
+}
+
+impl From<&String> for LatestKey {
+    fn from(name: &String) -> Self {
+        name.as_str().into()
     }
 }
 
@@ -126,7 +133,7 @@ impl fmt::Display for CloseCause {
             Self::NoPong => "no pong",
             Self::WriteStall => "peer stopped reading",
             Self::CloseTimeout => "no answer to the close frame",
-            Self::HandshakeTimeout => "opening handshake not completed in time",
+            Self::HandshakeTimeout => "opening handshake not completed",
             Self::Panic => "handler panicked",
             Self::Shutdown => "shutdown",
             Self::Terminated => "terminated",
@@ -198,5 +205,25 @@ impl fmt::Display for CloseReason {
             write!(f, ", {} bytes undelivered", self.undelivered)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_one_key_whatever_its_type() {
+        let keys: [LatestKey; 6] = [
+            7.into(),
+            7u8.into(),
+            7u64.into(),
+            7i64.into(),
+            7usize.into(),
+            (7i8).into(),
+        ];
+        assert!(keys.iter().all(|key| *key == LatestKey::Number(7)));
+        assert_eq!(LatestKey::from(-1i8), LatestKey::from(-1i64));
+        assert_eq!(LatestKey::from(&"a".to_owned()), LatestKey::from("a"));
     }
 }

@@ -122,6 +122,11 @@ impl Peer {
         self.link.unsubscribe_from(topic)
     }
 
+    /// Whether it subscribes to this topic now, also while what it missed is still being sent.
+    pub fn is_subscribed(&self, topic: &str) -> bool {
+        self.link.is_subscribed(topic)
+    }
+
     /// Sends a text or binary message to all subscribers of `topic`, except this connection itself,
     /// whether or not it subscribes. The message is encoded once (and compressed once for each window size
     /// that was agreed on); each subscriber's own queue limit and [`Overflow`](crate::Overflow) apply, so a

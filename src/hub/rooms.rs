@@ -53,6 +53,7 @@ impl<R: Room> Rooms<R> {
 
     /// How often a second [`Room::tick`] is called, at most 10,000; for rooms that are made from now
     /// on. Default: never, which is also what 0 means.
+    #[must_use]
     pub fn tick_rate(self, hertz: f64) -> Self {
         let period = 1.0 / hertz;
         let period = if hertz > 0.0 && period.is_finite() {
@@ -68,6 +69,7 @@ impl<R: Room> Rooms<R> {
 
     /// Whether rooms stay, and go on ticking, when they are empty. Default: no; a room closes (it is
     /// dropped) when its last member has left.
+    #[must_use]
     pub fn keep_empty(self, keep: bool) -> Self {
         self.registry.keep_empty.store(keep, Ordering::Relaxed);
         self

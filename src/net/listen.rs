@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
 #[cfg(target_os = "linux")]
 use std::os::linux::net::SocketAddrExt;
 #[cfg(unix)]
@@ -28,7 +28,8 @@ use crate::error::{Error, Result};
 
 /// Something to listen on.
 ///
-/// - `"127.0.0.1:9001"`, `"[::]:80"`, `"localhost:0"`, a [`SocketAddr`], or a `(&str, u16)`: TCP.
+/// - `"127.0.0.1:9001"`, `"[::]:80"`, `"localhost:0"`, a [`SocketAddr`], or a name or address with a port,
+///   such as `(Ipv4Addr::LOCALHOST, 9001)`: TCP.
 ///   A name is resolved, and every address of it that can be bound is listened on; with port 0, for
 ///   which the system chooses, only the first.
 /// - `"unix:/run/app.sock"`: a Unix stream socket. The file of a server that is no longer there is
@@ -438,6 +439,23 @@ impl Listen for SocketAddr {
         Ok(vec![Bound(Listener::tcp(self).map_err(bind_error(self))?)])
     }
 }
+
+macro_rules! listen_as_socket_addr {
+    ($($addr:ty),*) => {$(
+        impl Listen for $addr {
+            fn listen(self) -> Result<Vec<Bound>> {
+                SocketAddr::from(self).listen()
+            }
+        }
+    )*};
+}
+listen_as_socket_addr!(
+    SocketAddrV4,
+    SocketAddrV6,
+    (IpAddr, u16),
+    (Ipv4Addr, u16),
+    (Ipv6Addr, u16)
+);
 
 impl Listen for (&str, u16) {
     fn listen(self) -> Result<Vec<Bound>> {

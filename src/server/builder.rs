@@ -15,7 +15,7 @@ use crate::history::History;
 use crate::link::Feeds;
 #[cfg(feature = "tls")]
 use crate::net::Tls;
-use crate::net::{Bound, Listen, Listener, LocalAddr};
+use crate::net::{Bound, Listen, Listener};
 
 /// A server that is listening and not yet running: choose the settings, then [`run`](Self::run) it
 /// or [`start`](Self::start) it.
@@ -65,9 +65,9 @@ pub(super) struct Unstarted {
 }
 
 impl Unstarted {
-    fn new(addrs: Vec<LocalAddr>) -> Self {
+    fn new() -> Self {
         Self {
-            handle: ServerHandle::new(addrs),
+            handle: ServerHandle::new(),
             serves: false,
         }
     }
@@ -105,7 +105,7 @@ impl Server {
             notify_systemd: false,
             backplane: None,
             histories: Feeds::default(),
-            handle: Unstarted::new(Vec::new()),
+            handle: Unstarted::new(),
         };
         server.and_bind(addr)
     }
@@ -115,18 +115,16 @@ impl Server {
     /// # Errors
     /// As for [`bind`](Self::bind).
     pub fn and_bind(mut self, addr: impl Listen) -> Result<Self> {
-        let bound = addr.listen()?;
-        self.listeners
-            .extend(bound.into_iter().map(|Bound(listener)| listener));
-        let addrs: std::io::Result<Vec<_>> =
-            self.listeners.iter().map(Listener::local_addr).collect();
-        self.handle = Unstarted::new(addrs?);
+        let bound = addr.listen()?.into_iter();
+        let listeners: Vec<_> = bound.map(|Bound(listener)| listener).collect();
+        let addrs: std::io::Result<_> = listeners.iter().map(Listener::local_addr).collect();
+        self.handle.handle().add_addrs(addrs?);
+        self.listeners.extend(listeners);
         Ok(self)
     }
 
     /// The handle to this server, even before it runs: for handlers that
-    /// [broadcast](ServerHandle::broadcast), for instance. Call it after the last
-    /// [`and_bind`](Self::and_bind).
+    /// [broadcast](ServerHandle::broadcast), for instance.
     pub fn handle(&self) -> ServerHandle {
         self.handle.handle().clone()
     }

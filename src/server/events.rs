@@ -24,6 +24,18 @@ pub enum Event {
     Close(Peer, CloseReason),
 }
 
+impl Event {
+    /// Whom it is about.
+    pub fn peer(&self) -> &Peer {
+        match self {
+            Self::Open(peer, _)
+            | Self::Message(peer, _)
+            | Self::Writable(peer)
+            | Self::Close(peer, _) => peer,
+        }
+    }
+}
+
 /// Passes on everything about the connections that `decide` lets in.
 pub(super) struct ToChannel<F> {
     pub(super) events: Sender<Event>,

@@ -35,7 +35,7 @@ pub struct ServerHandle {
 
 #[derive(Debug)]
 struct Inner {
-    addrs: Vec<LocalAddr>,
+    addrs: Mutex<Vec<LocalAddr>>,
     /// For rooms and timers.
     services: Arc<Services>,
     running: OnceLock<Running>,
@@ -80,10 +80,10 @@ const GRACE: Duration = Duration::from_millis(100);
 const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl ServerHandle {
-    pub(super) fn new(addrs: Vec<LocalAddr>) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             inner: Arc::new(Inner {
-                addrs,
+                addrs: Mutex::default(),
                 services: Services::new(),
                 running: OnceLock::new(),
                 state: Mutex::new(State::NotStarted),
@@ -93,6 +93,10 @@ impl ServerHandle {
                 notifies: AtomicBool::new(false),
             }),
         }
+    }
+
+    pub(super) fn add_addrs(&self, more: Vec<LocalAddr>) {
+        lock(&self.inner.addrs).extend(more);
     }
 
     pub(super) fn services(&self) -> &Arc<Services> {
@@ -137,7 +141,7 @@ impl ServerHandle {
 
     /// The address of the first TCP listener: with port 0, this is how to find the port.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.inner.addrs.iter().find_map(|addr| match addr {
+        lock(&self.inner.addrs).iter().find_map(|addr| match addr {
             LocalAddr::Ip(addr) => Some(*addr),
             LocalAddr::Unix(_) => None,
         })
@@ -147,7 +151,8 @@ impl ServerHandle {
     /// [`Server::bind`](crate::Server::bind) would take. A Unix socket that was open already, and has no path,
     /// is `unix:(unnamed)`.
     pub fn local_addrs(&self) -> Vec<String> {
-        self.inner.addrs.iter().map(ToString::to_string).collect()
+        let addrs = lock(&self.inner.addrs);
+        addrs.iter().map(ToString::to_string).collect()
     }
 
     /// Connections that are open or opening.

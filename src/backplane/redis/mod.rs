@@ -230,6 +230,7 @@ impl Redis {
     /// other, if none of these begins with another: beside `app:` there may be `app2:`, but not `app:t:`,
     /// whose topic `lobby` would be the topic `t:lobby` of `app:`; and nothing beside an empty one. That
     /// can't be seen from here, so it is not refused. Default: `framemill:`.
+    #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.settings().prefix = prefix.into();
         self
@@ -237,6 +238,7 @@ impl Redis {
 
     /// What may wait for Redis: messages, and their bytes with those of names. Default: 65,536, 64 MiB. One
     /// more is lost to the other nodes.
+    #[must_use]
     pub fn queue(mut self, messages: usize, bytes: usize) -> Self {
         let settings = self.settings();
         (settings.most, settings.most_bytes) = (messages, bytes);
