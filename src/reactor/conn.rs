@@ -325,10 +325,8 @@ impl Conn {
     }
 
     /// The last of it, before the socket is closed.
-    pub(super) fn part(&mut self, registry: &mio::Registry) {
+    pub(super) fn part(&mut self) {
         self.stream.send_close_notify();
-        // Closing the socket deregisters it anyway; this only keeps late events away.
-        let _ = self.stream.deregister(registry);
     }
 
     // ---- reading ----

@@ -123,7 +123,7 @@ impl Browser {
         let dir = Path::new(TARGET).join(name);
         let profile = dir.join("profile");
         fs::create_dir_all(&profile).unwrap();
-        let process = Command::new("sh")
+        let mut process = Command::new("sh")
             .args(["-c", TETHER, "sh"])
             .arg(executable)
             .args(FLAGS)
@@ -146,6 +146,8 @@ impl Browser {
             let log = || fs::read_to_string(dir.join("log")).unwrap_or_default();
             if dir.join("ended").exists() {
                 eprintln!("{} ended at once: {}", executable.display(), log());
+                drop(process.stdin.take());
+                process.wait().unwrap();
                 return None;
             }
             if started.elapsed() > WAIT {

@@ -341,14 +341,6 @@ impl TlsStream<Stream> {
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }
-
-    pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        match self.wire() {
-            Some(wire) => wire.socket.deregister(registry),
-            // Closed, so epoll has forgotten it.
-            None => Ok(()),
-        }
-    }
 }
 
 impl<S> fmt::Debug for TlsStream<S> {

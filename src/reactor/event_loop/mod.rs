@@ -318,7 +318,7 @@ impl<U: Upstream> EventLoop<U> {
             conn.leave_opening();
             // A connection that goes, and of which nothing else is known, has hung up.
             conn.note_refusal(Refusal::HungUp);
-            conn.part(self.poll.registry());
+            conn.part();
             #[cfg(feature = "tls")]
             if !U::DIALS && conn.is_securing() {
                 conn.leave_handshake();
