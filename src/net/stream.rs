@@ -125,6 +125,13 @@ impl Stream {
         }
     }
 
+    /// A write has failed: none will be tried any more, so that reading goes on.
+    pub(crate) fn fall_mute(&mut self) {
+        if let Self::Tls(stream) = self {
+            stream.fall_mute();
+        }
+    }
+
     /// Whether there is more to read that no event will announce.
     #[inline]
     pub(crate) fn has_buffered(&self) -> bool {
@@ -197,6 +204,8 @@ impl Stream {
     }
 
     pub(crate) fn note_readable(&mut self, _: bool) {}
+
+    pub(crate) fn fall_mute(&mut self) {}
 
     pub(crate) fn send_close_notify(&mut self) {}
 

@@ -144,6 +144,8 @@ pub(crate) struct Conn {
     pub(super) paused: bool,
     /// The end of the stream has been read.
     pub(super) eof: bool,
+    /// A write has failed, so nothing more is written; what has arrived is still read.
+    pub(super) mute: bool,
     /// A ping is out, since `since`.
     pub(super) pinged: bool,
     /// No pong has answered the last ping yet.
@@ -234,6 +236,7 @@ impl Conn {
             hung_up: false,
             paused: false,
             eof: false,
+            mute: false,
             pinged: false,
             awaits_pong: false,
             told: Told::Nothing,
@@ -438,6 +441,38 @@ impl Conn {
             Phase::Open(Some(allowance)) => self.ending.is_none() && allowance.is_out_of_bytes(now),
             _ => false,
         }
+    }
+
+    /// A write has failed. The peer may have sent more before it left, and why it leaves: whatever has arrived
+    /// by now is dealt with first, and the end is told behind that.
+    pub(super) fn fall_mute<U: Upstream>(&mut self, error: &io::Error, cx: &mut Context<'_, U>) {
+        let hears = match &self.phase {
+            Phase::Open(_) => !self.eof,
+            Phase::Dialing(dialing) => !dialing.is_connecting(),
+            _ => false,
+        };
+        // `false`: the user was faster, and the command to end it is on its way.
+        if !hears || !self.peer.link.outbox().abandon() {
+            return self.fail_transport(error, cx);
+        }
+        log::debug!(
+            "{}: nothing more can be written: {error}",
+            self.peer.link.id
+        );
+        self.mute = true;
+        self.blocked = false;
+        if let Some(mut writing) = self.writing.take() {
+            writing.count_blocked(0, cx.counters);
+        }
+        self.release(cx);
+        // Until a read finds nothing more.
+        (self.readable, self.hung_up, self.again) = (true, true, true);
+        self.stream.fall_mute();
+    }
+
+    /// All that had arrived before a write failed has been looked at.
+    pub(super) fn end_mute<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        self.fail_transport(&io::ErrorKind::BrokenPipe.into(), cx);
     }
 
     /// Ends the connection at once because the transport failed.

@@ -227,6 +227,7 @@ fn is_silent(conn: &Conn) -> bool {
         && !conn.hung_up
         && !conn.paused
         && !conn.eof
+        && !conn.mute
         && !conn.blocked
         && !conn.again
         && !conn.listed
@@ -257,6 +258,7 @@ impl Silent {
             hung_up: false,
             paused: false,
             eof: false,
+            mute: false,
             pinged: has(PINGED),
             awaits_pong: has(AWAITS_PONG),
             told: Told::Opening,

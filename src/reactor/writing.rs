@@ -71,7 +71,7 @@ impl Conn {
     /// Writes what is queued until nothing is left or the kernel takes no more.
     pub(super) fn flush<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         self.dirty = false;
-        if self.gone || matches!(self.phase, Phase::Deciding) {
+        if self.gone || self.mute || matches!(self.phase, Phase::Deciding) {
             return;
         }
         self.note_room();
@@ -97,7 +97,7 @@ impl Conn {
         }
         match result {
             Ok(flushed) => self.after_flush(flushed, cx),
-            Err(error) => self.fail_transport(&error, cx),
+            Err(error) => self.fall_mute(&error, cx),
         }
     }
 
@@ -185,7 +185,7 @@ impl Conn {
                 self.again = true;
             }
         }
-        if matches!(self.phase, Phase::Lingering) && (flushed.progress || flushed.drained) {
+        if self.has_time() && (flushed.progress || flushed.drained) {
             // A slow reader gets all of a long answer.
             self.since = Moment::at(cx.now);
             self.rearm = true;

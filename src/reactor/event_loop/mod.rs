@@ -409,9 +409,6 @@ impl<U: Upstream> EventLoop<U> {
 
     /// Drops every connection, telling the handlers.
     fn end_all(&mut self) {
-        if !self.conns.is_empty() {
-            self.handle.shared.note_cut_off();
-        }
         for key in self.conns.keys() {
             self.serve(key, |conn, cx| conn.cut_off(cx));
         }
