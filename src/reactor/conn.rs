@@ -144,9 +144,10 @@ pub(crate) struct Conn {
     pub(super) paused: bool,
     /// The end of the stream has been read.
     pub(super) eof: bool,
-    /// A ping is out, since `since`.
+    /// A ping is out, since `since`, and nothing was received after it.
     pub(super) pinged: bool,
-    /// No pong has answered the last ping yet.
+    /// No pong has answered the last ping yet. Either may end first: other bytes are as good a sign of life,
+    /// and a pong that was in `rest` when the ping went out is taken for its answer.
     pub(super) awaits_pong: bool,
     pub(super) told: Told,
     /// What the last read brought.

@@ -163,14 +163,7 @@ impl Kept {
     /// [`is_silent`] says so.
     #[inline]
     fn silent(conn: Conn) -> Self {
-        let bit = |is_set, bit| if is_set { bit } else { 0 };
-        let flags = bit(conn.readable, READABLE)
-            | bit(conn.pinged, PINGED)
-            | bit(conn.awaits_pong, AWAITS_PONG)
-            | bit(conn.is_dirty(), DIRTY)
-            | bit(conn.touched, TOUCHED)
-            | bit(conn.is_client(), CLIENT)
-            | bit(conn.reader.takes_compressed(), COMPRESSED);
+        // All of them, so that no new one is lost here.
         let Conn {
             stream,
             peer,
@@ -181,10 +174,31 @@ impl Kept {
             rest,
             writing,
             ending,
+            readable,
+            hung_up: _,
+            paused: _,
+            eof: _,
+            pinged,
+            awaits_pong,
+            told: _,
             habit,
+            blocked: _,
             counts,
-            ..
+            again: _,
+            listed: _,
+            rearm: _,
+            dirty,
+            touched,
+            gone: _,
         } = conn;
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        let flags = bit(readable, READABLE)
+            | bit(pinged, PINGED)
+            | bit(awaits_pong, AWAITS_PONG)
+            | bit(dirty, DIRTY)
+            | bit(touched, TOUCHED)
+            | bit(reader.role() == Role::Client, CLIENT)
+            | bit(reader.takes_compressed(), COMPRESSED);
         // Nothing is in them, and to look whether there is takes as long as all else here.
         std::mem::forget((phase, reader, rest, writing, ending));
         let marks = Marks {
@@ -207,10 +221,39 @@ impl Kept {
     }
 }
 
-/// Whether all that there is to know of it is what [`Silent`] has.
+/// Whether all that there is to know of it is what [`Silent`] and [`Marks`] have.
 #[inline]
 fn is_silent(conn: &Conn) -> bool {
-    let plain = match &conn.stream {
+    // All of them, so that whoever adds one decides.
+    let Conn {
+        stream,
+        phase,
+        reader,
+        rest,
+        writing,
+        ending,
+        hung_up,
+        paused,
+        eof,
+        told,
+        blocked,
+        again,
+        listed,
+        rearm,
+        gone,
+        // Kept, whatever they are.
+        peer: _,
+        last_seen: _,
+        since: _,
+        readable: _,
+        pinged: _,
+        awaits_pong: _,
+        habit: _,
+        counts: _,
+        dirty: _,
+        touched: _,
+    } = conn;
+    let plain = match stream {
         Stream::Tcp(_) => true,
         #[cfg(unix)]
         Stream::Unix(_) => true,
@@ -218,20 +261,20 @@ fn is_silent(conn: &Conn) -> bool {
         Stream::Tls(_) | Stream::Lent => false,
     };
     plain
-        && matches!(conn.phase, Phase::Open(None))
-        && conn.told == Told::Opening
-        && conn.reader.is_between_messages()
-        && conn.rest.is_none()
-        && conn.writing.is_none()
-        && conn.ending.is_none()
-        && !conn.hung_up
-        && !conn.paused
-        && !conn.eof
-        && !conn.blocked
-        && !conn.again
-        && !conn.listed
-        && !conn.rearm
-        && !conn.gone
+        && matches!(phase, Phase::Open(None))
+        && *told == Told::Opening
+        && reader.is_between_messages()
+        && rest.is_none()
+        && writing.is_none()
+        && ending.is_none()
+        && !hung_up
+        && !paused
+        && !eof
+        && !blocked
+        && !again
+        && !listed
+        && !rearm
+        && !gone
 }
 
 impl Silent {
