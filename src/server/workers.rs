@@ -1,0 +1,96 @@
+//! Handlers on workers: what a worker does, and how it gets it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::engine::Engine;
+use super::handler::Handler;
+use crate::hub::Task;
+use crate::link::{EventBatch, defer_wakes, keeps_spare, release_own_spare, wake_deferred};
+use crate::metrics::WorkerCounters;
+use crate::peer::Peer;
+use crate::reactor::{NoRun, Upstream};
+use crate::worker::{RunQueue, Work};
+
+/// What a worker counts, and when.
+pub(crate) struct Desk {
+    workers: Arc<[WorkerCounters]>,
+    n: usize,
+    /// When its last run ended; the next begins then, unless it has paused meanwhile.
+    ended: Option<Instant>,
+}
+
+impl<H: Handler> Work<Task> for Engine<H> {
+    type Desk = Desk;
+
+    fn begin(&self, n: usize) -> Desk {
+        defer_wakes();
+        Desk {
+            workers: self.workers().clone(),
+            n,
+            ended: None,
+        }
+    }
+
+    fn run(&self, desk: &mut Desk, task: &mut Task) -> bool {
+        let counters = &desk.workers[desk.n];
+        let began = desk.ended.unwrap_or_else(Instant::now);
+        let epoch = counters.busy.epoch();
+        counters.busy.begin(began.saturating_duration_since(epoch));
+        let more = match task {
+            Task::Conn(peer, since) => {
+                if let Some(since) = since.take() {
+                    counters
+                        .waits
+                        .record(began.saturating_duration_since(since));
+                }
+                let mut handled = 0;
+                let more = self.run_mailbox(peer, &mut handled);
+                counters.events.add(handled);
+                more
+            }
+            Task::Run(runnable) => runnable.run(),
+        };
+        let ended = Instant::now();
+        let took = ended.saturating_duration_since(began);
+        counters.busy.end(took, &counters.runs);
+        desk.ended = Some(ended);
+        more
+    }
+
+    fn pause(&self, desk: &mut Desk) {
+        wake_deferred();
+        desk.ended = None;
+    }
+
+    fn keeps(&self) -> bool {
+        keeps_spare()
+    }
+
+    fn rest(&self) {
+        release_own_spare();
+    }
+}
+
+/// Hands events to the workers.
+pub(crate) struct ToWorkers(pub(crate) RunQueue<Task>);
+
+impl Upstream for ToWorkers {
+    type Run<'a> = NoRun;
+
+    fn run<R>(&self, _: &Peer, _: impl FnOnce(&mut NoRun) -> R) -> Option<R> {
+        None
+    }
+
+    fn is_inline(&self) -> bool {
+        false
+    }
+
+    fn deliver(&self, peer: &Peer, events: &mut EventBatch) -> bool {
+        peer.link.deliver(events)
+    }
+
+    fn schedule(&self, peer: Peer, since: Option<Instant>) {
+        self.0.push(Task::Conn(peer, since));
+    }
+}
