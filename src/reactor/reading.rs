@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Instant;
 
+use bytes::BytesMut;
+
 use super::conn::{Conn, Context, Habit, Phase, Rest, over_rate_waits};
 use super::liveness::Moment;
 use super::upstream::{Run, Upstream};
@@ -10,7 +12,7 @@ use crate::config::{ByteRate, Config, OverRate};
 use crate::link::{Event, Load};
 use crate::message::{Bytes, CloseCause, CloseCode, CloseFrame, Message};
 use crate::metrics::Buckets;
-use crate::proto::{Filled, InPlace, Violation};
+use crate::proto::{Buffer, Filled, InPlace, Violation};
 
 /// Messages that a connection may bring per turn when handlers run inline: enough that the turn's
 /// fixed costs vanish, few enough that ten flooding peers delay others by milliseconds only.
@@ -140,13 +142,13 @@ impl Conn {
         }
     }
 
-    /// One read that may bring a large message, into memory that can be that message's own. `None`:
-    /// better read otherwise.
-    fn read_large<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Option<Filled>> {
-        if self.habit != Habit::Large || !self.is_open() {
-            return None;
-        }
-        let (mut buffer, size) = cx.blocks.expect_large()?;
+    /// One read that may bring a large message, into memory that can be that message's own.
+    fn read_large<U: Upstream>(
+        &mut self,
+        mut buffer: Buffer,
+        size: usize,
+        cx: &mut Context<'_, U>,
+    ) -> Option<Filled> {
         let result = self.stream.read(buffer.place(size));
         let result = result.map(|arrived| Filled {
             arrived,
@@ -154,7 +156,7 @@ impl Conn {
         });
         let Some(filled) = self.note_read(result, cx) else {
             cx.blocks.take_back(buffer);
-            return Some(None);
+            return None;
         };
         buffer.advance(filled.arrived);
         match self.reader.adopt(buffer) {
@@ -164,18 +166,22 @@ impl Conn {
                 cx.blocks.not_as_expected(buffer);
             }
         }
-        Some(Some(filled))
+        Some(filled)
     }
 
-    /// One read that may bring middling messages, into memory that they can stay in until they were handled.
-    /// `None`: better read otherwise.
-    fn read_in_place<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Option<Filled>> {
+    /// Whether what it reads may stay where it is read, until it was handled.
+    fn reads_in_place(&self) -> bool {
         let usual = matches!(self.phase, Phase::Open(None)) && self.ending.is_none();
-        if self.habit != Habit::Middling || !usual || self.peer.link.has_parked() {
-            return None;
-        }
-        let size = cx.buf.len();
-        let mut memory = cx.in_place.memory(size)?;
+        self.habit == Habit::Middling && usual && !self.peer.link.has_parked()
+    }
+
+    /// One read that may bring middling messages, into memory that they can stay in.
+    fn read_in_place<U: Upstream>(
+        &mut self,
+        mut memory: BytesMut,
+        cx: &mut Context<'_, U>,
+    ) -> Option<Filled> {
+        let size = memory.len();
         let result = self.stream.read(&mut memory);
         let result = result.map(|arrived| Filled {
             arrived,
@@ -183,7 +189,7 @@ impl Conn {
         });
         let Some(filled) = self.note_read(result, cx) else {
             cx.in_place.take_back(memory);
-            return Some(None);
+            return None;
         };
         let buf = std::mem::take(&mut cx.buf);
         let reader = &mut self.reader;
@@ -197,12 +203,20 @@ impl Conn {
         }
         self.frames(&mut buf[..rest], cx);
         cx.buf = buf;
-        Some(Some(filled))
+        Some(filled)
     }
 
+    /// One read, into wherever what it brings had best be.
     fn read_and_look<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Filled> {
-        if let Some(filled) = self.read_large(cx).or_else(|| self.read_in_place(cx)) {
-            return filled;
+        if self.habit == Habit::Large && self.is_open() {
+            if let Some((buffer, size)) = cx.blocks.expect_large() {
+                return self.read_large(buffer, size, cx);
+            }
+        }
+        if self.reads_in_place() {
+            if let Some(memory) = cx.in_place.memory(cx.buf.len()) {
+                return self.read_in_place(memory, cx);
+            }
         }
         let buf = std::mem::take(&mut cx.buf);
         let size = match self.habit {
@@ -470,10 +484,10 @@ impl Conn {
         cx: &mut Context<'_, U>,
     ) -> Result<Taken, Stop> {
         if self.ending.is_none() {
-            if let Some((text, payload, key)) = self.reader.next_plain(input) {
-                let bytes = payload.len();
+            if let Some(plain) = self.reader.next_plain(input) {
+                let bytes = plain.payload.len();
                 let coming = bytes + input.len();
-                let message = cx.blocks.message(text, payload, key, coming, cx.messages);
+                let message = cx.blocks.message(plain, coming, cx.messages);
                 self.note_message(bytes, cx);
                 message.map_err(Stop::Failed)?;
                 return Ok(Taken { bytes, inflated: 0 });

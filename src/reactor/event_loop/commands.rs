@@ -7,7 +7,7 @@ use crate::id::Key;
 use crate::link::{Command, Link, Permit};
 use crate::message::CloseCause;
 use crate::peer::Peer;
-use crate::reactor::spreading::{Reach, Spread};
+use crate::reactor::spreading::{Frames, Reach, Spread};
 use crate::reactor::stopping::Stopping;
 use crate::reactor::upstream::Upstream;
 
@@ -30,7 +30,7 @@ impl<U: Upstream> EventLoop<U> {
         }
         self.held_back = !self.held_back && self.stopping.is_none() && self.may_be_joined();
         if !self.held_back {
-            self.spread(true);
+            self.spread_and_write();
         }
     }
 
@@ -58,7 +58,7 @@ impl<U: Upstream> EventLoop<U> {
         );
         if !goes_with_spreads {
             // It may write to outboxes, or change who is there.
-            self.spread(false);
+            self.spread();
         }
         match command {
             Command::Flush(key) => self.touch(key),
@@ -139,34 +139,42 @@ impl<U: Upstream> EventLoop<U> {
     /// Spreads a frame together with those before and behind it, if they are for the same connections.
     fn gather(&mut self, spread: Spread) {
         if !self.run.takes(&spread) {
-            self.spread(false);
+            self.spread();
         }
         self.run.push(spread);
     }
 
-    /// Puts what was gathered into the outboxes. If it is the last of the turn, it is also written, by
-    /// groups, while it is in the cache; otherwise more may follow for the same connections.
-    fn spread(&mut self, is_last: bool) {
+    /// Puts what was gathered into the outboxes; more may follow for the same connections.
+    fn spread(&mut self) {
+        self.spread_by(|this, frames| {
+            this.reach().spread(frames, 0, usize::MAX);
+        });
+    }
+
+    /// Puts the last of a turn into the outboxes and writes it, by groups, while it is in the cache.
+    fn spread_and_write(&mut self) {
+        self.spread_by(|this, frames| {
+            let mut from = Some(0);
+            while let Some(next) = from {
+                // Who was sent something before has it written together with this, later.
+                this.later.append(&mut this.touched);
+                from = this.reach().spread(frames, next, GROUP);
+                this.flush();
+                // To write to thousands takes milliseconds, for which what was read needn't wait.
+                this.pass_on();
+            }
+            this.touched.append(&mut this.later);
+        });
+    }
+
+    /// `put` is given what was gathered, if that is anything.
+    fn spread_by(&mut self, put: impl FnOnce(&mut Self, &Frames<'_>)) {
         if self.run.is_empty() {
             return;
         }
         let mut run = std::mem::take(&mut self.run);
         if let Some(frames) = run.frames() {
-            let most = if is_last { GROUP } else { usize::MAX };
-            let mut from = Some(0);
-            while let Some(next) = from {
-                if is_last {
-                    // Who was sent something before has it written together with this, later.
-                    self.later.append(&mut self.touched);
-                }
-                from = self.reach().spread(&frames, next, most);
-                if is_last {
-                    self.flush();
-                    // To write to thousands takes milliseconds, for which what was read needn't wait.
-                    self.pass_on();
-                }
-            }
-            self.touched.append(&mut self.later);
+            put(self, &frames);
         }
         for spread in run.drain() {
             self.receiver.return_permit(spread.into_permit());
