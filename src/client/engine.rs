@@ -446,7 +446,7 @@ fn fail(dial: Box<Dial>, error: Error) {
 }
 
 impl Work<Job> for Engine {
-    type Desk = ();
+    type State = ();
 
     fn begin(&self, _: usize) {
         defer_wakes();

@@ -90,7 +90,7 @@ pub(super) enum Gap {
 
 /// What those who are live are to be told now.
 #[derive(Debug, Default)]
-pub(super) struct News {
+pub(super) struct FeedUpdate {
     /// Something is missing before.
     pub(super) gap: Option<Message>,
     pub(super) messages: Vec<(Message, Kept)>,
@@ -179,21 +179,21 @@ impl Feed {
     }
 
     /// One more message, which has its number. `None`: it does not follow what is there.
-    pub(super) fn follow(&mut self, kept: Kept) -> Option<News> {
+    pub(super) fn follow(&mut self, kept: Kept) -> Option<FeedUpdate> {
         let offset = kept.offset;
         let known = offset.epoch == self.last.epoch && offset.number <= self.last.number;
         if !self.in_step || known {
             // Not in step: it will come with the rest.
-            return Some(News::default());
+            return Some(FeedUpdate::default());
         }
         let next = Offset {
             number: self.last.number + 1,
             ..self.last
         };
         (offset == next).then(|| {
-            let mut news = News::default();
-            self.accept(kept, &mut news);
-            news
+            let mut update = FeedUpdate::default();
+            self.accept(kept, &mut update);
+            update
         })
     }
 
@@ -204,8 +204,8 @@ impl Feed {
 
     /// The backplane has this after what is known here; it is to be [taken in](Self::take_in), and then
     /// this has [caught up](Self::catch_up). Those who are live are told if something is missing before.
-    pub(super) fn rejoin(&mut self, tail: &mut Tail) -> News {
-        let mut news = News::default();
+    pub(super) fn rejoin(&mut self, tail: &mut Tail) -> FeedUpdate {
+        let mut update = FeedUpdate::default();
         let before = self.last;
         // Of an epoch before there may be some left.
         tail.kept
@@ -239,21 +239,21 @@ impl Feed {
             if last == Offset::default() {
                 last.tag = LOST;
             }
-            news.gap = Some(history::said("gap", &tail.topic, last));
+            update.gap = Some(history::said("gap", &tail.topic, last));
             // Whoever comes for what is before is told of the gap too.
             self.clear();
         }
-        news
+        update
     }
 
     /// One of those, if it is not here yet.
-    pub(super) fn take_in(&mut self, kept: Kept) -> News {
-        let mut news = News::default();
+    pub(super) fn take_in(&mut self, kept: Kept) -> FeedUpdate {
+        let mut update = FeedUpdate::default();
         let is_new = kept.offset.number > self.last.number;
         if is_new && kept.offset.epoch == self.last.epoch {
-            self.accept(kept, &mut news);
+            self.accept(kept, &mut update);
         }
-        news
+        update
     }
 
     /// That was all up to this one.
@@ -267,7 +267,7 @@ impl Feed {
 
     /// Takes it in, unless it came before under another number: a Redis that has lost what it had
     /// can't know what it was sent twice.
-    fn accept(&mut self, kept: Kept, news: &mut News) {
+    fn accept(&mut self, kept: Kept, update: &mut FeedUpdate) {
         self.last = kept.offset;
         self.last_of = (kept.node, kept.sequence);
         if self.heard.len() >= NODES && !self.heard.contains_key(&kept.node) {
@@ -281,7 +281,7 @@ impl Feed {
         let now = Instant::now();
         let at = now.checked_sub(kept.age).unwrap_or(now);
         let message = self.push(&kept.post.topic, &kept.post.message, at);
-        news.messages.push((message, kept));
+        update.messages.push((message, kept));
     }
 
     fn push(&mut self, topic: &str, message: &Message, at: Instant) -> Message {

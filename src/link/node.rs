@@ -1,6 +1,6 @@
 //! What comes from other nodes: to those who subscribe here, and into the histories.
 
-use super::feed::News;
+use super::feed::FeedUpdate;
 use super::{Command, Shared};
 use crate::backplane::{Kept, Node, Post, Tail};
 use crate::history::{Offset, Since};
@@ -47,10 +47,10 @@ impl Node for Shared {
         };
         let mut follows = true;
         self.bring(&topic, keep, |feed| {
-            let news = feed.follow(kept);
-            follows = news.is_some();
+            let update = feed.follow(kept);
+            follows = update.is_some();
             feed.in_step &= follows;
-            news.unwrap_or_default()
+            update.unwrap_or_default()
         });
         follows
     }
@@ -86,23 +86,24 @@ impl Node for Shared {
             for kept in std::mem::take(&mut tail.kept) {
                 self.bring(&topic, keep, |feed| match feed.known {
                     true => feed.take_in(kept),
-                    false => News::default(),
+                    false => FeedUpdate::default(),
                 });
             }
         }
         self.bring(&topic, keep, |feed| {
-            let mut news = News::default();
+            let mut update = FeedUpdate::default();
             if feed.known != known || !feed.was_asked() {
                 // All have left meanwhile. For whoever has come, it is fetched again.
-                return news;
+                return update;
             }
             if !known {
                 feed.rejoin(&mut tail);
                 for kept in std::mem::take(&mut tail.kept) {
-                    news.messages.extend(feed.take_in(kept).messages);
+                    update.messages.extend(feed.take_in(kept).messages);
                 }
                 // A subscriber that is live already has asked for nothing earlier.
-                news.messages
+                update
+                    .messages
                     .retain(|(_, kept)| kept.offset.number > now.number);
             }
             feed.catch_up(tail.last);
@@ -110,7 +111,7 @@ impl Node for Shared {
                 link.wait_no_longer(&topic, Since::After(now));
                 link.handle.post(Command::CatchUp(link.id.key()));
             }
-            news
+            update
         });
     }
 

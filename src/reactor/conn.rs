@@ -149,9 +149,9 @@ pub(crate) struct Conn {
     /// No pong has answered the last ping yet. Either may end first: other bytes are as good a sign of life,
     /// and a pong that was in `rest` when the ping went out is taken for its answer.
     pub(super) awaits_pong: bool,
-    pub(super) told: Told,
+    pub(super) handler_knows: HandlerKnows,
     /// What the last read brought.
-    pub(super) habit: Habit,
+    pub(super) read_mode: ReadMode,
     /// The kernel's buffer is full; an event tells when it no longer is.
     pub(super) blocked: bool,
     pub(super) counts: Counts,
@@ -176,7 +176,7 @@ pub(super) struct Rest(pub(super) Box<[u8]>);
 
 /// What the handler knows of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum HandlerKnows {
     Nothing,
     /// It was given the opening, so it is told the end too.
     Opening,
@@ -185,7 +185,7 @@ pub(super) enum Told {
 
 /// What a connection brought last, and how much of it is therefore read at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Habit {
+pub(super) enum ReadMode {
     Usual,
     /// A message that may as well stay where it was read.
     Middling,
@@ -197,7 +197,7 @@ pub(super) enum Habit {
 
 /// What an event says of a socket.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct News {
+pub(crate) struct Readiness {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
     /// Half-closed by the peer, or failed.
@@ -237,8 +237,8 @@ impl Conn {
             eof: false,
             pinged: false,
             awaits_pong: false,
-            told: Told::Nothing,
-            habit: Habit::Usual,
+            handler_knows: HandlerKnows::Nothing,
+            read_mode: ReadMode::Usual,
             counts,
             again: false,
             listed: false,
@@ -295,7 +295,9 @@ impl Conn {
 
     /// Open, or about to be: a handler that is told that a connection opens may broadcast to it at once.
     pub(super) fn hears_broadcasts(&self) -> bool {
-        self.is_open() || (self.told != Told::Nothing && matches!(self.phase, Phase::Deciding))
+        self.is_open()
+            || (self.handler_knows != HandlerKnows::Nothing
+                && matches!(self.phase, Phase::Deciding))
     }
 
     /// It is we who don't read: what the peer has to say may be there.
@@ -334,15 +336,15 @@ impl Conn {
 
     // ---- reading ----
 
-    /// The socket has news.
-    pub(super) fn ready<U: Upstream>(&mut self, news: News, cx: &mut Context<'_, U>) {
-        self.readable |= news.readable || news.closed;
-        self.hung_up |= news.closed;
-        if news.readable || news.closed {
+    /// An event of the socket.
+    pub(super) fn ready<U: Upstream>(&mut self, event: Readiness, cx: &mut Context<'_, U>) {
+        self.readable |= event.readable || event.closed;
+        self.hung_up |= event.closed;
+        if event.readable || event.closed {
             self.stream.note_readable(self.hung_up);
         }
         // TLS may have more to send than what was given to it: answers, its goodbye.
-        if news.writable && (std::mem::take(&mut self.blocked) || self.stream.has_pending()) {
+        if event.writable && (std::mem::take(&mut self.blocked) || self.stream.has_pending()) {
             if self.pinged {
                 // A ping may have to wait for all that is in front of it; of that the peer has taken some.
                 self.last_seen = Moment::at(cx.now);
@@ -422,7 +424,7 @@ impl Conn {
 
     /// What comes next is probably a large message, or more of one.
     fn brings_large(&self) -> bool {
-        self.habit == Habit::Large || self.reader.is_in_large_message()
+        self.read_mode == ReadMode::Large || self.reader.is_in_large_message()
     }
 
     /// The peer has used up its allowance of messages.

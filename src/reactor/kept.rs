@@ -9,7 +9,7 @@ use mio::net::TcpStream;
 #[cfg(unix)]
 use mio::net::UnixStream;
 
-use super::conn::{Conn, Habit, Phase, Told};
+use super::conn::{Conn, HandlerKnows, Phase, ReadMode};
 use super::counts::Counts;
 use super::liveness::Moment;
 use crate::net::Stream;
@@ -27,7 +27,7 @@ pub(super) enum Kept {
     /// Something is under way, or there is TLS, or what it may send is limited.
     Busy(Box<Conn>),
     /// It is being served; never seen by anybody.
-    Away,
+    InUse,
 }
 
 /// See [`Kept`].
@@ -42,7 +42,7 @@ pub(super) struct Silent {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Marks {
     counts: Counts,
-    habit: Habit,
+    read_mode: ReadMode,
     flags: u8,
 }
 
@@ -85,7 +85,7 @@ impl Kept {
     fn take_silent(&mut self, max_message: u32) -> Option<Conn> {
         match self {
             Self::Busy(_) => None,
-            _ => std::mem::replace(self, Self::Away).wake(max_message),
+            _ => std::mem::replace(self, Self::InUse).wake(max_message),
         }
     }
 
@@ -96,7 +96,7 @@ impl Kept {
             // There is nothing here to be dropped.
             std::mem::forget(std::mem::replace(self, Self::new(conn)));
         } else if self.has_come_to_rest() {
-            if let Self::Busy(conn) = std::mem::replace(self, Self::Away) {
+            if let Self::Busy(conn) = std::mem::replace(self, Self::InUse) {
                 *self = Self::silent(*conn);
             }
         }
@@ -116,7 +116,7 @@ impl Kept {
             #[cfg(unix)]
             Self::Unix(_, _, silent) => Some(&silent.peer),
             Self::Busy(conn) => Some(&conn.peer),
-            Self::Away => None,
+            Self::InUse => None,
         }
     }
 
@@ -135,7 +135,7 @@ impl Kept {
             #[cfg(unix)]
             Self::Unix(_, marks, _) => &mut marks.flags,
             Self::Busy(conn) => return !std::mem::replace(&mut conn.touched, true),
-            Self::Away => return false,
+            Self::InUse => return false,
         };
         let untouched = *flags & TOUCHED == 0;
         *flags |= TOUCHED;
@@ -156,7 +156,7 @@ impl Kept {
             Self::Unix(socket, marks, silent) => {
                 Some(silent.wake(Stream::Unix(socket), marks, max_message))
             }
-            Self::Busy(_) | Self::Away => None,
+            Self::Busy(_) | Self::InUse => None,
         }
     }
 
@@ -180,8 +180,8 @@ impl Kept {
             eof: _,
             pinged,
             awaits_pong,
-            told: _,
-            habit,
+            handler_knows: _,
+            read_mode,
             blocked: _,
             counts,
             again: _,
@@ -203,7 +203,7 @@ impl Kept {
         std::mem::forget((phase, reader, rest, writing, ending));
         let marks = Marks {
             counts,
-            habit,
+            read_mode,
             flags,
         };
         let silent = Silent {
@@ -235,7 +235,7 @@ fn is_silent(conn: &Conn) -> bool {
         hung_up,
         paused,
         eof,
-        told,
+        handler_knows,
         blocked,
         again,
         listed,
@@ -248,7 +248,7 @@ fn is_silent(conn: &Conn) -> bool {
         readable: _,
         pinged: _,
         awaits_pong: _,
-        habit: _,
+        read_mode: _,
         counts: _,
         dirty: _,
         touched: _,
@@ -262,7 +262,7 @@ fn is_silent(conn: &Conn) -> bool {
     };
     plain
         && matches!(phase, Phase::Open(None))
-        && *told == Told::Opening
+        && *handler_knows == HandlerKnows::Opening
         && reader.is_between_messages()
         && rest.is_none()
         && writing.is_none()
@@ -302,8 +302,8 @@ impl Silent {
             eof: false,
             pinged: has(PINGED),
             awaits_pong: has(AWAITS_PONG),
-            told: Told::Opening,
-            habit: marks.habit,
+            handler_knows: HandlerKnows::Opening,
+            read_mode: marks.read_mode,
             blocked: false,
             counts: marks.counts,
             again: false,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::conn::{Conn, Context, Habit, Phase, Rest, over_rate_waits};
+use super::conn::{Conn, Context, Phase, ReadMode, Rest, over_rate_waits};
 use super::liveness::Moment;
 use super::upstream::{Run, Upstream};
 use crate::config::{ByteRate, Config, OverRate};
@@ -172,7 +172,7 @@ impl Conn {
     /// Whether what it reads may stay where it is read, until it was handled.
     fn reads_in_place(&self) -> bool {
         let usual = matches!(self.phase, Phase::Open(None)) && self.ending.is_none();
-        self.habit == Habit::Middling && usual && !self.peer.link.has_parked()
+        self.read_mode == ReadMode::Middling && usual && !self.peer.link.has_parked()
     }
 
     /// One read that may bring middling messages, into memory that they can stay in.
@@ -197,7 +197,7 @@ impl Conn {
             .in_place
             .take(memory, filled.arrived, reader, cx.messages, buf);
         let last = cx.messages.last().map(Message::len);
-        self.habit = Habit::Usual;
+        self.read_mode = ReadMode::Usual;
         if let Some(bytes) = last {
             self.note_message(bytes, cx);
         }
@@ -208,7 +208,7 @@ impl Conn {
 
     /// One read, into wherever what it brings had best be.
     fn read_and_look<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Filled> {
-        if self.habit == Habit::Large && self.is_open() {
+        if self.read_mode == ReadMode::Large && self.is_open() {
             if let Some((buffer, size)) = cx.blocks.expect_large() {
                 return self.read_large(buffer, size, cx);
             }
@@ -219,10 +219,10 @@ impl Conn {
             }
         }
         let buf = std::mem::take(&mut cx.buf);
-        let size = match self.habit {
-            Habit::Large => FIRST_READ.min(buf.len()),
-            Habit::Tiny => TINY_READ.min(buf.len()),
-            Habit::Usual | Habit::Middling => buf.len(),
+        let size = match self.read_mode {
+            ReadMode::Large => FIRST_READ.min(buf.len()),
+            ReadMode::Tiny => TINY_READ.min(buf.len()),
+            ReadMode::Usual | ReadMode::Middling => buf.len(),
         };
         let frames = self.reader.frames();
         let result = self.stream.read(&mut buf[..size]);
@@ -235,9 +235,9 @@ impl Conn {
             self.input(&mut buf[..filled.arrived], cx);
             let frames = self.reader.frames().wrapping_sub(frames) as usize;
             if frames > filled.arrived / TINY {
-                self.habit = Habit::Tiny;
-            } else if self.habit == Habit::Tiny {
-                self.habit = Habit::Usual;
+                self.read_mode = ReadMode::Tiny;
+            } else if self.read_mode == ReadMode::Tiny {
+                self.read_mode = ReadMode::Usual;
             }
         }
         cx.buf = buf;
@@ -531,13 +531,13 @@ impl Conn {
             // Whatever comes next has to wait, and the timer ends that.
             self.rearm |= allowance.is_out_of_messages(cx.now);
         }
-        self.habit = if bytes >= LARGE {
+        self.read_mode = if bytes >= LARGE {
             cx.blocks.note_large(self.reader.frame_len(bytes));
-            Habit::Large
+            ReadMode::Large
         } else if bytes >= MIDDLING && !U::DIALS && cx.upstream.is_inline() {
-            Habit::Middling
+            ReadMode::Middling
         } else {
-            Habit::Usual
+            ReadMode::Usual
         };
     }
 

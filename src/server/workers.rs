@@ -13,7 +13,7 @@ use crate::reactor::{NoRun, Upstream};
 use crate::worker::{RunQueue, Work};
 
 /// What a worker counts, and when.
-pub(crate) struct Desk {
+pub(crate) struct WorkerState {
     workers: Arc<[WorkerCounters]>,
     n: usize,
     /// When its last run ended; the next begins then, unless it has paused meanwhile.
@@ -21,20 +21,20 @@ pub(crate) struct Desk {
 }
 
 impl<H: Handler> Work<Task> for Engine<H> {
-    type Desk = Desk;
+    type State = WorkerState;
 
-    fn begin(&self, n: usize) -> Desk {
+    fn begin(&self, n: usize) -> WorkerState {
         defer_wakes();
-        Desk {
+        WorkerState {
             workers: self.workers().clone(),
             n,
             ended: None,
         }
     }
 
-    fn run(&self, desk: &mut Desk, task: &mut Task) -> bool {
-        let counters = &desk.workers[desk.n];
-        let began = desk.ended.unwrap_or_else(Instant::now);
+    fn run(&self, state: &mut WorkerState, task: &mut Task) -> bool {
+        let counters = &state.workers[state.n];
+        let began = state.ended.unwrap_or_else(Instant::now);
         let epoch = counters.busy.epoch();
         counters.busy.begin(began.saturating_duration_since(epoch));
         let more = match task {
@@ -54,13 +54,13 @@ impl<H: Handler> Work<Task> for Engine<H> {
         let ended = Instant::now();
         let took = ended.saturating_duration_since(began);
         counters.busy.end(took, &counters.runs);
-        desk.ended = Some(ended);
+        state.ended = Some(ended);
         more
     }
 
-    fn pause(&self, desk: &mut Desk) {
+    fn pause(&self, state: &mut WorkerState) {
         wake_deferred();
-        desk.ended = None;
+        state.ended = None;
     }
 
     fn keeps(&self) -> bool {
