@@ -25,7 +25,8 @@ use crate::link::{
 };
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
-use crate::reactor::{self, NoRun, Prepared, Upstream};
+use crate::proto::Role;
+use crate::reactor::{self, NotInline, Prepared, Upstream};
 use crate::sync::lock;
 use crate::worker::{Pool, RunQueue, Work};
 
@@ -494,12 +495,8 @@ impl ToWorkers {
 }
 
 impl Upstream for ToWorkers {
-    const DIALS: bool = true;
-    type Run<'a> = NoRun;
-
-    fn run<R>(&self, _: &Peer, _: impl FnOnce(&mut NoRun) -> R) -> Option<R> {
-        None
-    }
+    const ROLE: Role = Role::Client;
+    type Inline = NotInline;
 
     fn is_inline(&self) -> bool {
         false
@@ -535,12 +532,8 @@ impl Upstream for ToWorkers {
 struct OnTheLoop(Arc<Engine>);
 
 impl Upstream for OnTheLoop {
-    const DIALS: bool = true;
-    type Run<'a> = NoRun;
-
-    fn run<R>(&self, _: &Peer, _: impl FnOnce(&mut NoRun) -> R) -> Option<R> {
-        None
-    }
+    const ROLE: Role = Role::Client;
+    type Inline = NotInline;
 
     fn is_inline(&self) -> bool {
         true

@@ -413,12 +413,11 @@ impl Conn {
     /// With handlers inline: what comes now has to wait in the mailbox.
     fn holds_back<U: Upstream>(&self) -> bool {
         let link = &self.peer.link;
-        if U::DIALS {
+        match U::ROLE {
             // A receiver does not receive. Not congestion: a client that waited for a server to read
             // might wait for one that waits for it.
-            link.has_parked()
-        } else {
-            link.must_wait()
+            Role::Client => link.has_parked(),
+            Role::Server => link.must_wait(),
         }
     }
 

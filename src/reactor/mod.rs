@@ -32,4 +32,4 @@ mod upstream;
 mod writing;
 
 pub(crate) use event_loop::{Prepared, handles, spawn_all};
-pub(crate) use upstream::{NoRun, Run, Upstream};
+pub(crate) use upstream::{InlineRun, InlineUpstream, NotInline, Upstream};

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 
 use super::conn::{Conn, Context, Phase, ReadMode, Rest, over_rate_waits};
 use super::liveness::Moment;
-use super::upstream::{Run, Upstream};
+use super::upstream::{InlineRun, InlineUpstream, Upstream};
 use crate::config::{ByteRate, Config, OverRate};
 use crate::link::{Event, Load};
 use crate::message::{Bytes, CloseCause, CloseCode, CloseFrame, Message};
@@ -319,12 +319,12 @@ impl Conn {
             return;
         }
         let mut input = bytes;
-        let upstream = cx.upstream;
-        let inline = (upstream.is_inline() && !U::DIALS).then(|| self.peer.clone());
+        let inline = cx.upstream.inline();
+        let inline = inline.map(|upstream| (upstream, self.peer.clone()));
         loop {
             // Behind those that wait already, if there are any.
-            let stop = match inline.as_ref().filter(|peer| !peer.link.has_parked()) {
-                Some(peer) => {
+            let stop = match inline.as_ref().filter(|(_, peer)| !peer.link.has_parked()) {
+                Some((upstream, peer)) => {
                     let mut handled = Handled::default();
                     // Nothing is delivered meanwhile, so all else that is to do waits for its end.
                     let timed = Timed::begin(cx.runs);
@@ -375,7 +375,7 @@ impl Conn {
         &mut self,
         input: &mut &mut [u8],
         handled: &mut Handled,
-        run: &mut U::Run<'_>,
+        run: &mut impl InlineRun,
         cx: &mut Context<'_, U>,
     ) {
         let mut done = found_before(cx.messages);
@@ -534,7 +534,7 @@ impl Conn {
         self.read_mode = if bytes >= LARGE {
             cx.blocks.note_large(self.reader.frame_len(bytes));
             ReadMode::Large
-        } else if bytes >= MIDDLING && !U::DIALS && cx.upstream.is_inline() {
+        } else if bytes >= MIDDLING && cx.upstream.inline().is_some() {
             ReadMode::Middling
         } else {
             ReadMode::Usual

@@ -10,7 +10,8 @@ use crate::guard::guarded;
 use crate::link::{EventBatch, Inline};
 use crate::message::{Bytes, Message};
 use crate::peer::Peer;
-use crate::reactor::{Run, Upstream};
+use crate::proto::Role;
+use crate::reactor::{InlineRun, InlineUpstream, Upstream};
 
 /// What is left where a message was.
 const NONE: Message = Message::Binary(Bytes::new());
@@ -22,27 +23,11 @@ const NONE: Message = Message::Binary(Bytes::new());
 pub(crate) struct OnTheLoop<H>(pub(crate) Arc<Engine<H>>);
 
 impl<H: Handler> Upstream for OnTheLoop<H> {
-    type Run<'a> = InlineRun<'a, H>;
+    const ROLE: Role = Role::Server;
+    type Inline = Self;
 
-    fn run<R>(&self, peer: &Peer, body: impl FnOnce(&mut InlineRun<'_, H>) -> R) -> Option<R> {
-        let engine = &*self.0;
-        let _inline = Inline::run(peer.link.id);
-        let mut slot = peer.link.session();
-        let mut corrupt = false;
-        let result = guarded(|| {
-            body(&mut InlineRun {
-                engine,
-                peer,
-                session: session::live(&mut slot),
-                corrupt: &mut corrupt,
-            })
-        });
-        if result.is_none() {
-            engine.panicked(&peer.link, &mut slot);
-        } else if corrupt {
-            session::mute::<H::Session>(&mut slot);
-        }
-        result
+    fn inline(&self) -> Option<&Self> {
+        Some(self)
     }
 
     fn is_inline(&self) -> bool {
@@ -69,8 +54,33 @@ impl<H: Handler> Upstream for OnTheLoop<H> {
     }
 }
 
+impl<H: Handler> InlineUpstream for OnTheLoop<H> {
+    type Run<'a> = HandlerRun<'a, H>;
+
+    fn run<R>(&self, peer: &Peer, body: impl FnOnce(&mut HandlerRun<'_, H>) -> R) -> Option<R> {
+        let engine = &*self.0;
+        let _inline = Inline::run(peer.link.id);
+        let mut slot = peer.link.session();
+        let mut corrupt = false;
+        let result = guarded(|| {
+            body(&mut HandlerRun {
+                engine,
+                peer,
+                session: session::live(&mut slot),
+                corrupt: &mut corrupt,
+            })
+        });
+        if result.is_none() {
+            engine.panicked(&peer.link, &mut slot);
+        } else if corrupt {
+            session::mute::<H::Session>(&mut slot);
+        }
+        result
+    }
+}
+
 /// The messages of one connection, handled as they are read.
-pub(crate) struct InlineRun<'a, H: Handler> {
+pub(crate) struct HandlerRun<'a, H: Handler> {
     engine: &'a Engine<H>,
     peer: &'a Peer,
     session: Option<&'a mut H::Session>,
@@ -78,7 +88,7 @@ pub(crate) struct InlineRun<'a, H: Handler> {
     corrupt: &'a mut bool,
 }
 
-impl<H: Handler> Run for InlineRun<'_, H> {
+impl<H: Handler> InlineRun for HandlerRun<'_, H> {
     #[inline(always)] // or the message is moved once more
     fn message(&mut self, message: &mut Message) -> usize {
         let Some(session) = &mut self.session else {
@@ -93,7 +103,7 @@ impl<H: Handler> Run for InlineRun<'_, H> {
     }
 }
 
-impl<H: Handler> InlineRun<'_, H> {
+impl<H: Handler> HandlerRun<'_, H> {
     #[cold]
     fn compressed(&mut self, message: &mut Message) -> usize {
         let message = std::mem::replace(message, NONE);

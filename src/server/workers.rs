@@ -9,7 +9,8 @@ use crate::hub::Task;
 use crate::link::{EventBatch, defer_wakes, keeps_spare, release_own_spare, wake_deferred};
 use crate::metrics::WorkerCounters;
 use crate::peer::Peer;
-use crate::reactor::{NoRun, Upstream};
+use crate::proto::Role;
+use crate::reactor::{NotInline, Upstream};
 use crate::worker::{RunQueue, Work};
 
 /// What a worker counts, and when.
@@ -76,11 +77,8 @@ impl<H: Handler> Work<Task> for Engine<H> {
 pub(crate) struct ToWorkers(pub(crate) RunQueue<Task>);
 
 impl Upstream for ToWorkers {
-    type Run<'a> = NoRun;
-
-    fn run<R>(&self, _: &Peer, _: impl FnOnce(&mut NoRun) -> R) -> Option<R> {
-        None
-    }
+    const ROLE: Role = Role::Server;
+    type Inline = NotInline;
 
     fn is_inline(&self) -> bool {
         false

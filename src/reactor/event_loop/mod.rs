@@ -40,7 +40,7 @@ use crate::link::{self, CommandReceiver, Dial, EventBatch, LoopHandle};
 use crate::message::{CloseCause, Message};
 use crate::metrics::Refusal;
 use crate::peer::Peer;
-use crate::proto::{Blocks, InPlace, ReadBuffer};
+use crate::proto::{Blocks, InPlace, ReadBuffer, Role};
 
 pub(crate) use self::start::{Prepared, handles, spawn_all};
 
@@ -320,7 +320,7 @@ impl<U: Upstream> EventLoop<U> {
             conn.note_refusal(Refusal::HungUp);
             conn.part(self.poll.registry());
             #[cfg(feature = "tls")]
-            if !U::DIALS && conn.is_securing() {
+            if U::ROLE == Role::Server && conn.is_securing() {
                 conn.leave_handshake();
             }
             conn.uncount();
@@ -343,9 +343,9 @@ impl<U: Upstream> EventLoop<U> {
             // A late command for a connection that is gone.
             return;
         };
-        let own_config = match U::DIALS {
-            true => kept.peer().map(|peer| peer.link.config().clone()),
-            false => None,
+        let own_config = match U::ROLE {
+            Role::Client => kept.peer().map(|peer| peer.link.config().clone()),
+            Role::Server => None,
         };
         let config = own_config.as_ref().unwrap_or(&self.handle.config);
         let mut cx = Context {
