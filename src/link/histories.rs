@@ -202,7 +202,7 @@ impl Link {
         locked.wait_no_longer(self.id);
         // Where others number the messages, they may know better.
         let certain = !shared.keeps_elsewhere()
-            || (locked.known && locked.replay(since).gap != Some(Gap::Unknown));
+            || (locked.is_known() && locked.replay(since).gap != Some(Gap::Unknown));
         let begun = self.fall_behind(&seat, since, certain);
         let reached = match (begun, certain) {
             (Begun::Yes, true) => self.replay(&mut locked, topic),

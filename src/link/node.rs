@@ -49,7 +49,6 @@ impl Node for Shared {
         self.bring(&topic, keep, |feed| {
             let update = feed.follow(kept);
             follows = update.is_some();
-            feed.in_step &= follows;
             update.unwrap_or_default()
         });
         follows
@@ -74,7 +73,7 @@ impl Node for Shared {
         let feed = self.feed(&topic, keep);
         let (known, asked) = {
             let feed = lock(&feed);
-            (feed.known, feed.was_asked())
+            (feed.is_known(), feed.was_asked())
         };
         if !asked {
             // All have left who wanted it. It may be too little for who has come since.
@@ -84,7 +83,7 @@ impl Node for Shared {
             // Much may have been missed: it comes as if it were published now, one after the other.
             self.bring(&topic, keep, |feed| feed.rejoin(&mut tail));
             for kept in std::mem::take(&mut tail.kept) {
-                self.bring(&topic, keep, |feed| match feed.known {
+                self.bring(&topic, keep, |feed| match feed.is_known() {
                     true => feed.take_in(kept),
                     false => FeedUpdate::default(),
                 });
@@ -92,7 +91,7 @@ impl Node for Shared {
         }
         self.bring(&topic, keep, |feed| {
             let mut update = FeedUpdate::default();
-            if feed.known != known || !feed.was_asked() {
+            if feed.is_known() != known || !feed.was_asked() {
                 // All have left meanwhile. For whoever has come, it is fetched again.
                 return update;
             }
@@ -106,8 +105,7 @@ impl Node for Shared {
                     .messages
                     .retain(|(_, kept)| kept.offset.number > now.number);
             }
-            feed.catch_up(tail.last);
-            for link in feed.answered() {
+            for link in feed.catch_up(tail.last) {
                 link.wait_no_longer(&topic, Since::After(now));
                 link.handle.post(Command::CatchUp(link.id.key()));
             }
@@ -117,7 +115,7 @@ impl Node for Shared {
 
     fn out_of_step(&self, topic: &str) {
         if let Some(feed) = self.histories.existing(topic) {
-            lock(&feed).in_step = false;
+            lock(&feed).fall_behind();
         }
     }
 }
