@@ -15,6 +15,7 @@ mod counts;
 mod dialing;
 mod ending;
 mod event_loop;
+mod fan_out;
 mod kept;
 mod liveness;
 mod opening;
@@ -24,7 +25,6 @@ mod reading;
 #[cfg(feature = "tls")]
 mod securing;
 mod slab;
-mod spreading;
 mod stopping;
 mod timer;
 mod topics;

@@ -7,7 +7,7 @@ use crate::id::Key;
 use crate::link::{Command, Link, Permit};
 use crate::message::CloseCause;
 use crate::peer::Peer;
-use crate::reactor::spreading::{FanOut, Frames, Recipients};
+use crate::reactor::fan_out::{FanOut, Frames, Recipients};
 use crate::reactor::stopping::Stopping;
 use crate::reactor::upstream::Upstream;
 
