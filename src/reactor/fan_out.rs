@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
+use super::audience::Audience;
 use super::kept::Kept;
 use super::slab::Slab;
-use super::topics::Audience;
 use crate::id::Key;
 use crate::link::{Permit, Publication, SharedFrame};
 use crate::peer::Peer;

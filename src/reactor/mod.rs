@@ -10,6 +10,7 @@
 //! module may import which is the table in `tests/layering.rs`.
 
 mod acceptor;
+mod audience;
 mod conn;
 mod counts;
 mod dialing;
@@ -27,7 +28,6 @@ mod securing;
 mod slab;
 mod stopping;
 mod timer;
-mod topics;
 mod upstream;
 mod writing;
 
