@@ -27,8 +27,8 @@ mod reading;
 mod securing;
 mod slab;
 mod stopping;
-mod timer;
 mod upstream;
+mod wheel;
 mod writing;
 
 pub(crate) use event_loop::{Prepared, handles, spawn_all};
