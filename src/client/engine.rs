@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::builder::Client;
+use super::channel_feeder::{ChannelFeeder, Watched};
 use super::dialer::Dialer;
-use super::feeder::{Feeder, Watched};
 use super::handle::ClientHandle;
 use super::handler::{ClientEvent, ClientHandler};
 use super::session::{Session, Sink};
@@ -57,7 +57,7 @@ struct Threads {
 /// What all clients of a [`Clients`] share.
 pub(super) struct Engine {
     pub(super) dialer: Arc<Dialer>,
-    pub(super) feeder: Arc<Feeder>,
+    pub(super) feeder: Arc<ChannelFeeder>,
     shared: Arc<Shared>,
     loops: Vec<Arc<LoopHandle>>,
     /// References to a link that its loop and the running worker have.
@@ -86,7 +86,7 @@ impl Clients {
         let handles = reactor::handles(&prepared);
         let engine = Arc::new(Engine {
             dialer: Arc::new(Dialer::new(handles.clone())),
-            feeder: Arc::new(Feeder::new()),
+            feeder: Arc::new(ChannelFeeder::new()),
             shared,
             loops: handles,
             own_references: if workers == 0 { 1 } else { 2 },
