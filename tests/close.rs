@@ -320,7 +320,9 @@ fn a_slow_reader_gets_all_before_the_close_frame(transport: Transport) {
     const SLOW: u32 = 600;
     for workers in [0, 2] {
         let (handler, seen) = spy(|peer: &Peer, _| {
-            (0..MESSAGES).for_each(|n| drop(peer.send(numbered(n, 1000)).unwrap()));
+            for n in 0..MESSAGES {
+                peer.send(numbered(n, 1000)).unwrap();
+            }
             assert!(peer.close(CloseCode::Normal, "that was all"));
         });
         let settings = |s: Server| s.workers(workers).close_timeout(TIMEOUT);

@@ -356,7 +356,9 @@ fn a_slow_reader_has_until_the_deadline(transport: Transport) {
         let settings = |s: Server| s.workers(workers).close_timeout(TIMEOUT);
         let server = transport.serve_narrow(settings, handler);
         let (mut raw, peer) = narrow_client(&server, &seen);
-        (0..MESSAGES).for_each(|n| drop(peer.send(numbered(n, 1000)).unwrap()));
+        for n in 0..MESSAGES {
+            peer.send(numbered(n, 1000)).unwrap();
+        }
         thread::scope(|scope| {
             let done = scope.spawn(|| server.handle.shutdown(LONG));
             if reads {

@@ -10,7 +10,7 @@ use super::membership::{Membership, RoomHandle};
 use super::room::Room;
 use super::schedule::Schedule;
 use super::seat::Seat;
-use super::services::{Guest, Services};
+use super::services::{EndListener, Services};
 use crate::logging::Throttle;
 use crate::peer::Peer;
 use crate::sync::lock;
@@ -87,13 +87,13 @@ impl<R: Room> Rooms<R> {
         self.join_as(name, peer, join, false)
     }
 
-    /// The same; `only`: the connection is there for this alone, and closed if it has no place there.
+    /// The same; `closes_peer`: the connection is there for this alone, and closed if it has no place there.
     pub(crate) fn join_as(
         &self,
         name: &str,
         peer: &Peer,
         join: R::Join,
-        only: bool,
+        closes_peer: bool,
     ) -> Membership<R> {
         let registry = &self.registry;
         let Some(services) = Services::of(peer) else {
@@ -105,10 +105,10 @@ impl<R: Room> Rooms<R> {
                 );
             }
             let actor = Actor::nowhere(name, Services::new(), registry.clone());
-            let seat = Seat::new(peer.clone(), actor.services.clone(), only);
+            let seat = Seat::new(peer.clone(), actor.services.clone(), closes_peer);
             return Membership::new(RoomHandle { actor }, Arc::new(seat));
         };
-        let seat = Arc::new(Seat::new(peer.clone(), services.clone(), only));
+        let seat = Arc::new(Seat::new(peer.clone(), services.clone(), closes_peer));
         let (actor, run) = registry.enter(name, services, &seat, join);
         if run {
             actor.make_run();
@@ -211,7 +211,7 @@ impl<R: Room> Registry<R> {
     }
 }
 
-impl<R: Room> Guest for Registry<R> {
+impl<R: Room> EndListener for Registry<R> {
     fn ended(&self, services: &Arc<Services>) {
         let actors: Vec<_> = lock(&self.actors).values().cloned().collect();
         for actor in actors {

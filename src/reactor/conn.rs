@@ -146,13 +146,14 @@ pub(crate) struct Conn {
     pub(super) eof: bool,
     /// A write has failed, so nothing more is written; what has arrived is still read.
     pub(super) mute: bool,
-    /// A ping is out, since `since`.
+    /// A ping is out, since `since`, and nothing was received after it.
     pub(super) pinged: bool,
-    /// No pong has answered the last ping yet.
+    /// No pong has answered the last ping yet. Either may end first: other bytes are as good a sign of life,
+    /// and a pong that was in `rest` when the ping went out is taken for its answer.
     pub(super) awaits_pong: bool,
-    pub(super) told: Told,
+    pub(super) handler_knows: HandlerKnows,
     /// What the last read brought.
-    pub(super) habit: Habit,
+    pub(super) read_mode: ReadMode,
     /// The kernel's buffer is full; an event tells when it no longer is.
     pub(super) blocked: bool,
     pub(super) counts: Counts,
@@ -177,7 +178,7 @@ pub(super) struct Rest(pub(super) Box<[u8]>);
 
 /// What the handler knows of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum HandlerKnows {
     Nothing,
     /// It was given the opening, so it is told the end too.
     Opening,
@@ -186,7 +187,7 @@ pub(super) enum Told {
 
 /// What a connection brought last, and how much of it is therefore read at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Habit {
+pub(super) enum ReadMode {
     Usual,
     /// A message that may as well stay where it was read.
     Middling,
@@ -198,7 +199,7 @@ pub(super) enum Habit {
 
 /// What an event says of a socket.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct News {
+pub(crate) struct Readiness {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
     /// Half-closed by the peer, or failed.
@@ -239,8 +240,8 @@ impl Conn {
             mute: false,
             pinged: false,
             awaits_pong: false,
-            told: Told::Nothing,
-            habit: Habit::Usual,
+            handler_knows: HandlerKnows::Nothing,
+            read_mode: ReadMode::Usual,
             counts,
             again: false,
             listed: false,
@@ -297,7 +298,9 @@ impl Conn {
 
     /// Open, or about to be: a handler that is told that a connection opens may broadcast to it at once.
     pub(super) fn hears_broadcasts(&self) -> bool {
-        self.is_open() || (self.told != Told::Nothing && matches!(self.phase, Phase::Deciding))
+        self.is_open()
+            || (self.handler_knows != HandlerKnows::Nothing
+                && matches!(self.phase, Phase::Deciding))
     }
 
     /// It is we who don't read: what the peer has to say may be there.
@@ -334,15 +337,15 @@ impl Conn {
 
     // ---- reading ----
 
-    /// The socket has news.
-    pub(super) fn ready<U: Upstream>(&mut self, news: News, cx: &mut Context<'_, U>) {
-        self.readable |= news.readable || news.closed;
-        self.hung_up |= news.closed;
-        if news.readable || news.closed {
+    /// An event of the socket.
+    pub(super) fn ready<U: Upstream>(&mut self, event: Readiness, cx: &mut Context<'_, U>) {
+        self.readable |= event.readable || event.closed;
+        self.hung_up |= event.closed;
+        if event.readable || event.closed {
             self.stream.note_readable(self.hung_up);
         }
         // TLS may have more to send than what was given to it: answers, its goodbye.
-        if news.writable && (std::mem::take(&mut self.blocked) || self.stream.has_pending()) {
+        if event.writable && (std::mem::take(&mut self.blocked) || self.stream.has_pending()) {
             if self.pinged {
                 // A ping may have to wait for all that is in front of it; of that the peer has taken some.
                 self.last_seen = Moment::at(cx.now);
@@ -411,18 +414,17 @@ impl Conn {
     /// With handlers inline: what comes now has to wait in the mailbox.
     fn holds_back<U: Upstream>(&self) -> bool {
         let link = &self.peer.link;
-        if U::DIALS {
+        match U::ROLE {
             // A receiver does not receive. Not congestion: a client that waited for a server to read
             // might wait for one that waits for it.
-            link.has_parked()
-        } else {
-            link.must_wait()
+            Role::Client => link.has_parked(),
+            Role::Server => link.must_wait(),
         }
     }
 
     /// What comes next is probably a large message, or more of one.
     fn brings_large(&self) -> bool {
-        self.habit == Habit::Large || self.reader.is_in_large_message()
+        self.read_mode == ReadMode::Large || self.reader.is_in_large_message()
     }
 
     /// The peer has used up its allowance of messages.

@@ -23,7 +23,7 @@
 
 use std::io;
 
-use super::conn::{Conn, Context, Phase, Told};
+use super::conn::{Conn, Context, HandlerKnows, Phase};
 use super::liveness::Moment;
 use super::upstream::Upstream;
 use crate::error::Error;
@@ -273,10 +273,10 @@ impl Conn {
     /// Ends the connection without another word.
     pub(super) fn end_now<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
         let why = Refusal::of_cause(cause);
-        match self.told {
-            Told::Nothing => self.note_refusal(why),
+        match self.handler_knows {
+            HandlerKnows::Nothing => self.note_refusal(why),
             // There is a line for it below.
-            Told::Opening | Told::End => drop(self.count_refusal(why)),
+            HandlerKnows::Opening | HandlerKnows::End => drop(self.count_refusal(why)),
         }
         // First, so that nothing is accepted that the reason doesn't count.
         let first = self.peer.link.outbox().abandon();
@@ -309,10 +309,10 @@ impl Conn {
 
     /// Tells the handler the end, once.
     fn tell<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
-        if self.told != Told::Opening {
+        if self.handler_knows != HandlerKnows::Opening {
             return;
         }
-        self.told = Told::End;
+        self.handler_knows = HandlerKnows::End;
         // So that whoever is told finds it so.
         self.peer.link.end_subscriptions();
         let reason = self.reason(cause);

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::conn::{Conn, Context, Phase, Told};
+use super::conn::{Conn, Context, HandlerKnows, Phase};
 use super::counts::Counts;
 use super::liveness::Moment;
 use super::outbound::Outbound;
@@ -193,7 +193,10 @@ impl Conn {
         if self.counts.has(Counts::BEHIND) {
             self.catch_up();
         }
-        if flushed.drained && self.told == Told::Opening && self.peer.link.note_writable() {
+        if flushed.drained
+            && self.handler_knows == HandlerKnows::Opening
+            && self.peer.link.note_writable()
+        {
             cx.batch.push_back(Event::Writable);
             self.deliver(cx);
         }

@@ -7,10 +7,12 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::builder::Server;
 use super::check::check;
-use super::engine::{Engine, OnTheLoop, ToWorkers};
+use super::engine::Engine;
 use super::events::{Event, ToChannel};
 use super::handle::{Running, ServerHandle, Threads};
 use super::handler::{Accept, Handler};
+use super::inline::OnTheLoop;
+use super::workers::ToWorkers;
 use crate::backplane::Node;
 use crate::error::Result;
 use crate::http::{Request, Response};
