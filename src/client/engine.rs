@@ -44,6 +44,22 @@ const GRACE: Duration = Duration::from_secs(1);
 /// to be able to [shut it down](Self::shutdown).
 ///
 /// Dropping it cuts off all its connections at once.
+///
+/// ```no_run
+/// use framemill::{Client, Clients, Message, Peer};
+/// use std::time::Duration;
+///
+/// // A thousand bots that answer whatever they are sent, on one loop and no workers.
+/// let clients = Clients::start(1, 0)?;
+/// for n in 0..1000 {
+///     let client = Client::new(format!("ws://127.0.0.1:9001/?bot={n}"))?;
+///     clients.open(client, |peer: &Peer, message: Message| peer.send(message))?;
+/// }
+/// std::thread::sleep(Duration::from_secs(60));
+/// println!("{} are connected", clients.connections());
+/// clients.shutdown(Duration::from_secs(5));
+/// # framemill::Result::Ok(())
+/// ```
 pub struct Clients {
     pub(super) engine: Arc<Engine>,
     threads: Mutex<Option<Threads>>,
@@ -117,8 +133,8 @@ impl Clients {
         self.launch(client, sink, None)
     }
 
-    /// Connects, waits until the opening handshake is through, and passes what happens then to the
-    /// returned channel, as [`Client::connect`] does.
+    /// Connects, waits until the opening handshake is through, and passes all later events to the returned channel,
+    /// as [`Client::connect`] does.
     ///
     /// # Errors
     /// As for [`Client::connect`].
@@ -178,13 +194,13 @@ impl Clients {
         self.engine.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// Ends all clients in good order, and waits for that: makes no more attempts, lets handlers deal with
-    /// what has arrived, sends what is queued and then a close frame with 1001, and waits for the answers.
-    /// After `deadline` what is left is cut off. Clients that had no connection are told
+    /// Ends all clients in good order, and waits for the end: makes no more attempts, lets handlers deal with the
+    /// messages that have arrived, sends the queued messages and then a close frame with 1001, and waits for the
+    /// answers. After `deadline` the connections that are left are cut off. Clients that had no connection are told
     /// [`Error::Closed`].
     ///
-    /// `true` if everything ended by itself, handlers included, and no connection was cut off. Must not
-    /// be called by a handler, which would wait for itself.
+    /// `true`: everything ended by itself, handlers included, and no connection was cut off. Must not be called by a
+    /// handler, which would wait for itself.
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline.min(NEVER);
         self.tell_to_stop(deadline);

@@ -11,10 +11,10 @@ use crate::peer::Peer;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A client asks to open a WebSocket. The handshake is answered once this event is in the channel;
-    /// what you send to the peer from now on follows the answer, and [`Peer::subprotocol`] is unknown
-    /// until then. `Close` follows if the channel stayed full for
-    /// [`handshake_timeout`](crate::Server::handshake_timeout), or if the client gave up.
+    /// A client asks to open a WebSocket. The handshake is answered once this event is in the channel. Until then
+    /// [`Peer::subprotocol`] is unknown; messages that you send to the peer from now on arrive after the answer.
+    /// `Close` follows if the channel stayed full for [`handshake_timeout`](crate::Server::handshake_timeout), or if
+    /// the client gave up.
     Open(Peer, Box<Request>),
     /// A text or binary message has arrived.
     Message(Peer, Message),
@@ -25,7 +25,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whom it is about.
+    /// The connection that the event is about.
     pub fn peer(&self) -> &Peer {
         match self {
             Self::Open(peer, _)

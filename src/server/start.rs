@@ -35,11 +35,12 @@ impl Server {
         Ok(())
     }
 
-    /// Runs on threads of its own.
+    /// Runs on threads of its own, and returns at once.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for a setting that is out of range,
-    /// [`Error::Io`](crate::Error::Io) if a thread or a poll instance can't be created.
+    /// [`Error::Io`](crate::Error::Io) if a thread or a poll instance can't be created, and the error of
+    /// [`Backplane::start`](crate::Backplane::start).
     pub fn start(self, handler: impl Handler) -> Result<ServerHandle> {
         check(&self.config)?;
         let listeners = spread(self.listeners, self.config.loops)?;
@@ -99,11 +100,11 @@ impl Server {
     /// works in `crossbeam_channel::select!` and may be received from by any threads. Events of one
     /// connection are in order.
     ///
-    /// The channel holds 1024 events; when nobody receives, the peers are slowed down. At least one
-    /// worker runs, whatever [`workers`](Self::workers) says.
+    /// The channel holds 1,024 events; when nobody receives, the peers are slowed down. At least one worker runs,
+    /// whatever [`workers`](Self::workers) says.
     ///
-    /// A shutdown also passes the end of every connection on, so it waits for room in the channel: drop the
-    /// receiver first, or receive on another thread.
+    /// A shutdown puts the end of every connection into the channel too, and waits for room in it. So drop the
+    /// receiver before, or receive on another thread.
     ///
     /// All clients within the server's limits are let in; [`events_with`](Self::events_with) can refuse.
     ///
@@ -113,9 +114,9 @@ impl Server {
         self.events_with(|_| Ok(Accept::new(())))
     }
 
-    /// Like [`events`](Self::events), but `decide` is asked first: it lets connections in, perhaps with a
-    /// subprotocol and headers, or refuses them with a response, and then they produce no event. It is
-    /// called as [`Handler::open`] is, on workers, and may block.
+    /// Like [`events`](Self::events), but `decide` is asked first: it lets a connection in, perhaps with a
+    /// subprotocol and headers, or refuses it with a response. A refused connection produces no event. `decide` is
+    /// called on workers, as [`Handler::open`] is, and may block.
     ///
     /// ```no_run
     /// use framemill::{Accept, Response, Server};
