@@ -247,7 +247,7 @@ impl Peer {
     }
 
     /// Bytes queued for this peer, frame headers included: everything from [`send`](Self::send) until
-    /// the kernel has taken it.
+    /// the kernel has taken it. Once the connection is over: the bytes that it never took.
     pub fn queued_bytes(&self) -> usize {
         self.link.outbox().queued()
     }

@@ -5,15 +5,15 @@ mod support;
 use std::collections::HashSet;
 use std::io::Write;
 use std::net::Shutdown;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use framemill::{
     Accept, Client, ClientEvent, CloseCause, CloseCode, CloseReason, Handler, Initiator, Message,
-    Peer, Reconnect, Request, Response, SendError, Server,
+    Peer, Reconnect, Request, Response, SendError, Server, ServerHandle,
 };
 use support::spy::{PLENTY, exactly, frames, narrow, number, numbered, spy, upgraded};
 use support::{
@@ -33,6 +33,7 @@ over_every_transport! {
     a_slow_reader_gets_all_before_the_close_frame,
     a_half_closed_peer_still_gets_its_answers,
     data_after_close_is_ignored,
+    a_broadcast_before_the_close_throws_nothing_away,
     a_peer_is_terminated,
     a_peer_that_closes_is_terminated,
     a_close_frame_that_is_thrown_away_is_no_message,
@@ -374,6 +375,47 @@ fn data_after_close_is_ignored(transport: Transport) {
 }
 
 /// At once and without a word, and told as such, once.
+/// Says something long, broadcasts, and closes.
+struct SaysAndCloses(OnceLock<ServerHandle>, Sender<CloseReason>);
+
+impl Handler for SaysAndCloses {
+    type Session = ();
+
+    fn start(&self, server: &ServerHandle) {
+        self.0.set(server.clone()).unwrap();
+    }
+
+    fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
+        peer.send(numbered(7, 3000)).unwrap();
+        assert!(self.0.get().unwrap().broadcast(numbered(8, 300)));
+        assert!(peer.close(CloseCode::Library(4001), "bye"));
+        Ok(Accept::new(()))
+    }
+
+    fn message(&self, (): &mut (), _: &Peer, _: Message) {}
+
+    fn close(&self, (): (), _: &Peer, reason: &CloseReason) {
+        self.1.send(reason.clone()).unwrap();
+    }
+}
+
+/// It finds no room, but what was accepted before it goes out.
+fn a_broadcast_before_the_close_throws_nothing_away(transport: Transport) {
+    for workers in [0, 2] {
+        let (ends, reasons) = unbounded();
+        let settings = |s: Server| s.workers(workers).outbound_limit(1000);
+        let server = transport.serve(settings, SaysAndCloses(OnceLock::new(), ends));
+        let mut raw = Raw::open(server.addr);
+        let (first, payload) = raw.frame().expect("a message");
+        assert_eq!((first, number(&payload), payload.len()), (0x82, 7, 3000));
+        assert_eq!(raw.close_code(), Some(4001));
+        raw.write(&frame(0x88, b"\x0F\xA1"));
+        let reason = reasons.recv_timeout(WAIT).unwrap();
+        assert!(reason.is_clean());
+        assert_eq!(reason.undelivered_bytes(), 0);
+    }
+}
+
 fn a_peer_is_terminated(transport: Transport) {
     for workers in [0, 2] {
         // Not judged where it happens: behind the end, a panic changes nothing.

@@ -226,7 +226,8 @@ impl ServerHandle {
 
     /// Sends a text or binary message to every open connection, encoding it once (and compressing it
     /// once for each window size that was agreed on). Each connection's own queue limit and
-    /// [`Overflow`](crate::Overflow) apply.
+    /// [`Overflow`](crate::Overflow) apply. A connection whose [`open`](crate::Handler::open) has not returned
+    /// yet gets it once it is accepted.
     ///
     /// Waits while 256 messages to many are on their way to a loop, unless it is called on a loop (a handler with
     /// `workers(0)`). `false`: it is not a text or binary message, or the server is not running (not started

@@ -76,6 +76,10 @@ pub trait Handler: Send + Sync + 'static {
     /// Accept it, with the session and perhaps a subprotocol, or answer with any HTTP response. Messages that are
     /// sent to `peer` in here arrive right after the handshake.
     ///
+    /// What is [broadcast](crate::ServerHandle::broadcast) meanwhile waits in the connection's queue. An `open` that
+    /// takes long beside many broadcasts therefore needs an
+    /// [`outbound_limit`](crate::Server::outbound_limit) that has room for them.
+    ///
     /// Must return within [`handshake_timeout`](crate::Server::handshake_timeout), or the connection is closed. (With
     /// `workers(0)` nothing closes it: a slow `open` holds up the loop, and with it all timeouts.)
     ///

@@ -50,6 +50,8 @@ impl Outbox {
         }
         match config.overflow {
             Overflow::DropNewest => return Admission::Full,
+            // It closes already, and what was accepted goes out before that.
+            Overflow::Close if self.is_sealed() => return Admission::Closed,
             Overflow::Close => {
                 self.discard();
                 self.close(CloseCode::Again, "too slow", CloseCause::Overflow);
