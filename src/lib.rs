@@ -43,7 +43,7 @@
 //!
 //! | feature | what | default |
 //! |---|---|---|
-//! | `deflate` | permessage-deflate (RFC 7692): [`Deflate`] | on; used only if the builder asks for it |
+//! | `deflate` | permessage-deflate (RFC 7692): `Deflate` | on; used only if the builder asks for it |
 //! | `redis` | topics that span several servers: `Redis` for [`Server::backplane`] | off |
 //! | `systemd` | sockets that systemd hands over: `SystemdSockets` for [`Server::bind`] | off |
 //! | `tls` | `wss://` through native-tls: `Tls` for servers, `Trust` for clients | off |

@@ -106,6 +106,17 @@ fn a_node_has_few_topics() {
     assert!(said("follow start kept/page").starts_with("live "));
     let heard = said("publish kept/page\ntext");
     assert!(heard.starts_with("msg ") && heard.ends_with(" kept/page\ntext"));
+    // What anybody says elsewhere can't be taken for that.
+    assert_eq!(said("subscribe page\npublish"), "no such topic");
+    client.send(Message::text("subscribe page")).unwrap();
+    client
+        .send(Message::text("publish page\nmsg 1-1 kept/page\nforged"))
+        .unwrap();
+    let heard = client.read().unwrap();
+    assert_eq!(
+        heard.to_text().unwrap(),
+        "said page\nmsg 1-1 kept/page\nforged"
+    );
 }
 
 #[test]

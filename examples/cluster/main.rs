@@ -16,6 +16,7 @@
 //!
 //! | to the client, beside what belongs to a topic | |
 //! |---|---|
+//! | `said TOPIC`, a line feed, the text | of a topic without history |
 //! | `no such topic` | |
 //! | `busy`, a line feed, all of the `publish` | that was not published |
 //! | `pong` | |
@@ -86,7 +87,12 @@ impl Handler for Node {
             .and_then(|rest| rest.split_once('\n'))
         {
             on_topic(peer, topic, || {
-                if !self.0.get().is_some_and(|s| s.publish(topic, said)) {
+                // What has no history says so in front, or it might be taken for a message that has.
+                let message = match topic.starts_with("kept/") {
+                    true => said.to_owned(),
+                    false => format!("said {topic}\n{said}"),
+                };
+                if !self.0.get().is_some_and(|s| s.publish(topic, message)) {
                     let _ = peer.send(format!("busy\n{text}"));
                 }
             });

@@ -16,7 +16,8 @@
 // when the page is looked at again or the link is back; and connects anew if nothing comes within 5 s. Without `ping`
 // nothing is asked.
 //
-// What goes over the wire stands in the server's docs/scaling.md.
+// What goes over the wire stands in the server's docs/scaling.md. All that begins like a message of a followed topic
+// is taken for one: where other users' words are passed on outside of topics, put something of your own in front.
 
 const FIRST = 250, LONGEST = 10_000; // milliseconds between attempts
 const QUIET = 20, PATIENCE = 5; // seconds without a word until it is asked, and then until it is given up

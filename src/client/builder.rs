@@ -28,7 +28,7 @@ use crate::sync::lock;
 /// are busy). The [`Peer`] sends from any thread; the receiver gives the events of the connection, in order.
 ///
 /// The channel holds 64 events; when nobody receives, only this server is slowed down. If the receiver is dropped,
-/// messages that arrive are thrown away. Once the peer is dropped too, the connection is closed when anything
+/// messages that arrive are thrown away. Once the peer is dropped too, the connection is closed when a message
 /// arrives, but not before. To be sure that it ends, call [`close`](Peer::close).
 ///
 /// The settings are the defaults of [`Client`], which also has reconnection, headers and subprotocols.
