@@ -122,7 +122,6 @@ impl ServerHandle {
     /// It could not be started after all, or its handler panicked meanwhile. `backplane`: that had begun.
     pub(super) fn failed(&self, backplane: bool) {
         let deadline = Instant::now() + GRACE;
-        self.tell_loops(Instant::now());
         let services = &self.inner.services;
         services.stop_ticker();
         services.join_ticker(deadline);
