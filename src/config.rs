@@ -1,10 +1,15 @@
 //! Every setting with its unit and default. The builder's methods on [`Server`](crate::Server)
 //! document what happens at each limit; here is only the data.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::network::Networks;
 use crate::patterns::Patterns;
+
+/// In effect never, and small enough that no sum with it overflows.
+pub(crate) const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// What happens to a message that finds the outbound queue of its peer full.
 ///
@@ -305,6 +310,16 @@ impl Default for Deflate {
     }
 }
 
+/// What a loop calls when it has been quiet; see [`Server::on_quiet`](crate::Server::on_quiet).
+#[derive(Clone)]
+pub(crate) struct OnQuiet(pub(crate) Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for OnQuiet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnQuiet")
+    }
+}
+
 /// The settings of a server as plain data.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -343,7 +358,7 @@ pub(crate) struct Config {
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) nodelay: bool,
     pub(crate) read_buffer: usize,
-    pub(crate) on_quiet: Option<fn()>,
+    pub(crate) on_quiet: Option<OnQuiet>,
     pub(crate) origin: Origin,
     /// The best first.
     pub(crate) subprotocols: Vec<String>,

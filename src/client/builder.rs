@@ -13,7 +13,7 @@ use super::reconnect::Reconnect;
 use super::url::{Place, Url, without_secrets};
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
-use crate::config::{Config, Overflow};
+use crate::config::{Config, NEVER, Overflow};
 use crate::error::{Error, Result};
 use crate::message::CloseReason;
 #[cfg(feature = "tls")]
@@ -59,7 +59,7 @@ pub fn connect(url: impl AsRef<str>) -> Result<(Peer, Receiver<ClientEvent>)> {
 fn common() -> Result<Arc<Clients>> {
     static COMMON: std::sync::Mutex<Option<Arc<Clients>>> = std::sync::Mutex::new(None);
     let mut common = lock(&COMMON);
-    if let Some(clients) = &*common {
+    if let Some(clients) = common.as_ref().filter(|clients| !clients.have_failed()) {
         return Ok(clients.clone());
     }
     let workers = std::thread::available_parallelism().map_or(4, |n| n.get());
@@ -113,9 +113,6 @@ pub(super) struct Plan {
     pub(super) tls: Option<(Trust, String)>,
     pub(super) reconnect: Option<Reconnect>,
 }
-
-/// In effect never, and small enough that no sum with it overflows.
-const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl Client {
     /// A client for this URL.

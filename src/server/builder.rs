@@ -8,7 +8,8 @@ use crate::backplane::Backplane;
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
 use crate::config::{
-    ByteRate, Compress, Config, ForwardedHeader, MessageRate, Origin, Overflow, ProxyProtocol, Rate,
+    ByteRate, Compress, Config, ForwardedHeader, MessageRate, OnQuiet, Origin, Overflow,
+    ProxyProtocol, Rate,
 };
 use crate::error::{Error, Result};
 use crate::history::History;
@@ -485,9 +486,10 @@ impl Server {
     /// For allocators that keep what is freed until they are told otherwise. glibc's does: much of
     /// what a burst took may stay resident until a program calls
     /// [`malloc_trim`](https://man7.org/linux/man-pages/man3/malloc_trim.3.html), which is `unsafe` and so
-    /// is left to you. The loop waits for the call, so it should take milliseconds at most.
-    pub fn on_quiet(mut self, call: fn()) -> Self {
-        self.config.on_quiet = Some(call);
+    /// is left to you. The loop waits for the call, so it should take milliseconds at most. If it panics, that is
+    /// logged.
+    pub fn on_quiet(mut self, call: impl Fn() + Send + Sync + 'static) -> Self {
+        self.config.on_quiet = Some(OnQuiet(Arc::new(call)));
         self
     }
 }
