@@ -369,6 +369,21 @@ pub(crate) struct Config {
     pub(crate) topic_compression: Patterns<Compress>,
 }
 
+impl Config {
+    /// Whether the times make sense, or what is wrong with them.
+    pub(crate) fn check_times(&self) -> Result<(), &'static str> {
+        if self.handshake_timeout.is_zero() {
+            return Err("handshake_timeout must be more than 0");
+        }
+        if self.ping_interval == Some(Duration::ZERO)
+            || (self.ping_interval.is_some() && self.pong_timeout.is_zero())
+        {
+            return Err("both times of ping must be more than 0");
+        }
+        Ok(())
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

@@ -227,7 +227,7 @@ impl Client {
     // ---- times ----
 
     /// How long it may take to open a WebSocket: resolving the name, connecting to one address after the
-    /// other, and the server's answer. Default: 10 s.
+    /// other, and the server's answer. Default: 10 s. Zero is an [`Error::Config`] when the client is started.
     ///
     /// An address that is followed by others gets its share of that, at most 2 s. Eight names are resolved at a
     /// time, by the system's resolver, which can't be interrupted: eight without an answer hold up other names.
@@ -237,7 +237,9 @@ impl Client {
     }
 
     /// How long the server may be silent before it is pinged, and how much longer before it is dropped.
-    /// Default: 25 s, 20 s. Anything received counts as a sign of life.
+    /// Default: 25 s, 20 s. Anything received counts as a sign of life. Zero for either is an [`Error::Config`]
+    /// when the client is started; how fine times are, and how long they may be, is as for a
+    /// [server](crate::Server::handshake_timeout).
     pub fn ping(mut self, after: Duration, timeout: Duration) -> Self {
         self.config.ping_interval = Some(after);
         self.config.pong_timeout = timeout;
@@ -321,6 +323,9 @@ impl Client {
             return invalid(why.to_owned());
         }
         if let Some(why) = out_of_range(&self.config) {
+            return invalid(why.to_owned());
+        }
+        if let Err(why) = self.config.check_times() {
             return invalid(why.to_owned());
         }
         let mut request = ClientRequest {

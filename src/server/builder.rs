@@ -423,15 +423,20 @@ impl Server {
 
     /// How long a connection may take to become a WebSocket, [`Handler::open`](crate::Handler::open) included,
     /// or until [`Handler::http`](crate::Handler::http) has answered it. Then it is closed: with 408 if its
-    /// request has begun and is not complete, otherwise without a word. Default: 10 s.
+    /// request has begun and is not complete, otherwise without a word. Default: 10 s. Zero is an
+    /// [`Error::Config`] when the server is started.
+    ///
+    /// This one, those of [`ping`](Self::ping) and [`close_timeout`](Self::close_timeout) are rounded up to whole
+    /// milliseconds, and 49.7 days or more are for ever.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.config.handshake_timeout = timeout;
         self
     }
 
     /// How long a peer may be silent before it is pinged, and how much longer before it is dropped.
-    /// Default: 25 s, 20 s. Anything received counts as a sign of life, and while something waits for a peer
-    /// that does not keep up, so does whatever it takes of that. What the kernel holds (a few MB at most) is in
+    /// Default: 25 s, 20 s. Zero for either is an [`Error::Config`] when the server is started.
+    ///
+    /// Anything received counts as a sign of life, and while something waits for a peer that does not keep up, so does whatever it takes of that. What the kernel holds (a few MB at most) is in
     /// front of the ping, so it must have read that by then.
     pub fn ping(mut self, after: Duration, timeout: Duration) -> Self {
         self.config.ping_interval = Some(after);
@@ -446,7 +451,7 @@ impl Server {
     }
 
     /// How long the closing handshake may take, counted from the first close frame, sent or received.
-    /// Default: 10 s.
+    /// Default: 10 s. Zero: nobody waits for an answer.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.config.close_timeout = timeout;
         self
