@@ -124,7 +124,7 @@ impl Conn {
                 Some(result) => {
                     let filled = self.note_read(result, cx);
                     if filled.is_some() {
-                        self.frames(&mut [], cx);
+                        let _ = self.frames(&mut [], cx);
                     }
                     filled
                 }
@@ -195,7 +195,7 @@ impl Conn {
         if let Some(bytes) = last {
             self.note_message(bytes, cx);
         }
-        self.frames(&mut buf[..rest], cx);
+        self.input(&mut buf[..rest], cx);
         cx.buf = buf;
         Some(Some(filled))
     }
@@ -284,25 +284,36 @@ impl Conn {
 
     /// Looks at bytes in the order they came; keeps those whose time has not come.
     pub(super) fn input<U: Upstream>(&mut self, bytes: &mut [u8], cx: &mut Context<'_, U>) {
+        let left = self.look_at(bytes, cx);
+        self.keep(&bytes[bytes.len() - left..]);
+    }
+
+    /// The same, but tells how many are left to be kept by the caller, the last ones.
+    pub(super) fn look_at<U: Upstream>(
+        &mut self,
+        bytes: &mut [u8],
+        cx: &mut Context<'_, U>,
+    ) -> usize {
         match self.phase {
             Phase::Opening(_) => self.request_input(bytes, cx),
             Phase::Dialing(_) => self.answer_input(bytes, cx),
-            Phase::Deciding => self.keep(bytes),
-            Phase::Open(_) => self.frames(bytes, cx),
+            Phase::Deciding => return bytes.len(),
+            Phase::Open(_) => return self.frames(bytes, cx),
             Phase::Lingering => {}
         }
+        0
     }
 
     pub(super) fn keep(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.rest = Some(Box::new(Rest(bytes.into())));
+        if let Some(rest) = Rest::new(bytes) {
+            self.rest = Some(rest);
         }
     }
 
-    /// Frames to messages, as many as the handler has room for.
-    fn frames<U: Upstream>(&mut self, bytes: &mut [u8], cx: &mut Context<'_, U>) {
+    /// Frames to messages, as many as the handler has room for; tells how many bytes have to wait.
+    fn frames<U: Upstream>(&mut self, bytes: &mut [u8], cx: &mut Context<'_, U>) -> usize {
         if self.ending.as_ref().is_some_and(|e| e.has_failed()) {
-            return;
+            return 0;
         }
         let mut input = bytes;
         let upstream = cx.upstream;
@@ -334,18 +345,24 @@ impl Conn {
                 None => self.messages(&mut input, cx),
             };
             match stop {
-                Stop::Empty => return,
-                Stop::Full => return self.keep(input),
+                Stop::Empty => return 0,
+                Stop::Full => return input.len(),
                 Stop::OverRate if over_rate_waits(cx.config) => {
                     self.rearm = true;
-                    return self.keep(input);
+                    return input.len();
                 }
                 Stop::OverRate => {
                     let text = "too many messages";
                     self.close_for(CloseCode::Policy, text, CloseCause::RateLimit, cx);
                 }
-                Stop::Close(frame) => return self.on_close(frame, cx),
-                Stop::Failed(violation) => return self.fail(violation, cx),
+                Stop::Close(frame) => {
+                    self.on_close(frame, cx);
+                    return 0;
+                }
+                Stop::Failed(violation) => {
+                    self.fail(violation, cx);
+                    return 0;
+                }
             }
         }
     }
