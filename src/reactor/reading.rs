@@ -210,7 +210,7 @@ impl Conn {
             Habit::Tiny => TINY_READ.min(buf.len()),
             Habit::Usual | Habit::Middling => buf.len(),
         };
-        let frames = self.reader.frames();
+        self.reader.count_afresh();
         let result = self.stream.read(&mut buf[..size]);
         let result = result.map(|arrived| Filled {
             arrived,
@@ -219,8 +219,7 @@ impl Conn {
         let filled = self.note_read(result, cx);
         if let Some(filled) = filled {
             self.input(&mut buf[..filled.arrived], cx);
-            let frames = self.reader.frames().wrapping_sub(frames) as usize;
-            if frames > filled.arrived / TINY {
+            if are_tiny(self.reader.frames(), filled.arrived) {
                 self.habit = Habit::Tiny;
             } else if self.habit == Habit::Tiny {
                 self.habit = Habit::Usual;
@@ -583,6 +582,12 @@ impl Conn {
     }
 }
 
+/// Whether a read of so many bytes brought frames that are tiny; or so many that they are not counted any more,
+/// which is enough for a turn however long they are.
+fn are_tiny(frames: u16, bytes: usize) -> bool {
+    frames == u16::MAX || usize::from(frames) > bytes / TINY
+}
+
 /// What is in the batch already: messages that stayed where they were read.
 #[inline(always)] // nearly always nothing
 fn found_before(messages: &[Message]) -> Load {
@@ -600,5 +605,17 @@ fn most_inflated(message: &Message, config: &Config) -> usize {
             most.min(config.max_message as usize)
         }
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_of_tiny_frames() {
+        assert!(!are_tiny(0, 0) && !are_tiny(4096, 64 << 10));
+        assert!(are_tiny(1, 6) && are_tiny(4097, 64 << 10));
+        assert!(are_tiny(u16::MAX, 16 << 20), "more than can be counted");
     }
 }
