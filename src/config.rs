@@ -146,7 +146,7 @@ pub enum OverRate {
     Close,
 }
 
-/// How fast a [`Bucket`](crate::bucket::Bucket) fills and how much it holds, both in tokens. At least one.
+/// How fast a [`TokenBucket`](crate::token_bucket::TokenBucket) fills and how much it holds, both in tokens. At least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
     pub(crate) per_second: u32,
