@@ -65,7 +65,10 @@ fn common() -> Result<Arc<Clients>> {
     let workers = std::thread::available_parallelism().map_or(4, |n| n.get());
     // Two, so that one handler that blocks does not stop all others.
     let clients = Arc::new(Clients::start(1, workers.max(2))?);
-    *common = Some(clients.clone());
+    let failed = common.replace(clients.clone());
+    drop(common);
+    // It waits for its threads.
+    drop(failed);
     Ok(clients)
 }
 
