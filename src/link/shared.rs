@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     handshakes: AtomicUsize,
     /// Connections were dropped because the deadline of a shutdown had come.
     cut_off: AtomicBool,
-    /// A loop has ended for want of anything better, and so do the others.
+    /// A loop could not go on, so all end.
     failed: AtomicBool,
     /// All has ended: nothing is published any more.
     ended: AtomicBool,
