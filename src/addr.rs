@@ -8,10 +8,10 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// The address of a connected peer.
 ///
-/// As the kernel tells it; or as a proxy tells it, if the server
-/// [trusts](crate::Server::trust_proxies) that. The port is 0 where a proxy does not tell it.
+/// It comes from the kernel, or from a proxy if the server [trusts](crate::Server::trust_proxies) that. The port is 0
+/// where a proxy does not tell it.
 ///
-/// A Unix socket has no address worth telling: clients hardly ever bind theirs to a path.
+/// A peer on a Unix socket has no useful address: clients hardly ever bind their end to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RemoteAddr {
     /// A TCP peer, with or without TLS.
@@ -21,10 +21,10 @@ pub enum RemoteAddr {
 }
 
 impl RemoteAddr {
-    /// The peer's IP address, which is what limits per address count by; `None` on a Unix socket.
+    /// The peer's IP address; `None` on a Unix socket. Limits per address count connections by it.
     ///
-    /// It is given as the kernel (or the proxy) gave it: an IPv4 peer of a dual-stack listener is
-    /// `::ffff:a.b.c.d` (see [`IpAddr::to_canonical`]).
+    /// It is as the kernel (or the proxy) gave it: an IPv4 peer of a dual-stack listener is `::ffff:a.b.c.d` (see
+    /// [`IpAddr::to_canonical`]).
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Ip(addr) => Some(addr.ip()),

@@ -13,36 +13,40 @@ pub(crate) const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// What happens to a message that finds the outbound queue of its peer full.
 ///
-/// The queue counts every byte from [`Peer::send`](crate::Peer::send) until the kernel has taken it. A
-/// message that would take it past the limit finds it full; but while the queue is at most half full, one
-/// message of any size is accepted, so that a large reply can be sent at all. Pings, pongs and close frames
-/// don't find it full; but pings and pongs of your own are given back once twice the limit waits.
+/// The queue counts every byte from [`Peer::send`](crate::Peer::send) until the kernel has taken it. The queue is
+/// full for a message that would take it past the limit. Exception: while at most half of the limit is queued,
+/// one message of any size (up to 1 GiB) is accepted, so that a large reply can be sent at all. Close frames and
+/// automatic pings and pongs are always accepted; pings and pongs that you send come back once twice the limit is
+/// queued (with a limit of less than 4 KiB: the limit and 4 KiB).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// Discard what is queued and close with 1013 (try again later). The default: a peer that does
-    /// not keep up would otherwise work on stale data and never know.
+    /// Discard the queue and close with 1013 (try again later). The default: a peer that does not keep up
+    /// would otherwise miss messages and never know.
     #[default]
     Close,
     /// Give the new message back in [`SendError::Full`](crate::SendError::Full).
     DropNewest,
-    /// Drop the oldest messages that are not yet being written, until the new one fits. Each message that
-    /// waits counts as 128 bytes more than its size: that is what keeping it separately costs.
-    /// What is sent behind a broadcast that is still on its way is accepted, and dropped when it comes to
-    /// the queue; more than 2 GiB of it is given back as with `DropNewest`.
+    /// Drop the oldest messages that are not yet being written, until the new one fits. Each message in the
+    /// queue counts as 128 bytes more than its size: that is what keeping it separately costs.
+    ///
+    /// While an earlier broadcast is on its way to the loop, later messages wait behind it and are dropped, if
+    /// necessary, only once they reach the queue. Past 2 GiB they are refused as with `DropNewest`.
     DropOldest,
 }
 
 /// Whether one message is compressed, where permessage-deflate was agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Compress {
-    /// If it reaches the threshold of the settings. What [`Peer::send`](crate::Peer::send) does.
+    /// If it is at least as long as the threshold of the settings. This is how [`Peer::send`](crate::Peer::send)
+    /// decides.
     #[default]
     Auto,
-    /// Always, however short it is.
+    /// Whatever its length. As with `Auto`, a message that compression would not make shorter is sent plain
+    /// nevertheless, unless it is sent to one peer for which the window is kept (`Deflate::context_takeover`).
     Always,
-    /// Never: it is compressed already, or holds a secret beside text that someone else chose (the
-    /// compressed length reveals something about both: CRIME, BREACH).
+    /// Never. For messages that are compressed already, or that hold a secret beside text that someone else chose:
+    /// the compressed length reveals something about both (CRIME, BREACH).
     Never,
 }
 
@@ -67,12 +71,12 @@ impl Compress {
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Origin {
-    /// The page must come from this very host and port: `Origin` must name what `Host` names. The
-    /// default.
+    /// The page must come from the same host and port, default ports left out: `Origin` must name what `Host`
+    /// names. `http` and `https` are not told apart; to insist on `https`, use `List`. The default.
     #[default]
     SameHost,
-    /// The origin must be one of these, as browsers write them: `https://example.com`, with a port
-    /// if it isn't the scheme's own. Compared without regard to case.
+    /// The origin must be one of these, as browsers write them: `https://example.com`, followed by the port
+    /// if that isn't the scheme's own. Compared without regard to case.
     List(Vec<String>),
     /// Any page may connect. For public data, or when [`Handler::open`](crate::Handler::open)
     /// checks a token that no other page can have.
@@ -127,10 +131,10 @@ pub enum ForwardedHeader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProxyProtocol {
-    /// They must; others are closed.
+    /// They must; connections without the header are closed.
     Required,
-    /// They may. Mind that a proxy that sends no header of its own passes on what its client sends first,
-    /// which may be a forged one.
+    /// They may. Beware of proxies that send no such header: they pass on the first bytes of their client, and
+    /// these may be a forged header.
     Optional,
 }
 
@@ -141,8 +145,7 @@ pub enum OverRate {
     /// Stop reading from it until its allowance has grown again: TCP slows the sender down.
     #[default]
     Wait,
-    /// Close with 1008 (policy violation). A peer that goes on all the same is dropped 2 s after the
-    /// close frame.
+    /// Close with 1008 (policy violation). A peer that goes on sending is dropped 2 s after the close frame.
     Close,
 }
 
@@ -153,7 +156,7 @@ pub(crate) struct Rate {
     pub(crate) burst: u32,
 }
 
-/// How many messages a peer may send: a token bucket.
+/// How many messages a peer may send, as a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageRate {
     /// Messages a second in the long run; at least 1.
@@ -173,14 +176,15 @@ impl MessageRate {
     }
 }
 
-/// How many bytes a peer may send: frames of every kind count, with their headers, and compressed
-/// messages at their compressed size; what TLS adds does not. A token bucket.
+/// How many bytes a peer may send, as a token bucket. Frames of every kind count, headers included, and compressed
+/// messages at their compressed size; the overhead of TLS does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteRate {
     /// Bytes a second in the long run; at least 1.
     pub per_second: u32,
-    /// Bytes at once after a silence; at least 1. One read of the socket (64 KiB, more in the middle of a
-    /// large message) may exceed it; what follows then waits until the excess has been made up for.
+    /// Bytes at once after a silence; at least 1. It is checked after each read, so one read
+    /// ([`Server::read_buffer`](crate::Server::read_buffer), 64 KiB by default; up to 256 KiB within a large
+    /// message) may overdraw it. With [`OverRate::Wait`], nothing is read then until the debt is paid.
     pub burst: u32,
     /// What happens to a peer that sends more.
     pub over: OverRate,
@@ -243,10 +247,10 @@ impl Deflate {
     /// The effort, from 1 (fastest) to 9 (smallest). Default: 1. Anything else is an
     /// [`Error::Config`](crate::Error::Config) when the server or client is started.
     ///
-    /// Measured on single messages: level 1 takes half to three quarters of the time of level 2, and
-    /// a tenth to a half of that of level 9. JSON of 1 KiB shrinks to 0.53 with level 1 and 0.41 with 6
-    /// if each record is different, to 0.19 and 0.17 if they are much alike; prose of 16 KiB to 0.63, and
-    /// to 0.46 with level 2. So where bytes are dear, level 2 or 6 is worth its time.
+    /// Measured on single messages: level 1 takes half to three quarters of the time of level 2, and a tenth to a
+    /// half of that of level 9. JSON of 1 KiB shrinks to 0.53 with level 1 and 0.41 with level 6 if each record is
+    /// different, and to 0.19 and 0.17 if the records are much alike. Prose of 16 KiB shrinks to 0.63 with level 1
+    /// and 0.46 with level 2. So where bytes are dear, level 2 or 6 is worth its time.
     #[must_use]
     pub fn level(mut self, level: u32) -> Self {
         self.level = level;
@@ -265,9 +269,8 @@ impl Deflate {
     /// peer agrees. Many small messages that resemble each other then shrink far more. Default:
     /// neither.
     ///
-    /// It costs memory *per connection*, for as long as the connection lives: what we send takes
-    /// 371 KiB with 15 window bits and 245 KiB with 9, what we receive 47 KiB with any. Without
-    /// takeover it is as much per *thread*.
+    /// It costs memory *per connection*, for as long as the connection lives: 371 KiB for sending with 15 window
+    /// bits and 245 KiB with 9, and 47 KiB for receiving with any. Without takeover it is as much per *thread*.
     #[must_use]
     pub fn context_takeover(mut self, send: bool, receive: bool) -> Self {
         self.send_takeover = send;
@@ -275,14 +278,14 @@ impl Deflate {
         self
     }
 
-    /// The largest window, as the power of two of its bytes, in what we send and in what we receive:
-    /// 9 (512 bytes) to 15 (32 KiB). Default: 15 for both. Anything else is an
-    /// [`Error::Config`](crate::Error::Config) when the server or client is started.
+    /// The largest window for sending and for receiving, as the exponent of a power of two of bytes: 9 (512 bytes)
+    /// to 15 (32 KiB). Default: 15 for both. Anything else is an [`Error::Config`](crate::Error::Config) when the
+    /// server or client is started.
     ///
-    /// The peer may ask for a smaller window in what we send, and gets it, down to 9: a server rounds down
-    /// to 12 or 9, as what goes to many is compressed once for each size. For 8, which the compressor
-    /// doesn't have, a server goes on without compression, and a client fails. The peer may be unable to
-    /// keep to a smaller one in what we receive; a client that says so is let in all the same.
+    /// Sending: the peer may ask for a smaller window, down to 9, and gets it. A server rounds the size down to 12
+    /// or 9, as messages to many are compressed once for each size. If the peer asks for 8, which the compressor
+    /// doesn't have, a server goes on without compression, and a client fails. Receiving: a client that does not
+    /// offer to keep to a smaller window is let in all the same.
     #[must_use]
     pub fn window_bits(mut self, send: u8, receive: u8) -> Self {
         self.send_bits = send;

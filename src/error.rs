@@ -15,7 +15,7 @@ use crate::message::Message;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The caller's fault: an invalid setting, or an address that can't be read. Says which and why.
+    /// The caller's fault: an invalid setting, or an address that can't be read. The text says which and why.
     Config(String),
     /// An address could not be listened on.
     Bind {
@@ -26,8 +26,8 @@ pub enum Error {
     },
     /// The system refused a thread, a poll instance or the like.
     Io(io::Error),
-    /// A certificate or key that can't be read or doesn't fit, which is the caller's fault; or a TLS
-    /// handshake with a server that failed. Says which and why.
+    /// A certificate or key that can't be read or doesn't fit, which is the caller's fault; or a TLS handshake with a
+    /// server that failed. The text says which and why.
     #[cfg(feature = "tls")]
     Tls(String),
     /// The caller's fault: not the URL of a WebSocket.
@@ -157,9 +157,9 @@ impl From<io::Error> for Error {
 pub enum Sent {
     /// Queued; the loop writes it at its next turn.
     Queued,
-    /// Queued, but the peer reads more slowly than it is sent: the kernel's buffer is full, or more
-    /// than half of the outbound limit waits. [`Handler::writable`](crate::Handler::writable) is
-    /// called once the queue is empty again; a sender that waits for that stays within the limit.
+    /// Queued, but the peer reads more slowly than messages are sent: the kernel's buffer is full, or more than half
+    /// of the outbound limit is queued. [`Handler::writable`](crate::Handler::writable) is called once the queue is
+    /// empty again; a sender that waits for that call stays within the limit.
     Congested,
 }
 
@@ -168,12 +168,11 @@ pub enum Sent {
 pub enum SendError {
     /// The connection is closed or closing; nothing more can be sent.
     Closed(Message),
-    /// The outbound queue is full, and [`Overflow::DropNewest`](crate::Overflow::DropNewest) is in
-    /// force; or it is a ping or pong, and twice the limit waits; or the message is over 1 GiB, which no queue
-    /// takes.
+    /// The outbound queue is full, and [`Overflow::DropNewest`](crate::Overflow::DropNewest) is in force; or the
+    /// message is a ping or pong, and twice the limit is queued; or the message is over 1 GiB, which no queue takes.
     Full(Message),
-    /// The caller's fault: not something that can be sent this way, such as a raw frame or a
-    /// control frame over 125 bytes.
+    /// The caller's fault: the message can't be sent this way, such as a raw frame, a control frame over 125 bytes,
+    /// or a close frame with a code that must not be sent.
     Invalid(Message),
 }
 

@@ -1,4 +1,4 @@
-//! Topics that keep their last messages, and clients that come back for what they missed: what is said
+//! Topics that keep their last messages, and clients that come back for those they missed: the protocol
 //! on the WebSocket, and the client's side of it.
 //!
 //! | from the server | |
@@ -23,18 +23,20 @@ use std::time::Duration;
 
 use crate::message::{Bytes, Message, Utf8Bytes};
 
-/// How much a topic keeps; see [`Server::history`](crate::Server::history).
+/// How much a topic keeps, by number, age and size; see [`Server::history`](crate::Server::history). The oldest
+/// messages go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
-    /// How many messages are kept, the last ones. They are held in memory, on each node that has
-    /// subscribers. `usize::MAX`: as many as there are.
+    /// How many messages are kept: the last ones. Each node that has subscribers holds them in memory.
+    /// `usize::MAX`: any number.
     pub messages: usize,
-    /// Messages older than this are not kept. Default: `None`, however old.
+    /// Messages older than this are not kept. Default: `None`, any age.
     pub age: Option<Duration>,
-    /// The most bytes of one topic (in Redis perhaps a few hundredths less), each message counted with the
-    /// line before it and 80 bytes for keeping it. A message that is longer than that is not kept at all,
-    /// nor is what came before it: so [`max_message`](crate::Server::max_message) should be less where
-    /// peers publish. Default: 64 MiB.
+    /// The most bytes of one topic (in Redis perhaps a few hundredths less). Each message counts with the line
+    /// before it and 80 bytes for keeping it. Default: 64 MiB; `usize::MAX`: any size.
+    ///
+    /// A message that is longer than this is not kept at all, and none of those before it are either. So where peers
+    /// publish, [`max_message`](crate::Server::max_message) should be less.
     pub bytes: usize,
 }
 
@@ -56,29 +58,50 @@ impl History {
         Self::last(usize::MAX).no_older_than(age)
     }
 
-    /// No more than this number of [`bytes`](Self::bytes) of a topic, instead of 64 MiB. `usize::MAX`: as
-    /// many as there are.
+    /// Keeps at most this number of [`bytes`](Self::bytes) of a topic, instead of 64 MiB. `usize::MAX`: any size.
+    #[must_use]
     pub fn no_larger_than(mut self, bytes: usize) -> Self {
         self.bytes = bytes;
         self
     }
 
-    /// No message that is older than this.
+    /// Keeps no message that is older than this.
+    #[must_use]
     pub fn no_older_than(mut self, age: Duration) -> Self {
         self.age = Some(age);
         self
     }
 }
 
-/// The position of a message in a topic with history. Offsets of one epoch are in the order of the
-/// messages; another epoch begins when the history is lost, as by a restart of a server that keeps it in
-/// memory.
+/// The position of a message in a topic with history. Offsets of one epoch are in the order of the messages.
+/// Another epoch begins when the history is lost, for instance when a server that keeps it in memory is restarted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Offset {
     pub(crate) epoch: u64,
     pub(crate) number: u64,
     /// Tells the message apart from another that got its number because it was lost. 0: not known.
     pub(crate) tag: u32,
+}
+
+impl Offset {
+    /// The position with this number in this epoch.
+    pub fn new(epoch: u64, number: u64) -> Self {
+        Self {
+            epoch,
+            number,
+            tag: 0,
+        }
+    }
+
+    /// The number of the history that the message is in.
+    pub fn epoch(self) -> u64 {
+        self.epoch
+    }
+
+    /// The place of the message in that history, from 1 on.
+    pub fn number(self) -> u64 {
+        self.number
+    }
 }
 
 impl fmt::Display for Offset {
@@ -120,11 +143,11 @@ impl std::error::Error for NoOffset {}
 /// Where a subscriber wants a topic to begin; see [`Peer::subscribe_from`](crate::Peer::subscribe_from).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// What is published from now on.
+    /// With the messages that are published from now on.
     Now,
-    /// All that is kept.
+    /// With all messages that are kept.
     Start,
-    /// Everything after this message.
+    /// With the first message after this one.
     After(Offset),
 }
 
@@ -154,7 +177,7 @@ impl fmt::Display for Since {
     }
 }
 
-/// A client's request for a topic. The [`Handler`](crate::Handler) decides whether it may have it:
+/// A client's request for a topic. The [`Handler`](crate::Handler) decides whether the client may have it:
 ///
 /// ```no_run
 /// use framemill::{Follow, History, Message, Peer, Server};
@@ -174,18 +197,18 @@ impl fmt::Display for Since {
 /// }
 /// ```
 ///
-/// A handler that lets clients choose names of their own lets each hold as many topics as
+/// If a handler accepts any name, each client can make the server hold as many topics as
 /// [`Server::max_subscriptions`](crate::Server::max_subscriptions) allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Follow {
     /// The topic.
     pub topic: String,
-    /// Where it is to begin.
+    /// Where the topic is to begin.
     pub since: Since,
 }
 
 impl Follow {
-    /// Reads `follow SINCE TOPIC`. `None`: it is something else.
+    /// Reads `follow SINCE TOPIC`. `None`: the message is something else.
     pub fn parse(message: &Message) -> Option<Self> {
         let Message::Text(text) = message else {
             return None;
@@ -201,9 +224,9 @@ impl Follow {
         Message::text(format!("follow {} {}", self.since, self.topic))
     }
 
-    /// The server's answer if the client may not have it: its [`Follower`] takes it for
-    /// [`Followed::Refused`]. [`Peer::subscribe_from`](crate::Peer::subscribe_from) sends it by itself to
-    /// a peer that subscribes to too many topics.
+    /// The server's answer if the client may not have the topic. The client's [`Follower`] takes it for
+    /// [`Followed::Refused`]. [`Peer::subscribe_from`](crate::Peer::subscribe_from) sends it by itself to a peer that
+    /// already subscribes to as many topics as it may.
     pub fn refusal(&self) -> Message {
         refused(&self.topic, self.since)
     }
@@ -231,8 +254,8 @@ pub(crate) fn refused(topic: &str, since: Since) -> Message {
     Message::text(format!("refused {since} {topic}\n"))
 }
 
-/// The client's side: which topics it follows, and how far it has got in each. Independent of
-/// connections, so that it outlives them.
+/// The client's side: the topics that it follows, and how far it has got in each. Independent of connections, so
+/// that it outlives them.
 ///
 /// ```no_run
 /// use framemill::{Client, ClientEvent, Followed, Follower, Reconnect, Since};
@@ -261,46 +284,52 @@ pub(crate) fn refused(topic: &str, since: Since) -> Message {
 /// }
 /// # framemill::Result::Ok(())
 /// ```
+///
+/// # Security
+/// Every message whose first line is `msg OFFSET TOPIC` for a followed topic (or `gap`, `live` or `refused` in place of
+/// `msg`) is taken for the server's. If the connection also carries other users' text as they sent it, for instance
+/// from a topic without history, any of them could forge such messages. So relay users' text only inside something of
+/// your own, such as JSON or a prefix, or publish it to a topic with history: there the first line is always the
+/// server's.
 #[derive(Clone, Debug, Default)]
 pub struct Follower {
     topics: BTreeMap<String, Since>,
 }
 
-/// What a message from the server was, see [`Follower::take`].
+/// What a message from the server means, see [`Follower::take`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Followed {
-    /// Published to a topic.
+    /// A message that was published to a topic.
     Message {
         /// The topic.
         topic: String,
-        /// Its position in the topic.
+        /// The position of the message in the topic.
         offset: Offset,
-        /// As it was published.
+        /// The message as it was published.
         message: Message,
     },
-    /// Everything that was missed has arrived.
+    /// All missed messages have arrived.
     Live {
         /// The topic.
         topic: String,
-        /// The latest that was published.
+        /// The position of the latest message.
         offset: Offset,
     },
-    /// The history does not reach back to where this client was: messages are missing. What is kept
-    /// follows.
+    /// The history does not reach back to where this client was: messages are missing. Those that are kept follow.
     Gap {
         /// The topic.
         topic: String,
-        /// What follows is after this.
+        /// The messages that follow are after this.
         offset: Offset,
     },
-    /// The server refuses the topic, because the client follows too many or may not have this one. It is
-    /// asked for again on the next connection, unless it is [forgotten](Follower::forget).
+    /// The server refuses the topic, because the client follows too many or may not have this one. The topic is
+    /// among the next connection's [requests](Follower::requests), unless it is [forgotten](Follower::forget).
     Refused {
         /// The topic.
         topic: String,
     },
-    /// Not about a topic that is followed.
+    /// A message that is not about a followed topic.
     Other(Message),
 }
 
@@ -310,19 +339,20 @@ impl Follower {
         Self::default()
     }
 
-    /// Follows a topic from here on. The returned message has to be sent, if there is a connection.
+    /// Follows a topic. Send the returned message, if there is a connection.
     pub fn follow(&mut self, topic: &str, since: Since) -> Message {
         self.topics.insert(topic.to_owned(), since);
         let topic = topic.to_owned();
         Follow { topic, since }.message()
     }
 
-    /// Forgets a topic. Nothing is sent: tell the server in a message of your own.
+    /// Forgets a topic. The server goes on sending it until you tell it otherwise, in a message of your own.
     pub fn forget(&mut self, topic: &str) {
         self.topics.remove(topic);
     }
 
-    /// The offset of the latest message of a topic.
+    /// The offset that this client has reached in a topic; `None` if it does not follow the topic, or has heard
+    /// nothing of it yet.
     pub fn offset(&self, topic: &str) -> Option<Offset> {
         match self.topics.get(topic)? {
             Since::After(offset) => Some(*offset),
@@ -330,7 +360,7 @@ impl Follower {
         }
     }
 
-    /// The messages that have to be sent on a new connection.
+    /// The messages to send on a new connection: one request for each topic.
     pub fn requests(&self) -> Vec<Message> {
         let ask = |(topic, &since): (&String, &Since)| {
             let topic = topic.clone();
@@ -339,7 +369,7 @@ impl Follower {
         self.topics.iter().map(ask).collect()
     }
 
-    /// Says what a message from the server is, and remembers how far this client has got.
+    /// Tells what a message from the server means, and remembers how far this client has got.
     pub fn take(&mut self, message: Message) -> Followed {
         let Some((line, topic, len)) = self.line(&message) else {
             return Followed::Other(message);

@@ -166,8 +166,8 @@ impl Request {
         &self.body
     }
 
-    /// The client's address: the other end of the connection, or what that names as its client if it is
-    /// a proxy that the server [trusts](crate::Server::trust_proxies).
+    /// The client's address: that of the other end of the connection or, if that is a proxy that the server
+    /// [trusts](crate::Server::trust_proxies), the address that the proxy names.
     pub fn remote_addr(&self) -> RemoteAddr {
         self.remote_addr
     }
@@ -277,10 +277,10 @@ impl Response {
 
     /// Sets the body; its `Content-Type` is the caller's to add.
     ///
-    /// Not sent where HTTP knows no body: in answer to `HEAD`, and with 204, 205 and 304. It is written from where
-    /// it is, however many connections are sent the same [`Bytes`], and whatever
-    /// [`outbound_limit`](crate::Server::outbound_limit) says; one of more than 1 GiB is an error of the handler's,
-    /// which is logged and answered with 500.
+    /// It is not sent where HTTP allows no body: in answer to `HEAD`, and with 204, 205 and 304. It is not copied,
+    /// however many connections are sent the same [`Bytes`], and does not count towards
+    /// [`outbound_limit`](crate::Server::outbound_limit). A body of more than 1 GiB is a mistake of the handler: it is
+    /// logged and answered with 500.
     #[must_use]
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.0.content = body.into();

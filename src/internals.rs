@@ -29,11 +29,9 @@ impl Parser {
     /// Makes messages of all the plain frames in `input`, and drops them; tells how many there were.
     pub fn parse(&mut self, input: &mut [u8]) -> usize {
         let mut input = input;
-        while let Some((text, payload, key)) = self.reader.next_plain(&mut input) {
-            let coming = payload.len() + input.len();
-            let made = self
-                .blocks
-                .message(text, payload, key, coming, &mut self.messages);
+        while let Some(plain) = self.reader.next_plain(&mut input) {
+            let coming = plain.payload.len() + input.len();
+            let made = self.blocks.message(plain, coming, &mut self.messages);
             assert!(made.is_ok());
         }
         let count = self.messages.len();

@@ -12,17 +12,17 @@
 //! ```
 //!
 //! - [`Server`] is the builder, with all limits in one table; [`ServerHandle`] the running server.
-//! - [`Handler`] is what you implement when a closure is too little: per-connection sessions,
+//! - [`Handler`] is the trait to implement when a closure is not enough: per-connection sessions,
 //!   authentication, subprotocols, plain HTTP on the same port.
 //! - [`Peer`] is a connection that any thread may send to.
-//! - [`Room`] is state that several connections share, with a clock if it wants one: matches, documents,
-//!   chats. [`Rooms`] finds them by name.
-//! - [`connect`] and [`Client`] are the other side: WebSockets to other servers, on the same kind of
+//! - [`Room`] is state that several connections share, with a clock if you like: matches, documents,
+//!   chats. [`Rooms`] finds rooms by name.
+//! - [`connect`] and [`Client`] are the client: WebSockets to other servers, on the same kind of
 //!   threads. [`Clients`] holds thousands of them.
 //!
 //! # Topics
 //!
-//! A topic is a name; it exists while somebody subscribes to it. What is published there goes to its
+//! A topic is a name; it exists while somebody subscribes to it. A message that is published to it goes to its
 //! subscribers on all loops, encoded once:
 //!
 //! ```no_run
@@ -36,9 +36,8 @@
 //! }
 //! ```
 //!
-//! [`ServerHandle::publish`] sends to everyone there, from any thread; [`Peer::publish_latest`] is for
-//! state of which a subscriber that can't keep up needs only the newest. The order promise of [`Peer`]
-//! holds for all of them.
+//! [`ServerHandle::publish`] sends to everyone there, from any thread. [`Peer::publish_latest`] is for state of
+//! which a subscriber that can't keep up needs only the newest. In which order messages arrive is told at [`Peer`].
 //!
 //! # Features
 //!
@@ -51,18 +50,17 @@
 //!
 //! # Threads
 //!
-//! Apart from handlers under `workers(0)`, a loop runs little of your code, and all of that should be
-//! quick: [`Server::on_quiet`], [`Backplane::subscribe`] and [`unsubscribe`](Backplane::unsubscribe) of a
-//! backplane of your own, and the `Drop` of what a message was made of with `Bytes::from_owner`. Rooms and
-//! timers of a server with `workers(0)` run on the loop, the ticker, or the thread that brings them work.
-//! Every `Redis` has two threads of its own.
+//! Apart from handlers under `workers(0)`, a loop runs little of your code, and all of it should be quick: the call
+//! of [`Server::on_quiet`]; [`Backplane::subscribe`] and [`unsubscribe`](Backplane::unsubscribe) of a backplane of
+//! your own; and the `Drop` of the owner of a payload that was made with `Bytes::from_owner`. Rooms and timers of a
+//! server with `workers(0)` run on the loop, the ticker, or the thread that brings them work.
 //!
 //! | thread | number | does |
 //! |---|---|---|
 //! | `framemill-loop-N` | [`Server::loops`] | reads, parses, queues, writes; runs your handlers only with `workers(0)` |
 //! | `framemill-worker-N` | [`Server::workers`] | calls your [`Handler`]; for one connection one call at a time, in order; runs your [`Room`]s and timers likewise |
 //! | `framemill-ticker` | 1, once a room has a clock or a timer is set | wakes rooms and timers |
-//! | `framemill-redis-out`, `-in` | 1 each, with `Redis` | pass on what is published here, and take what others publish |
+//! | `framemill-redis-out`, `-in` | 1 each for every `Redis` | pass on messages that are published here; take those of other nodes |
 //! | `framemill-dialer-N` | up to 9, while a [`Client`] needs them | resolve names, wait out the pauses before another attempt |
 //! | `framemill-feeder` | 1, while a receiver of [`ClientEvent`]s does not receive | waits for it |
 //! | `framemill-end` | 1, when a [`Clients`] is dropped by one of its own threads | waits for them |

@@ -7,11 +7,12 @@ pub use tungstenite::Utf8Bytes;
 pub use tungstenite::protocol::frame::coding::CloseCode;
 pub use tungstenite::protocol::{CloseFrame, Message};
 
-/// What `send_latest` and `publish_latest` tell messages apart by: a number or a name.
+/// The key by which `send_latest` and `publish_latest` tell which message replaces which: a number or a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LatestKey {
-    /// A number, such as the id of an entity. Costs nothing to make.
+    /// A number, such as the id of an entity. Costs nothing to make. Negative numbers of signed types become the
+    /// numbers from 2^63 on.
     Number(u64),
     /// A name, such as a ticker symbol.
     Name(Box<str>),
@@ -21,16 +22,22 @@ macro_rules! latest_key_from {
     ($($number:ty),*) => {$(
         impl From<$number> for LatestKey {
             fn from(number: $number) -> Self {
-                Self::Number(number.into())
+                Self::Number(number as u64)
             }
         }
     )*};
 }
-latest_key_from!(u8, u16, u32, u64);
+latest_key_from!(u8, u16, u32, u64, usize, i8, i16, i32, i64, isize);
 
 impl From<&str> for LatestKey {
     fn from(name: &str) -> Self {
         Self::Name(name.into())
+    }
+}
+
+impl From<&String> for LatestKey {
+    fn from(name: &String) -> Self {
+        name.as_str().into()
     }
 }
 
@@ -43,16 +50,16 @@ impl From<String> for LatestKey {
 /// Which side brought a connection to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Initiator {
-    /// The other side: it sent the first close frame, broke a rule (a message that is too big is one), hung
+    /// The other side: it sent the first close frame, broke a rule (such as the limit on the size of messages), hung
     /// up, or the transport failed.
     Peer,
     /// This side: a call of [`Peer::close`](crate::Peer::close) or
     /// [`terminate`](crate::Peer::terminate), a rate limit, a full queue, a timeout, a panic, a shutdown.
-    /// So a peer that vanishes without a word, and is dropped for its silence, is dropped by us.
+    /// A peer that vanishes without closing is dropped for its silence, so that counts as this side too.
     Local,
 }
 
-/// The event that ended a connection, one label for handlers, logs and metrics.
+/// The event that ended a connection: the same label in handlers, logs and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseCause {
@@ -73,9 +80,9 @@ pub enum CloseCause {
     RateLimit,
     /// More was queued for the peer than its limit; closed with 1013.
     Overflow,
-    /// Nothing was heard from the peer, not even the pong that was asked for.
+    /// Nothing was heard from the peer, not even a pong to our ping.
     NoPong,
-    /// The peer took nothing of what was queued for it, for as long as a ping may stay unanswered.
+    /// The peer took nothing of the messages queued for it, for as long as a ping may stay unanswered.
     WriteStall,
     /// The close frame was sent, but the peer did not answer in time.
     CloseTimeout,
@@ -126,7 +133,7 @@ impl fmt::Display for CloseCause {
             Self::NoPong => "no pong",
             Self::WriteStall => "peer stopped reading",
             Self::CloseTimeout => "no answer to the close frame",
-            Self::HandshakeTimeout => "opening handshake not completed in time",
+            Self::HandshakeTimeout => "opening handshake not completed",
             Self::Panic => "handler panicked",
             Self::Shutdown => "shutdown",
             Self::Terminated => "terminated",
@@ -173,12 +180,11 @@ impl CloseReason {
         self.clean
     }
 
-    /// Bytes that [`Peer::send`](crate::Peer::send) accepted and the kernel never took, frame headers
-    /// included: at least these did not reach the peer. Messages that
-    /// [`Overflow::DropOldest`](crate::Overflow::DropOldest) dropped are among them; those that a later
-    /// message of the same key replaced ([`Peer::send_latest`](crate::Peer::send_latest)) are not. With
-    /// TLS, what has been encrypted counts as taken, though up to 64 KiB of it may not have reached the
-    /// kernel.
+    /// Bytes that [`Peer::send`](crate::Peer::send) accepted and the kernel never took, frame headers included: at
+    /// least these did not reach the peer. Messages that [`Overflow::DropOldest`](crate::Overflow::DropOldest)
+    /// dropped are counted; messages that a later one of the same key replaced
+    /// ([`Peer::send_latest`](crate::Peer::send_latest)) are not. With TLS, encrypted bytes count as taken, though up
+    /// to 64 KiB of them may not have reached the kernel.
     pub fn undelivered_bytes(&self) -> usize {
         self.undelivered
     }
@@ -198,5 +204,25 @@ impl fmt::Display for CloseReason {
             write!(f, ", {} bytes undelivered", self.undelivered)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_one_key_whatever_its_type() {
+        let keys: [LatestKey; 6] = [
+            7.into(),
+            7u8.into(),
+            7u64.into(),
+            7i64.into(),
+            7usize.into(),
+            (7i8).into(),
+        ];
+        assert!(keys.iter().all(|key| *key == LatestKey::Number(7)));
+        assert_eq!(LatestKey::from(-1i8), LatestKey::from(-1i64));
+        assert_eq!(LatestKey::from(&"a".to_owned()), LatestKey::from("a"));
     }
 }

@@ -252,6 +252,30 @@ fn the_server_closes() {
     }
 }
 
+/// The server says all and hangs up, and what the client answers meanwhile can't be written.
+#[test]
+fn a_server_that_hangs_up_before_it_is_answered() {
+    const MESSAGES: u32 = 5000;
+    let said: Vec<u8> = (0..MESSAGES)
+        .flat_map(|n| [&[0x82, 4][..], &n.to_be_bytes()].concat())
+        .chain(*b"\x88\x02\x0F\xA1")
+        .collect();
+    for workers in [0, 2] {
+        let (addr, remotes) = opening("", said.clone());
+        let clients = Clients::start(1, workers).unwrap();
+        let (handle, events) = clients.connect(client(addr)).unwrap();
+        drop(remotes.recv_timeout(WAIT).unwrap());
+        for n in 0..MESSAGES {
+            assert_eq!(message(&events).into_data()[..], n.to_be_bytes());
+            let _ = handle.send("and then?");
+        }
+        let reason = end(&events);
+        assert_eq!(reason.code(), CloseCode::Library(4001));
+        assert_eq!(reason.cause(), CloseCause::Handshake);
+        assert_eq!(reason.initiator(), Initiator::Peer);
+    }
+}
+
 /// The client waits for the answer to its close frame, and for the server to end TCP.
 #[test]
 fn closing_waits_for_the_answer() {

@@ -5,15 +5,20 @@ mod support;
 use std::collections::HashSet;
 use std::io::Write;
 use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use framemill::{
     Accept, Client, ClientEvent, CloseCause, CloseCode, CloseReason, Handler, Initiator, Message,
     Peer, Reconnect, Request, Response, SendError, Server,
 };
-use support::spy::{PLENTY, exactly, narrow, numbered, spy, upgraded};
-use support::{Raw, Transport, WAIT, client, frame, no_more, over_every_transport, request};
+use support::spy::{PLENTY, exactly, frames, narrow, number, numbered, spy, upgraded};
+use support::{
+    Raw, Transport, WAIT, client, frame, no_more, over_every_transport, request, reset, until,
+};
 
 over_every_transport! {
     the_peer_closes,
@@ -24,6 +29,8 @@ over_every_transport! {
     what_comes_behind_a_panic_counts,
     a_violation_behind_our_close_frame_ends_it_at_once,
     the_peer_vanishes,
+    what_a_peer_said_before_it_left_is_heard,
+    a_slow_reader_gets_all_before_the_close_frame,
     a_half_closed_peer_still_gets_its_answers,
     data_after_close_is_ignored,
     a_peer_is_terminated,
@@ -264,6 +271,76 @@ fn the_peer_vanishes(transport: Transport) {
     assert_eq!(reason.code(), CloseCode::Abnormal);
     assert_eq!(reason.initiator(), Initiator::Peer);
     assert!(!reason.is_clean());
+}
+
+/// It hangs up before it is answered, so that the answers can't be written: all it said counts, its close frame
+/// too.
+fn what_a_peer_said_before_it_left_is_heard(transport: Transport) {
+    const MESSAGES: u32 = 1000;
+    let mut leave: Vec<fn(Raw)> = vec![drop];
+    if transport.has_resets() {
+        leave.push(|raw| reset(raw.stream));
+    }
+    for (workers, leave) in [0, 2]
+        .into_iter()
+        .flat_map(|n| leave.iter().map(move |l| (n, l)))
+    {
+        let (go, gate) = bounded::<()>(0);
+        let heard = Arc::new(AtomicU32::new(0));
+        let count = heard.clone();
+        let (handler, seen) = spy(move |peer: &Peer, message: Message| {
+            let n = number(&message.clone().into_data());
+            if n == 0 {
+                gate.recv_timeout(WAIT).unwrap();
+            }
+            assert_eq!(count.fetch_add(1, Ordering::SeqCst), n);
+            let _ = peer.send(message);
+        });
+        let server = transport.serve(|s| s.workers(workers), handler);
+        let mut raw = Raw::open(server.addr);
+        raw.write(&frames(0..MESSAGES, 50));
+        raw.write(&frame(0x88, b"\x0F\xA1"));
+        leave(raw);
+        go.send_timeout((), WAIT).unwrap();
+        let reason = seen.end();
+        assert_eq!(heard.load(Ordering::SeqCst), MESSAGES);
+        assert_eq!(reason.code(), CloseCode::Library(4001));
+        assert_eq!(reason.cause(), CloseCause::Handshake);
+        assert_eq!(reason.initiator(), Initiator::Peer);
+        assert!(!reason.is_clean());
+        until("it is forgotten", || server.handle.connections() == 0);
+    }
+}
+
+/// However long that takes: the time to answer is counted from the close frame.
+fn a_slow_reader_gets_all_before_the_close_frame(transport: Transport) {
+    const TIMEOUT: Duration = Duration::from_millis(400);
+    const MESSAGES: u32 = 1000;
+    /// What the kernel holds is read fast, as it is with the kernel that it counts as sent.
+    const SLOW: u32 = 600;
+    for workers in [0, 2] {
+        let (handler, seen) = spy(|peer: &Peer, _| {
+            for n in 0..MESSAGES {
+                peer.send(numbered(n, 1000)).unwrap();
+            }
+            assert!(peer.close(CloseCode::Normal, "that was all"));
+        });
+        let settings = |s: Server| s.workers(workers).close_timeout(TIMEOUT);
+        let server = transport.serve_narrow(settings, handler);
+        let mut raw = upgraded(narrow(server.addr));
+        raw.write(&frame(0x81, b"all of it"));
+        for n in 0..MESSAGES {
+            assert_eq!(number(&raw.frame().expect("a message").1), n);
+            if n < SLOW && n % 20 == 0 {
+                thread::sleep(TIMEOUT / 5);
+            }
+        }
+        assert_eq!(raw.close_code(), Some(1000));
+        raw.write(&frame(0x88, b"\x03\xE8"));
+        let reason = seen.end();
+        assert!(reason.is_clean(), "{reason}");
+        assert_eq!(reason.undelivered_bytes(), 0);
+    }
 }
 
 fn a_half_closed_peer_still_gets_its_answers(transport: Transport) {

@@ -145,9 +145,12 @@ fn who_opens_shows_its_request(transport: Transport) {
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     let head = head.to_lowercase();
     assert!(head.contains("\r\nsec-websocket-protocol: b\r\n"), "{head}");
-    let Event::Open(peer, request) = next(&events) else {
+    let event = next(&events);
+    let whom = event.peer().clone();
+    let Event::Open(peer, request) = event else {
         panic!("not an open");
     };
+    assert_eq!(peer, whom);
     assert_eq!(request.path(), "/game");
     assert_eq!(request.query_param("seat").as_deref(), Some("3"));
     assert_eq!(request.cookie("who"), Some("ann"));

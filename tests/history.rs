@@ -64,6 +64,7 @@ fn whoever_comes_back_gets_what_it_missed() {
     let rest = ["gap", "5", "6", "7", "8", "9"];
     assert_eq!(until_live(&mut raw, &mut follower), rest);
     let other: Offset = "1-1".parse().unwrap();
+    assert_eq!(other, Offset::new(1, 1));
     assert!(peer.subscribe_from("news/a", other));
     assert_eq!(until_live(&mut raw, &mut follower), rest);
     assert!(peer.unsubscribe("news/a") && !peer.unsubscribe("news/a"));

@@ -5,7 +5,7 @@
 mod support;
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -202,6 +202,30 @@ fn listeners_take_turns() {
     // The crowd takes ten seconds.
     let accepted = server.handle.metrics().total.accepted;
     assert!(accepted < 100, "{accepted} came first");
+}
+
+/// A handle is the server's whenever it was asked for, and addresses come in several types.
+#[test]
+fn a_handle_from_before_another_address() {
+    let addr = (Ipv4Addr::LOCALHOST, 0);
+    let server = Server::bind(addr).unwrap();
+    let handle = server.handle();
+    let server = server.and_bind(SocketAddrV4::new(addr.0, 0)).unwrap();
+    let server = server.and_bind((IpAddr::from(addr.0), 0)).unwrap();
+    let (told, ended) = std::sync::mpsc::channel();
+    let (spy, _) = spy(|_, _| {});
+    handle.after(Duration::ZERO, move || told.send(()).unwrap());
+    let _running = server.start(spy).unwrap();
+    ended.recv_timeout(WAIT).expect("the timer of before");
+    let addrs = handle.local_addrs();
+    assert_eq!(addrs.len(), 3);
+    let _open: Vec<Raw> = addrs
+        .iter()
+        .map(|addr| Raw::open(addr.parse::<SocketAddr>().unwrap()))
+        .collect();
+    assert_eq!(handle.connections(), 3);
+    assert!(!handle.shutdown(Duration::ZERO), "they are cut off");
+    assert_eq!(handle.connections(), 0);
 }
 
 /// One that can't accept does not keep out who comes to the others.

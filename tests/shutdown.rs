@@ -22,6 +22,8 @@ over_every_transport! {
     what_had_arrived_is_still_answered,
     what_was_accepted_is_delivered,
     what_is_not_delivered_is_counted,
+    a_slow_reader_has_until_the_deadline,
+    who_does_not_hang_up_misses_nothing,
     what_is_accepted_at_the_very_end_is_counted,
     a_peer_that_does_not_answer_is_cut_off,
     a_handler_that_blocks_is_left_behind,
@@ -341,6 +343,52 @@ fn what_is_not_delivered_is_counted(transport: Transport) {
         queued.sort_unstable();
         undelivered.sort_unstable();
         assert_eq!(undelivered, queued);
+    }
+}
+
+/// It has all the time until the deadline, if it takes what it is sent; and if it doesn't, that it was cut off
+/// is said, though that is before the deadline.
+fn a_slow_reader_has_until_the_deadline(transport: Transport) {
+    const MESSAGES: u32 = 900;
+    const TIMEOUT: Duration = SHORT;
+    for (workers, reads) in [(0, true), (2, true), (0, false), (2, false)] {
+        let (handler, seen) = spy(|_, _| ());
+        let settings = |s: Server| s.workers(workers).close_timeout(TIMEOUT);
+        let server = transport.serve_narrow(settings, handler);
+        let (mut raw, peer) = narrow_client(&server, &seen);
+        for n in 0..MESSAGES {
+            peer.send(numbered(n, 1000)).unwrap();
+        }
+        thread::scope(|scope| {
+            let done = scope.spawn(|| server.handle.shutdown(LONG));
+            if reads {
+                // But for what the kernel holds, over several timeouts.
+                for n in 0..MESSAGES {
+                    assert_eq!(number(&raw.frame().expect("a message").1), n);
+                    if n < MESSAGES / 2 && n % 20 == 0 {
+                        thread::sleep(TIMEOUT / 5);
+                    }
+                }
+                part(&mut raw);
+            }
+            assert_eq!(done.join().unwrap(), reads);
+        });
+        let reason = seen.end();
+        assert_eq!(reason.undelivered_bytes() == 0, reads);
+        assert_eq!(reason.cause(), CloseCause::Shutdown);
+    }
+}
+
+/// All is said on both sides, and the peer only stays on the line: it misses nothing when that is cut.
+fn who_does_not_hang_up_misses_nothing(transport: Transport) {
+    for workers in [0, 2] {
+        let (server, seen) = quiet(transport, workers);
+        let mut raw = Raw::open(server.addr);
+        raw.write(&frame(0x88, GOING_AWAY));
+        assert_eq!(raw.frame(), Some((0x88, GOING_AWAY.to_vec())));
+        assert!(seen.end().is_clean());
+        assert!(server.handle.shutdown(SHORT));
+        assert_eq!(server.handle.connections(), 0);
     }
 }
 

@@ -179,7 +179,11 @@ impl Model {
             Op::Open | Op::Close(_) | Op::HangUp(_) => unreachable!("not here"),
         }
         for (topic, members) in self.members.iter().enumerate() {
-            assert_eq!(server.subscribers(&self.topic(topic)), members.len());
+            let topic = self.topic(topic);
+            assert_eq!(server.subscribers(&topic), members.len());
+            for &who in alive {
+                assert_eq!(peers[who].is_subscribed(&topic), members.contains(&who));
+            }
         }
     }
 

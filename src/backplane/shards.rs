@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::history::History;
 use crate::id::PeerId;
 
-/// Spreads topics over several backplanes, when one Redis is not enough: each topic is on one of them,
-/// chosen by a hash of its name. Every node must name the same ones in the same order.
+/// Spreads topics over several backplanes, when one Redis is not enough: each topic is on one of them, chosen by a
+/// hash of its name. Every node must name the same backplanes in the same order.
 ///
 /// ```no_run
 /// # #[cfg(feature = "redis")]
@@ -26,10 +26,10 @@ use crate::id::PeerId;
 pub struct Shards<B>(Vec<B>);
 
 impl<B: Backplane> Shards<B> {
-    /// Spreads topics over these.
+    /// Spreads topics over these backplanes.
     ///
     /// # Errors
-    /// [`Error::Config`] if there are none.
+    /// [`Error::Config`] if the list is empty.
     pub fn new(shards: Vec<B>) -> Result<Self> {
         if shards.is_empty() {
             return Err(Error::Config("at least one shard is needed".into()));

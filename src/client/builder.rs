@@ -24,14 +24,14 @@ use crate::proto::deflate;
 use crate::proto::{ClientRequest, new_key};
 use crate::sync::lock;
 
-/// Opens a WebSocket to `url` and waits until the opening handshake is through, at most 10 s. The
-/// [`Peer`] sends from any thread, the receiver gives what happens, in order.
+/// Opens a WebSocket to `url` and waits until the opening handshake is through, for at most 10 s (11 s if all workers
+/// are busy). The [`Peer`] sends from any thread; the receiver gives the events of the connection, in order.
 ///
-/// The channel holds 64 events; when nobody receives, only this server is slowed down. If the receiver
-/// is dropped, what arrives is thrown away; once the peer is dropped too, the connection is closed when
-/// something arrives next, but not before. To be sure that it ends, call [`close`](Peer::close).
+/// The channel holds 64 events; when nobody receives, only this server is slowed down. If the receiver is dropped,
+/// messages that arrive are thrown away. Once the peer is dropped too, the connection is closed when anything
+/// arrives, but not before. To be sure that it ends, call [`close`](Peer::close).
 ///
-/// All settings are those of [`Client`], which also has reconnection, headers and subprotocols.
+/// The settings are the defaults of [`Client`], which also has reconnection, headers and subprotocols.
 ///
 /// ```no_run
 /// use framemill::{ClientEvent, connect};
@@ -87,10 +87,13 @@ fn common() -> Result<Arc<Clients>> {
 /// | [`reconnect`](Self::reconnect) | off | |
 ///
 /// # URLs
-/// `ws://host:port/path?query` (port 80 unless another is given), with a name, an IPv4 address or an
-/// IPv6 address in brackets; and `ws+unix:/path/of/socket`, optionally followed by `:/path?query`. The
-/// path is sent as written, so percent-encode what needs it. Fragments are not allowed (RFC 6455 §3),
-/// nor is user info, which would end up in logs; send an `Authorization` header instead.
+/// - `ws://host:port/path?query`, without TLS, by default on port 80; the host is a name, an IPv4 address, or an IPv6
+///   address in brackets.
+/// - `wss://host:port/path?query`, with TLS (feature `tls`), by default on port 443.
+/// - `ws+unix:/path/of/socket`, optionally followed by `:/path?query`, through a Unix socket.
+///
+/// The path is sent as written, so percent-encode it where it needs that. Fragments are not allowed (RFC 6455 §3), nor
+/// is user info, which would end up in logs; send an `Authorization` header instead.
 #[derive(Clone)]
 #[must_use = "a client does nothing until it is connected or started"]
 pub struct Client {
@@ -141,7 +144,7 @@ impl Client {
         })
     }
 
-    /// Whom to trust as the server of a `wss://` URL. Default: [`Trust::system`].
+    /// The certificates to trust for a `wss://` URL. Default: [`Trust::system`].
     #[cfg(feature = "tls")]
     pub fn trust(mut self, trust: Trust) -> Self {
         self.trust = Some(trust);
@@ -157,9 +160,9 @@ impl Client {
 
     // ---- the request ----
 
-    /// Adds a header to the request, such as `Authorization` or `Cookie`. Those of the handshake
-    /// itself (`Host`, `Upgrade`, `Sec-WebSocket-…`) are left out. An invalid name or value
-    /// is an [`Error::Config`] when connecting.
+    /// Adds a header to the request, such as `Authorization` or `Cookie`. Headers that belong to the handshake itself
+    /// (`Host`, `Upgrade`, `Sec-WebSocket-…`) are ignored. An invalid name or value is an [`Error::Config`] when
+    /// connecting.
     pub fn header<N, V>(mut self, name: N, value: V) -> Self
     where
         N: TryInto<HeaderName>,
@@ -197,31 +200,31 @@ impl Client {
     // ---- limits ----
 
     /// The longest message, in bytes, assembled from all its fragments: 1 byte to 1 GiB. Default: 1 MiB.
-    /// Anything else is an [`Error::Config`] when connecting. Memory grows with what has arrived, never
-    /// with what a header claims.
+    /// Anything else is an [`Error::Config`] when connecting. Memory grows with the bytes that have arrived, never
+    /// with the length that a header claims.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.config.max_message = bytes.try_into().unwrap_or(u32::MAX);
         self
     }
 
-    /// What may wait for the handler: messages, and bytes, each from 1 to 2³⁰. Default: 64, 1 MiB.
-    /// Anything else is an [`Error::Config`] when connecting. When either is reached, nothing more is
-    /// read until a quarter is left; TCP slows the server down. The channel of
-    /// [`connect`](Self::connect) holds 64 events on top.
+    /// How many messages, and how many bytes of them, may wait for the handler, each from 1 to 2³⁰. Default: 64,
+    /// 1 MiB. Anything else is an [`Error::Config`] when connecting. When either limit is reached, nothing more is
+    /// read until a quarter is left; TCP slows the server down. The channel of [`connect`](Self::connect) holds 64
+    /// events besides.
     pub fn inbound_limit(mut self, messages: usize, bytes: usize) -> Self {
         self.config.inbound_messages = messages;
         self.config.inbound_bytes = bytes;
         self
     }
 
-    /// What may wait to be written, in bytes, at most 1 GiB. Default: 1 MiB. Anything else is an
-    /// [`Error::Config`] when connecting. Past the limit, [`overflow`](Self::overflow) says what happens.
+    /// How many bytes may wait to be written, at most 1 GiB. Default: 1 MiB. Anything else is an
+    /// [`Error::Config`] when connecting. [`overflow`](Self::overflow) sets what happens at the limit.
     pub fn outbound_limit(mut self, bytes: usize) -> Self {
         self.config.outbound_bytes = bytes;
         self
     }
 
-    /// What happens to a message that finds that queue full. Default: [`Overflow::Close`].
+    /// What happens to a message that finds the outbound queue full. Default: [`Overflow::Close`].
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.config.overflow = overflow;
         self
@@ -229,27 +232,28 @@ impl Client {
 
     // ---- times ----
 
-    /// How long it may take to open a WebSocket: resolving the name, connecting to one address after the
-    /// other, and the server's answer. Default: 10 s. Zero is an [`Error::Config`] when the client is started.
+    /// How long it may take to open a WebSocket: resolving the name, connecting to one address after the other, and
+    /// the server's answer. Default: 10 s. Zero is an [`Error::Config`]
+    /// when the client is started.
     ///
-    /// An address that is followed by others gets its share of that, at most 2 s. Eight names are resolved at a
-    /// time, by the system's resolver, which can't be interrupted: eight without an answer hold up other names.
+    /// If the name has several addresses, each but the last gets its share of that time, at most 2 s. At most eight
+    /// names are resolved at a time, by the system's resolver, which can't be interrupted: eight names without an
+    /// answer delay all others.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.config.handshake_timeout = timeout.min(NEVER);
         self
     }
 
-    /// How long the server may be silent before it is pinged, and how much longer before it is dropped.
-    /// Default: 25 s, 20 s. Anything received counts as a sign of life. Zero for either is an [`Error::Config`]
-    /// when the client is started; how fine times are, and how long they may be, is as for a
-    /// [server](crate::Server::handshake_timeout).
+    /// Pings the server after `after` of silence and drops the connection if nothing is heard for another `timeout`.
+    /// Default: 25 s, 20 s. Zero for either is an [`Error::Config`] when the client is started. Everything else is as
+    /// with [`Server::ping`](crate::Server::ping).
     pub fn ping(mut self, after: Duration, timeout: Duration) -> Self {
         self.config.ping_interval = Some(after);
         self.config.pong_timeout = timeout;
         self
     }
 
-    /// Sends no pings: a server that vanishes without a word is not noticed until something is sent.
+    /// Sends no pings: a server that vanishes without closing is not noticed until something is sent to it.
     pub fn no_ping(mut self) -> Self {
         self.config.ping_interval = None;
         self
@@ -268,7 +272,7 @@ impl Client {
         self
     }
 
-    /// Connects again when a connection was lost or could not be made. Default: no.
+    /// Connects again when a connection was lost or could not be made, see [`Reconnect`]. Default: no.
     pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
         self.reconnect = Some(reconnect);
         self
@@ -276,18 +280,19 @@ impl Client {
 
     // ---- connecting ----
 
-    /// Connects, waits until the opening handshake is through, and passes what happens then to the
-    /// returned channel, in order. It holds 64 events; when nobody receives, only this server is slowed
-    /// down. The channel ends with the client.
+    /// Connects, waits until the opening handshake is through, and passes all later events to the returned channel,
+    /// in order. The channel holds 64 events; when nobody receives, only this server is slowed down. The channel ends
+    /// with the client.
     ///
+    /// Waits for at most [`handshake_timeout`](Self::handshake_timeout), and a second more if all workers are busy.
     /// The first connection is not [retried](Self::reconnect): its failure is returned at once.
     ///
-    /// If the receiver is dropped, what arrives is thrown away; once all handles and peers are dropped
-    /// too, the connection is closed when something arrives next, but not before. To be sure that it ends,
-    /// call [`close`](ClientHandle::close).
+    /// If the receiver is dropped, messages that arrive are thrown away. Once all handles and peers are dropped too,
+    /// the connection is closed when anything arrives, but not before. To be sure that it ends, call
+    /// [`close`](ClientHandle::close).
     ///
-    /// A handler may call this if it runs on a worker, which then blocks. For `wss://` another worker must
-    /// be free, as workers make the TLS handshakes.
+    /// A handler may call this if it runs on a worker, which then blocks. For `wss://` another worker must be free, as
+    /// workers make the TLS handshakes.
     ///
     /// # Errors
     /// [`Error::Config`] for an invalid setting; [`Error::Resolve`], [`Error::Connect`],
@@ -297,9 +302,9 @@ impl Client {
         common()?.connect(self)
     }
 
-    /// Begins to connect and returns at once. The handler is told the outcome; it runs on worker threads
-    /// that are shared by the process. With [`reconnect`](Self::reconnect) the first connection is
-    /// retried like any other.
+    /// Begins to connect and returns at once. The handler is told the outcome; it runs on worker threads that all
+    /// clients of the process share. With [`reconnect`](Self::reconnect) the first connection is retried like any
+    /// other.
     ///
     /// # Errors
     /// [`Error::Config`] for an invalid setting, [`Error::Io`] if the threads can't be started.
@@ -307,10 +312,10 @@ impl Client {
         common()?.open(self, handler)
     }
 
-    /// The same, but waits for the end of the last connection, and returns how it ended.
+    /// Like [`start`](Self::start), but waits for the end of the last connection, and returns how it ended.
     ///
     /// # Errors
-    /// As for [`start`](Self::start), and as for [`connect`](Self::connect) if the last attempt failed.
+    /// As for `start`, and as for [`connect`](Self::connect) if the last attempt failed.
     pub fn run_with(self, handler: impl ClientHandler) -> Result<CloseReason> {
         self.start(handler)?.wait()
     }

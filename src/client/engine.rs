@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::builder::Client;
+use super::channel_feeder::{ChannelFeeder, Watched};
 use super::dialer::Dialer;
-use super::feeder::{Feeder, Watched};
 use super::handle::ClientHandle;
 use super::handler::{ClientEvent, ClientHandler};
 use super::session::{Session, Sink};
@@ -20,12 +20,13 @@ use crate::config::{Config, NEVER};
 use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::{
-    Command, Connected, Dial, Event, EventBatch, Inline, Load, LoopHandle, RUN_INFLATED, Shared,
-    defer_wakes, give_batch, keeps_spare, release_own_spare, wake_deferred,
+    Command, Connected, Dial, Event, EventBatch, Inline, Link, Load, LoopHandle, RUN_INFLATED,
+    Shared, defer_wakes, give_batch, keeps_spare, release_own_spare, wake_deferred,
 };
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
-use crate::reactor::{self, NoRun, Prepared, Upstream};
+use crate::proto::Role;
+use crate::reactor::{self, NotInline, Prepared, Upstream};
 use crate::sync::lock;
 use crate::worker::{Pool, RunQueue, Work};
 
@@ -44,6 +45,22 @@ const GRACE: Duration = Duration::from_secs(1);
 ///
 /// Dropping it cuts off all its connections at once. If one of its loops fails, which is logged, all its
 /// clients end; those that are connected without a `Clients` of their own get new threads then.
+///
+/// ```no_run
+/// use framemill::{Client, Clients, Message, Peer};
+/// use std::time::Duration;
+///
+/// // A thousand bots that answer whatever they are sent, on one loop and no workers.
+/// let clients = Clients::start(1, 0)?;
+/// for n in 0..1000 {
+///     let client = Client::new(format!("ws://127.0.0.1:9001/?bot={n}"))?;
+///     clients.open(client, |peer: &Peer, message: Message| peer.send(message))?;
+/// }
+/// std::thread::sleep(Duration::from_secs(60));
+/// println!("{} are connected", clients.connections());
+/// clients.shutdown(Duration::from_secs(5));
+/// # framemill::Result::Ok(())
+/// ```
 pub struct Clients {
     pub(super) engine: Arc<Engine>,
     threads: Mutex<Option<Threads>>,
@@ -57,7 +74,7 @@ struct Threads {
 /// What all clients of a [`Clients`] share.
 pub(super) struct Engine {
     pub(super) dialer: Arc<Dialer>,
-    pub(super) feeder: Arc<Feeder>,
+    pub(super) feeder: Arc<ChannelFeeder>,
     shared: Arc<Shared>,
     loops: Vec<Arc<LoopHandle>>,
     /// References to a link that its loop and the running worker have.
@@ -86,7 +103,7 @@ impl Clients {
         let handles = reactor::handles(&prepared);
         let engine = Arc::new(Engine {
             dialer: Arc::new(Dialer::new(handles.clone())),
-            feeder: Arc::new(Feeder::new()),
+            feeder: Arc::new(ChannelFeeder::new()),
             shared,
             loops: handles,
             own_references: if workers == 0 { 1 } else { 2 },
@@ -117,8 +134,8 @@ impl Clients {
         self.launch(client, sink, None)
     }
 
-    /// Connects, waits until the opening handshake is through, and passes what happens then to the
-    /// returned channel, as [`Client::connect`] does.
+    /// Connects, waits until the opening handshake is through, and passes all later events to the returned channel,
+    /// as [`Client::connect`] does.
     ///
     /// # Errors
     /// As for [`Client::connect`].
@@ -183,13 +200,13 @@ impl Clients {
         self.engine.shared.has_failed()
     }
 
-    /// Ends all clients in good order, and waits for that: makes no more attempts, lets handlers deal with
-    /// what has arrived, sends what is queued and then a close frame with 1001, and waits for the answers.
-    /// After `deadline` what is left is cut off. Clients that had no connection are told
+    /// Ends all clients in good order, and waits for the end: makes no more attempts, lets handlers deal with the
+    /// messages that have arrived, sends the queued messages and then a close frame with 1001, and waits for the
+    /// answers. After `deadline` the connections that are left are cut off. Clients that had no connection are told
     /// [`Error::Closed`].
     ///
-    /// `true` if everything ended by itself, handlers included, and no connection was cut off. Must not
-    /// be called by a handler, which would wait for itself.
+    /// `true`: everything ended by itself, handlers included, and no connection was cut off. Must not be called by a
+    /// handler, which would wait for itself.
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline.min(NEVER);
         self.tell_to_stop(deadline);
@@ -288,99 +305,121 @@ enum Ran {
     Paused,
 }
 
-impl Engine {
-    /// Deals with events in order.
-    fn run_events(&self, peer: &Peer, events: &mut VecDeque<Event>) -> Ran {
-        let link = &peer.link;
-        let limit = Load::inbound_limit(link.config());
-        let resume = || link.handle.post(Command::Resume(link.id.key()));
-        let mut slot = link.session();
-        let mut session: Option<Box<Session>> = slot.take().and_then(|s| s.downcast().ok());
-        let mut waits = None;
-        let mut inflated = 0;
-        let mut paused = false;
-        loop {
-            if inflated >= RUN_INFLATED && !events.is_empty() {
-                paused = true;
-                break;
-            }
-            if session.as_mut().is_some_and(|s| !s.relieve()) {
-                waits = session.as_ref().and_then(|s| s.waits_for(peer));
-                break;
-            }
-            let Some(event) = events.pop_front() else {
-                break;
-            };
-            match event {
-                Event::Connected(connected) => session = begin(peer, *connected),
-                Event::Message(message) => {
-                    let bytes = message.len();
-                    let is_compressed = matches!(message, Message::Frame(_));
-                    let Some(message) = link.inflate(message) else {
-                        session.iter_mut().for_each(|s| s.mute());
-                        if link.inflow.handled(bytes, limit) {
-                            resume();
-                        }
-                        continue;
-                    };
-                    if is_compressed {
-                        inflated += message.len();
-                    }
-                    let told = session.as_mut().map(|s| s.message(peer, message));
-                    if let (Some(Err(message)), Some(session), true) =
-                        (&told, &mut session, is_compressed)
-                    {
-                        // It can't be inflated twice.
-                        session.keep(message.clone());
-                    } else if let Some(Err(message)) = told {
-                        waits = session.as_ref().and_then(|s| s.waits_for(peer));
-                        events.push_front(Event::Message(message));
-                        break;
-                    }
-                    if link.inflow.handled(bytes, limit) {
-                        resume();
-                    }
+/// Deals with events in order, and takes them out.
+fn run_events(peer: &Peer, events: &mut VecDeque<Event>) -> Ran {
+    let link = &peer.link;
+    let mut slot = link.session();
+    let mut session: Option<Box<Session>> = slot.take().and_then(|s| s.downcast().ok());
+    let ran = run_for(&mut session, peer, events);
+    if let Some(session) = session {
+        session.leave_if_unheard(peer);
+        *slot = Some(session);
+    }
+    drop(slot);
+    if link.inflow.settle(Load::inbound_limit(link.config())) {
+        resume(link);
+    }
+    ran
+}
+
+/// The same; the session is there from the event on that tells of the connection until the one that tells its end.
+fn run_for(session: &mut Option<Box<Session>>, peer: &Peer, events: &mut VecDeque<Event>) -> Ran {
+    let link = &peer.link;
+    let mut inflated = 0;
+    loop {
+        if inflated >= RUN_INFLATED && !events.is_empty() {
+            return Ran::Paused;
+        }
+        if session.as_mut().is_some_and(|s| !s.relieve()) {
+            return no_room(session.as_deref(), peer);
+        }
+        let Some(event) = events.pop_front() else {
+            return Ran::Done;
+        };
+        match event {
+            Event::Connected(connected) => *session = begin(peer, *connected),
+            Event::Message(message) => match run_message(session.as_deref_mut(), peer, message) {
+                Ok(more) => inflated += more,
+                Err(message) => {
+                    events.push_front(Event::Message(message));
+                    return no_room(session.as_deref(), peer);
                 }
-                Event::Writable => {
-                    link.tell_writable();
-                    if let Some(session) = &mut session {
-                        session.writable(peer);
-                    }
-                }
-                Event::Close { code, text, cause } => drop(link.close(code, text, cause)),
-                Event::Eof => link.handle.finished(link.id.key()),
-                Event::Closed(reason) => {
-                    #[cfg(feature = "deflate")]
-                    link.end_compression();
-                    if let Some(session) = session.take() {
-                        session.closed(peer, *reason);
-                    }
-                }
-                // A server's.
-                Event::Open(_) | Event::Http(_) => {}
-                #[cfg(feature = "tls")]
-                Event::Secure(mut stream) => {
-                    let step = stream.handshake();
-                    let back = Command::Secured(link.id.key(), stream, step);
-                    link.handle.post(back);
+            },
+            Event::Writable => {
+                link.tell_writable();
+                if let Some(session) = session {
+                    session.writable(peer);
                 }
             }
-        }
-        if let Some(session) = session {
-            session.leave_if_unheard(peer);
-            *slot = Some(session);
-        }
-        drop(slot);
-        if link.inflow.settle(limit) {
-            resume();
-        }
-        match waits {
-            Some(waits) => Ran::NoRoom(waits),
-            None if paused => Ran::Paused,
-            None => Ran::Done,
+            Event::Close { code, text, cause } => drop(link.close(code, text, cause)),
+            Event::Eof => link.handle.finished(link.id.key()),
+            Event::Closed(reason) => {
+                #[cfg(feature = "deflate")]
+                link.end_compression();
+                if let Some(session) = session.take() {
+                    session.closed(peer, *reason);
+                }
+            }
+            // A server's.
+            Event::Open(_) | Event::Http(_) => {}
+            #[cfg(feature = "tls")]
+            Event::Secure(mut stream) => {
+                let step = stream.handshake();
+                let back = Command::Secured(link.id.key(), stream, step);
+                link.handle.post(back);
+            }
         }
     }
+}
 
+/// A message; gives how many bytes it was inflated to, if it had to be. It comes back if there is no room for
+/// it.
+fn run_message(
+    session: Option<&mut Session>,
+    peer: &Peer,
+    message: Message,
+) -> std::result::Result<usize, Message> {
+    let link = &peer.link;
+    let bytes = message.len();
+    let is_compressed = matches!(message, Message::Frame(_));
+    let mut inflated = 0;
+    match (link.inflate(message), session) {
+        (Some(message), session) => {
+            if is_compressed {
+                inflated = message.len();
+            }
+            if let Some(session) = session {
+                match session.message(peer, message) {
+                    // It can't be inflated twice.
+                    Err(message) if is_compressed => session.keep(message),
+                    told => told?,
+                }
+            }
+        }
+        (None, Some(session)) => session.mute(),
+        (None, None) => {}
+    }
+    let limit = Load::inbound_limit(link.config());
+    if link.inflow.handled(bytes, limit) {
+        resume(link);
+    }
+    Ok(inflated)
+}
+
+/// The run ends here: there is no room for what is to be told next.
+fn no_room(session: Option<&Session>, peer: &Peer) -> Ran {
+    match session.and_then(|session| session.waits_for(peer)) {
+        Some(waits) => Ran::NoRoom(waits),
+        None => Ran::Done,
+    }
+}
+
+/// The handler has caught up: the loop may read again.
+fn resume(link: &Link) {
+    link.handle.post(Command::Resume(link.id.key()));
+}
+
+impl Engine {
     /// Parks what there was no room for.
     fn set_aside(&self, peer: &Peer, rest: EventBatch, waits: Watched) {
         peer.link.set_aside(rest);
@@ -392,7 +431,7 @@ impl Engine {
 
     fn run_mailbox(&self, peer: &Peer) -> bool {
         let mut events = peer.link.take_inbox();
-        match self.run_events(peer, &mut events) {
+        match run_events(peer, &mut events) {
             Ran::Done => {
                 give_batch(events);
                 peer.link.finish_run()
@@ -423,7 +462,7 @@ fn fail(dial: Box<Dial>, error: Error) {
 }
 
 impl Work<Job> for Engine {
-    type Desk = ();
+    type State = ();
 
     fn begin(&self, _: usize) {
         defer_wakes();
@@ -471,12 +510,8 @@ impl ToWorkers {
 }
 
 impl Upstream for ToWorkers {
-    const DIALS: bool = true;
-    type Run<'a> = NoRun;
-
-    fn run<R>(&self, _: &Peer, _: impl FnOnce(&mut NoRun) -> R) -> Option<R> {
-        None
-    }
+    const ROLE: Role = Role::Client;
+    type Inline = NotInline;
 
     fn is_inline(&self) -> bool {
         false
@@ -512,12 +547,8 @@ impl Upstream for ToWorkers {
 struct OnTheLoop(Arc<Engine>);
 
 impl Upstream for OnTheLoop {
-    const DIALS: bool = true;
-    type Run<'a> = NoRun;
-
-    fn run<R>(&self, _: &Peer, _: impl FnOnce(&mut NoRun) -> R) -> Option<R> {
-        None
-    }
+    const ROLE: Role = Role::Client;
+    type Inline = NotInline;
 
     fn is_inline(&self) -> bool {
         true
@@ -530,7 +561,7 @@ impl Upstream for OnTheLoop {
             return link.deliver(events);
         }
         let _inline = Inline::run(link.id);
-        match self.0.run_events(peer, events) {
+        match run_events(peer, events) {
             Ran::Done => false,
             Ran::NoRoom(waits) => {
                 let rest = link.pass_through_inbox(events);
@@ -549,8 +580,7 @@ impl Upstream for OnTheLoop {
         // Not marked as inline: what is sent here asks for a flush like anything else.
         while self.0.run_mailbox(&peer) {}
         // Reading has waited for this.
-        let link = &peer.link;
-        link.handle.post(Command::Resume(link.id.key()));
+        resume(&peer.link);
     }
 
     fn failed(&self, dial: Box<Dial>, error: Error) {

@@ -104,8 +104,8 @@ impl Control {
     }
 }
 
-/// A handle to a client: cheap to clone, and usable from any thread. It stands for all connections that
-/// the client makes one after the other, where a [`Peer`] is one of them. Dropping it changes nothing.
+/// A handle to a client: cheap to clone, and usable from any thread. It stands for all connections that the client
+/// makes, one after the other; a [`Peer`] is one of these. Dropping the handle does not end the client.
 #[derive(Clone)]
 pub struct ClientHandle {
     pub(super) control: Arc<Control>,
@@ -147,12 +147,11 @@ impl ClientHandle {
         matches!(lock(&self.control.state).now, Now::Ended(_))
     }
 
-    /// Ends the client: begins the closing handshake as [`Peer::close`] does, behind all that was
-    /// sent, and there are no further attempts. Messages that arrive from now on are thrown away, as in
-    /// browsers. A pause between two attempts is over at once; a handshake under way is
-    /// finished and then closed.
+    /// Ends the client: begins the closing handshake as [`Peer::close`] does, behind everything that was sent, and
+    /// makes no further attempts to connect. Messages that arrive from now on are thrown away. In a pause between two
+    /// attempts, the client ends at once; an opening handshake under way is finished, and its connection closed.
     ///
-    /// `false`: it was ending already, or the code must not be sent.
+    /// `false`: the client was ending already, or the code must not be sent.
     pub fn close(&self, code: CloseCode, reason: &str) -> bool {
         if !is_sendable(code) && code != CloseCode::Status {
             return false;
@@ -172,14 +171,13 @@ impl ClientHandle {
         }
     }
 
-    /// The same, but waits until the server has answered or its time is up, at most
-    /// [`close_timeout`](crate::Client::close_timeout) and, if no connection is open,
-    /// [`handshake_timeout`](crate::Client::handshake_timeout). Events that find the channel full
-    /// meanwhile are dropped.
+    /// Like [`close`](Self::close), but waits until the client has ended: until the server has answered or its
+    /// [`close_timeout`](crate::Client::close_timeout) is over. It never waits for longer than
+    /// [`handshake_timeout`](crate::Client::handshake_timeout), `close_timeout` and one second together. Events that
+    /// find the channel full meanwhile are dropped.
     ///
-    /// Returns how the last connection ended; `None` if none was open, or if the end did not come in
-    /// time because a handler still blocks. Must not be called by the client's own handler, which would
-    /// wait for itself.
+    /// Returns how the last connection ended; `None` if none was open, or if the client did not end in time because a
+    /// handler still blocks. Must not be called by the client's own handler, which would wait for itself.
     pub fn close_and_wait(&self, code: CloseCode, reason: &str) -> Option<CloseReason> {
         self.close(code, reason);
         lock(&self.control.state).discards = true;

@@ -8,19 +8,57 @@ use crate::error::Error;
 use crate::message::{CloseReason, Message};
 use crate::peer::Peer;
 
-/// Your client's logic. Each client has a handler of its own, so its state can be in its fields; it
+/// Your client's logic. Each client has a handler of its own, which can keep the client's state in its fields. It
 /// outlives the single connection if the client [reconnects](crate::Client::reconnect).
 ///
-/// All methods are called on worker threads, so they may block, one at a time and in order. On
+/// All methods are called on worker threads, so they may block. They are called one at a time and in order. On
 /// [`Clients`](crate::Clients) without workers they run on the loop, and must not block.
 ///
-/// The order: `open`, then any number of `message` and `writable`, then `close`. If another attempt is
-/// to follow, `retry`, and so on from `open`. An attempt that fails is told by `retry` if another
-/// follows, by `error` if not. The last call is always `close` or `error`, and then the handler is
-/// dropped.
+/// The order of calls: `open`, then any number of `message` and `writable`, then `close`. If another attempt is to
+/// follow, `retry` comes next, and then again `open`. An attempt that fails is told by `retry` if another follows,
+/// and by `error` if not. The last call is always `close` or `error`; then the handler is dropped.
 ///
-/// A panic closes the connection with 1011, after which only `close` is called, and there is no further
-/// attempt. After one in `retry` nothing is called.
+/// A panic closes the connection with 1011, after which only `close` is called, and there is no further attempt.
+/// After a panic in `retry` nothing is called.
+///
+/// ```no_run
+/// use framemill::{Client, ClientHandler, CloseReason, Error, HeaderMap, Message, Peer, Reconnect, Retry};
+///
+/// #[derive(Default)]
+/// struct Prices {
+///     seen: u64,
+/// }
+///
+/// impl ClientHandler for Prices {
+///     fn open(&mut self, peer: &Peer, _: &HeaderMap) {
+///         peer.send("subscribe prices").ok(); // on each connection anew
+///     }
+///
+///     fn message(&mut self, _: &Peer, message: Message) {
+///         self.seen += 1;
+///         println!("{}: {message}", self.seen);
+///     }
+///
+///     fn close(&mut self, _: &Peer, reason: &CloseReason) {
+///         println!("lost: {reason}");
+///     }
+///
+///     fn retry(&mut self, retry: &Retry) {
+///         println!("attempt {} in {:?}", retry.attempt, retry.delay);
+///     }
+///
+///     fn error(&mut self, error: &Error) {
+///         println!("given up: {error}");
+///     }
+/// }
+///
+/// fn main() -> framemill::Result<()> {
+///     let client = Client::new("ws://127.0.0.1:9001/")?.reconnect(Reconnect::new().attempts(10));
+///     let end = client.run_with(Prices::default())?;
+///     println!("ended: {end}");
+///     Ok(())
+/// }
+/// ```
 pub trait ClientHandler: Send + 'static {
     /// A text or binary message has arrived. Pings are answered automatically.
     fn message(&mut self, peer: &Peer, message: Message);
@@ -31,8 +69,9 @@ pub trait ClientHandler: Send + 'static {
         let _ = (peer, headers);
     }
 
-    /// The kernel has taken all that was queued. Always follows [`Sent::Congested`](crate::Sent::Congested),
-    /// and may also come without it.
+    /// The queue is empty again after the kernel's buffer was full or more than half of the outbound limit was
+    /// queued. Always called after a send that returned [`Sent::Congested`](crate::Sent::Congested); may also be
+    /// called without one.
     fn writable(&mut self, peer: &Peer) {
         let _ = peer;
     }
@@ -48,13 +87,13 @@ pub trait ClientHandler: Send + 'static {
         let _ = retry;
     }
 
-    /// There is no connection, and there will be no further attempt.
+    /// An attempt to connect has failed, and there will be no other.
     fn error(&mut self, error: &Error) {
         let _ = error;
     }
 }
 
-/// A closure takes the messages; what it returns is ignored, so it can end in `peer.send(…)`.
+/// A closure takes the messages. Its result is ignored, so it can end in `peer.send(…)`.
 impl<F, R> ClientHandler for F
 where
     F: FnMut(&Peer, Message) -> R + Send + 'static,
@@ -74,14 +113,14 @@ pub enum ClientEvent {
     Open(Peer, Box<HeaderMap>),
     /// A text or binary message has arrived.
     Message(Message),
-    /// The kernel has taken all that was queued. Always follows [`Sent::Congested`](crate::Sent::Congested),
-    /// and may also come without it.
+    /// The queue is empty again. Always comes after a send that returned
+    /// [`Sent::Congested`](crate::Sent::Congested); may also come without one.
     Writable,
     /// The connection is over. The last event, unless `Reconnecting` follows.
     Close(CloseReason),
-    /// Another attempt will be made, after a pause. A receiver that is behind may miss all but the
-    /// latest of several in a row.
+    /// Another attempt will be made, after a pause. If several of these events come in a row, a receiver that is
+    /// behind may get only the latest.
     Reconnecting(Retry),
-    /// The last attempt to reconnect has failed. The last event.
+    /// The last attempt to reconnect has failed. This is the last event.
     Error(Error),
 }

@@ -8,14 +8,14 @@
 //! | `dialer` | what blocks or waits before a connection: names, and pauses between attempts |
 //! | `waiting` | attempts that wait for the end of a pause, or for a name |
 //! | `session` | from the events of a connection to the user's handler or channel |
-//! | `feeder` | waits for receivers that don't receive, so that nobody else has to |
+//! | `channel_feeder` | waits for receivers that don't receive, so that nobody else has to |
 //! | `reconnect` | when to try again |
 //! | `handle` | [`ClientHandle`]: a client from any thread, through all its connections |
 
 mod builder;
+mod channel_feeder;
 mod dialer;
 mod engine;
-mod feeder;
 mod handle;
 mod handler;
 mod reconnect;

@@ -13,19 +13,24 @@ const MOST: Duration = Duration::from_secs(365 * 86_400);
 
 /// How a client reconnects; see [`Client::reconnect`](crate::Client::reconnect).
 ///
-/// The wait before attempt *n* is chosen at random between nothing and `base` · 2ⁿ⁻¹, at most `max`:
-/// exponential back-off with full jitter, so that a server that comes back is not overrun by all its
-/// clients in the same moment.
+/// The wait before attempt *n* is chosen at random between 0 and `base` · 2ⁿ⁻¹, at most `max`: exponential back-off
+/// with full jitter, so that a server that comes back is not overrun by all its clients at the same moment.
 ///
-/// It reconnects after what may go better next time: a connection that was lost or could not be made, a
-/// timeout, a response of 408, 425, 429 or 5xx, a close with a code other than 1000. It does not
-/// reconnect after a close that this side asked for, whatever the server answered, after a clean 1000
-/// (unless [`after_normal`](Self::after_normal)), after a panic of the handler, or when the server
-/// refuses with any other status or does not speak WebSocket.
+/// The client reconnects
 ///
-/// A `Retry-After` in the server's answer does not change the wait. It is among the headers of
-/// [`Error::Refused`], which [`Retry::reason`] has: to honour it, close the client and start another
-/// later.
+/// - after a connection that was lost or could not be made, or a timeout;
+/// - after a response of 408, 425, 429 or 5xx;
+/// - after a close with a code other than 1000.
+///
+/// It does not reconnect
+///
+/// - after a close that this side asked for, whatever the server answered;
+/// - after a clean close with 1000 (unless [`after_normal`](Self::after_normal) is set);
+/// - after a panic of the handler;
+/// - when the server refuses with any other status, or does not speak WebSocket.
+///
+/// A `Retry-After` in the server's answer does not change the wait. It is among the headers of [`Error::Refused`],
+/// which is in [`Retry::reason`]: to honour it, close the client and start another later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reconnect {
     base: Duration,
@@ -53,23 +58,23 @@ impl Reconnect {
         Self::default()
     }
 
-    /// The longest wait before the first attempt, and before any; 10 ms at least, whatever is set. Default:
-    /// 500 ms, 30 s.
+    /// The longest wait before the first attempt (`base`), and before any attempt (`max`); each is 10 ms at least.
+    /// Default: 500 ms, 30 s.
     #[must_use]
     pub fn delays(mut self, base: Duration, max: Duration) -> Self {
         (self.base, self.max) = (base.max(LEAST), max.clamp(LEAST, MOST));
         self
     }
 
-    /// Gives up after `attempts` failures in a row. Default: never. A connection that lasted at least
-    /// as long as the longest delay begins a new row.
+    /// Gives up after `attempts` failures in a row. Default: never gives up. A connection that lasted at least as long
+    /// as the longest delay ends a row of failures.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = Some(attempts);
         self
     }
 
-    /// Reconnects after a clean close with 1000 by the server, too. Default: no.
+    /// Also reconnects after a clean close with 1000 by the server. Default: no.
     #[must_use]
     pub fn after_normal(mut self) -> Self {
         self.after_normal = true;
@@ -128,11 +133,11 @@ impl Reconnect {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Retry {
-    /// Its number in this row, from 1.
+    /// Its number in this row of attempts, from 1.
     pub attempt: u32,
-    /// How long from now.
+    /// The wait before it.
     pub delay: Duration,
-    /// Why.
+    /// Why there is another attempt.
     pub reason: RetryReason,
 }
 

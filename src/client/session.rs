@@ -13,8 +13,8 @@ use crossbeam_channel::{Sender, TrySendError};
 use http::HeaderMap;
 
 use super::builder::Plan;
+use super::channel_feeder::Watched;
 use super::engine::Engine;
-use super::feeder::Watched;
 use super::handle::Control;
 use super::handler::{ClientEvent, ClientHandler};
 use super::reconnect::{Retry, RetryReason};

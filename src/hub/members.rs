@@ -10,7 +10,7 @@ use crate::link::{LoopHandle, SharedFrame};
 use crate::message::{CloseCode, Message};
 use crate::peer::Peer;
 
-/// What a room's own code sees while it is called: who is in the room, and the way to all of them.
+/// The members of a room, for the room's own code while it is called: who they are, and how to send to all of them.
 pub struct Members {
     name: Arc<str>,
     list: Vec<Arc<Seat>>,
@@ -78,7 +78,7 @@ impl Members {
         self.send_all(&message.into(), None, Compress::Auto);
     }
 
-    /// The same, saying whether to compress, as [`Peer::send_with`] does.
+    /// The same as [`broadcast`](Self::broadcast), with a choice of whether to compress this one message.
     pub fn broadcast_with(&mut self, message: impl Into<Message>, compress: Compress) {
         self.send_all(&message.into(), None, compress);
     }
@@ -88,7 +88,7 @@ impl Members {
         self.send_all(&message.into(), Some(id), Compress::Auto);
     }
 
-    /// Removes a member: what its handler still passes on is dropped, and [`leave`](super::Room::leave)
+    /// Removes a member: messages that its handler still passes on are dropped, and [`leave`](super::Room::leave)
     /// is not called for it. `false`: it was not in the room.
     ///
     /// Its connection stays as it is, so tell the peer why, or [close](Peer::close) it; with

@@ -10,8 +10,8 @@ use super::room::Room;
 use super::seat::Seat;
 use crate::message::Message;
 
-/// One connection's way into a room, from [`Rooms::join`](super::Rooms::join). Keep it in the
-/// session: dropping it leaves the room, after what was passed on before.
+/// One connection's membership in a room, from [`Rooms::join`](super::Rooms::join). Keep it in the session: dropping
+/// it leaves the room, once the room has handled the messages that were passed on before.
 #[must_use = "dropping it leaves the room"]
 pub struct Membership<R: Room> {
     room: RoomHandle<R>,
@@ -26,9 +26,9 @@ impl<R: Room> Membership<R> {
     /// Passes a message on to the room. If the room has refused or removed the peer or is closed, the
     /// message is dropped, and the peer is not told.
     ///
-    /// Returns at once. While as many messages (or bytes) of this membership wait in the room as may wait
-    /// for the handler ([`inbound_limit`](crate::Server::inbound_limit)), the handler is given no
-    /// more of the connection's messages: a peer that sends more than the room can handle is slowed down.
+    /// Returns at once. A peer that sends more than the room can handle is slowed down: while as many messages (or
+    /// bytes) of this membership wait in the room as [`inbound_limit`](crate::Server::inbound_limit) lets wait for the
+    /// handler, the handler is given no more of the connection's messages.
     pub fn message(&self, message: Message) {
         let waiting = self.seat.wait(message.len());
         self.room.actor.call(Call::Message(waiting, message));
@@ -73,10 +73,10 @@ pub struct RoomStats {
     pub ticks: u64,
     /// Ticks that were merged with a later one: they had no call of their own.
     pub merged: u64,
-    /// Ticks that were due while an earlier one still waited or ran, merged or not. If there are many,
-    /// the room, or the machine, does not keep up.
+    /// Ticks that were due while an earlier one still waited or ran, merged or not. If there are many, the room or
+    /// the machine does not keep up.
     pub overruns: u64,
-    /// The longest time between when a tick was due and when it began.
+    /// The most by which a tick began later than it was due.
     pub worst_late: Duration,
 }
 
@@ -101,8 +101,8 @@ impl<R: Room> RoomHandle<R> {
         self.actor.stats()
     }
 
-    /// Has `f` called with the room, in its turn and where the room runs; returns at once. `false`: the
-    /// room is closed. If it closes before `f` has its turn, `f` is dropped.
+    /// Calls `f` with the room, on the thread on which the room runs, after the calls that wait already. Returns at
+    /// once. `false`: the room is closed. If the room closes before `f` has its turn, `f` is dropped.
     pub fn with(&self, f: impl FnOnce(&mut R, &mut Members) + Send + 'static) -> bool {
         self.actor.call(Call::With(Box::new(f)))
     }

@@ -8,17 +8,16 @@ use crate::peer::Peer;
 
 /// State that several connections share, with its code: a match, a document, a chat.
 ///
-/// All methods have the room to themselves: they are called one at a time, on worker threads, so
-/// nothing in a room needs a lock. What the handler of one connection passes on (joining, messages,
-/// leaving) arrives in its order; between connections there is no order but that in which it was
-/// passed on. Like handlers, rooms may block, but then their members wait.
+/// All methods have the room to themselves: they are called one at a time, on worker threads, so nothing in a room
+/// needs a lock. The room gets what handlers pass on (joining, messages, leaving) in the order in which it was passed
+/// on. Like handlers, rooms may block, but then their members wait.
 ///
-/// **Sending.** To one: [`Peer::send`], as ever. To the members: [`Members::broadcast`], which
-/// encodes once. All that is sent in one call goes out together when the call is over: one write for
-/// each connection (or sooner, if somebody else sends to it meanwhile). Order is kept between all of these.
+/// **Sending.** To one peer: [`Peer::send`], as ever. To the members: [`Members::broadcast`], which encodes once.
+/// Messages that are sent in one call of the room go out together when the call is over, in one write for each
+/// connection (or sooner, if somebody else sends to that connection meanwhile). Their order is kept.
 ///
-/// **Panics.** A room that panics is closed; its members, and a peer that is just joining, are closed
-/// with 1011. Nothing else is disturbed, and the next peer to join that name finds a new room.
+/// **Panics.** A room that panics is closed; its members, and a peer that is just joining, are closed with 1011.
+/// Nothing else is disturbed, and the next peer to join that name finds a new room.
 ///
 /// ```
 /// use framemill::{Members, Message, Peer, Refused, Room, Rooms, Tick};
@@ -50,19 +49,19 @@ use crate::peer::Peer;
 /// # is_handler(handler);
 /// ```
 ///
-/// With `workers(0)` a room runs on the thread that brings it work: the loop's, the ticker's, or one of
-/// yours. What is brought to a room that is running already is dealt with on the ticker's thread.
+/// With `workers(0)` a room runs on the thread that brings it work: a loop, the ticker, or a thread of yours. If it is
+/// running already, the ticker's thread does the new work afterwards.
 pub trait Room: Send + 'static {
-    /// What a peer brings along when it joins: a name, a token. `()` if it is nothing.
+    /// A value that a peer brings along when it joins: a name, a token. `()` if it brings nothing.
     type Join: Send + 'static;
 
-    /// A peer asks to join. It is not among the members yet: what is broadcast here goes to those that
-    /// were there before.
+    /// A peer asks to join. It is not among the members yet: a broadcast in here goes to those that were there
+    /// before.
     ///
     /// # Errors
-    /// [`Refused`] if it may not. The connection is left as it is, so tell the peer why, or
+    /// [`Refused`] if the peer may not join. The connection is left as it is, so tell the peer why, or
     /// [close](Peer::close) it; its [`Membership`](super::Membership) has no effect. With
-    /// [`Rooms::handler`](super::Rooms::handler), it is closed with 1013, unless it was closed here.
+    /// [`Rooms::handler`](super::Rooms::handler), the connection is closed with 1013, unless it was closed here.
     fn join(&mut self, room: &mut Members, peer: &Peer, join: Self::Join) -> Result<(), Refused>;
 
     /// A member's handler has passed on a message.
@@ -86,19 +85,18 @@ pub struct Refused;
 
 /// One step of a room's clock.
 ///
-/// Ticks are due at fixed times, a period apart: one that comes late does not delay the next. The first
-/// period begins when the room has been made, or up to a period, but at most 100 ms, later: so rooms that
-/// are made at the same time don't all tick at the same time. A tick that is due while the one before is
-/// still running waits for it; one that is due while another waits is merged with it. So `dt` adds up to
-/// the time that has passed since the first period began, whatever happens.
+/// Ticks are due at fixed times, a period apart: a late tick does not delay the next. The first period begins up to a
+/// period after the room was made, but at most 100 ms after, so that rooms that are made at the same time don't all
+/// tick at the same time. A tick that is due while the previous one is still running waits for it; a tick that is due
+/// while another waits is merged with it. So `dt` always adds up to the time since the first period began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tick {
-    /// Periods since the first began, this tick's included. Merged ticks count, so this may skip.
+    /// Periods since the first began, this tick's included. Merged ticks count, so numbers may be skipped.
     pub number: u64,
-    /// The time that this tick stands for: the period, times one more than `merged`.
+    /// The time that this tick stands for: the period times (`merged` + 1).
     pub dt: Duration,
     /// Ticks that were due before this one and had no call of their own.
     pub merged: u32,
-    /// How long after it was due this tick begins.
+    /// How much later this tick begins than it was due.
     pub late: Duration,
 }

@@ -10,7 +10,7 @@ use super::membership::{Membership, RoomHandle};
 use super::room::Room;
 use super::schedule::Schedule;
 use super::seat::Seat;
-use super::services::{Guest, Services};
+use super::services::{EndListener, Services};
 use crate::logging::Throttle;
 use crate::peer::Peer;
 use crate::sync::lock;
@@ -18,9 +18,9 @@ use crate::sync::lock;
 /// The rooms of one kind. Cheap to clone; made before the server or while it runs, and usually kept in
 /// the handler.
 ///
-/// A room is made when a peer joins a name that is not there; it belongs to the server of that connection,
-/// and ends with the server at the latest. Each server needs a `Rooms` of its own: connections of two
-/// servers that shared one could have the same [`PeerId`](crate::PeerId), and be taken for each other.
+/// A room is made when a peer joins a name that has no room. It belongs to the server of that connection, and ends
+/// with the server at the latest. Each server needs a `Rooms` of its own: connections of two servers could have the
+/// same [`PeerId`](crate::PeerId), and be taken for each other.
 pub struct Rooms<R: Room> {
     registry: Arc<Registry<R>>,
 }
@@ -37,8 +37,8 @@ pub(super) struct Registry<R: Room> {
 }
 
 impl<R: Room> Rooms<R> {
-    /// Rooms that are made by `make`, which is given the name. It runs where the room will run, so it
-    /// may block if the room may; if it panics, the peer that is joining is closed with 1011.
+    /// Rooms that are made by `make`, which is given the name. It runs on the thread on which the room will run, so it
+    /// may block if the room may. If it panics, the peer that is joining is closed with 1011.
     pub fn new(make: impl Fn(&str) -> R + Send + Sync + 'static) -> Self {
         let registry = Registry {
             make: Box::new(make),
@@ -51,8 +51,9 @@ impl<R: Room> Rooms<R> {
         }
     }
 
-    /// How often a second [`Room::tick`] is called, at most 10,000; for rooms that are made from now
-    /// on. Default: never, which is also what 0 means.
+    /// How often a second [`Room::tick`] is called, at most 10,000, for rooms that are made from now on. Default: 0,
+    /// never.
+    #[must_use]
     pub fn tick_rate(self, hertz: f64) -> Self {
         let period = 1.0 / hertz;
         let period = if hertz > 0.0 && period.is_finite() {
@@ -66,32 +67,33 @@ impl<R: Room> Rooms<R> {
         self
     }
 
-    /// Whether rooms stay, and go on ticking, when they are empty. Default: no; a room closes (it is
-    /// dropped) when its last member has left.
+    /// Whether rooms stay, and go on ticking, when they are empty. Default: no; a room is closed and dropped when its
+    /// last member has left.
+    #[must_use]
     pub fn keep_empty(self, keep: bool) -> Self {
         self.registry.keep_empty.store(keep, Ordering::Relaxed);
         self
     }
 
-    /// Asks for `peer` to be let into the room of this name, which is made if it is not there. Returns at
-    /// once; [`Room::join`] decides. Keep the membership in the session: when it is dropped, the
-    /// peer leaves the room. While as many calls wait in the room as messages may wait for a handler, the
-    /// handler is given no more of the connection's messages until this one has had its turn.
+    /// Asks for `peer` to be let into the room of this name, which is made if there is none. Returns at once;
+    /// [`Room::join`] decides. Keep the membership in the session: when it is dropped, the peer leaves the room. If
+    /// as many calls wait in the room as messages may wait for a handler, the handler is given no more of the
+    /// connection's messages until this call has had its turn.
     ///
-    /// A peer that is in the room already leaves it first, and its earlier membership has no effect from
-    /// then on; a room that nobody else is in does not close for that. The membership of a connection that is
-    /// a client's, not a server's, has no effect either, nor has one that is asked for when the server has ended.
+    /// A peer that is in the room already leaves it first, and its earlier membership has no effect from then on; the
+    /// room does not close, even if nobody else is in it. For a client's connection, and once the server has ended,
+    /// the membership has no effect.
     pub fn join(&self, name: &str, peer: &Peer, join: R::Join) -> Membership<R> {
         self.join_as(name, peer, join, false)
     }
 
-    /// The same; `only`: the connection is there for this alone, and closed if it has no place there.
+    /// The same; `closes_peer`: the connection is there for this alone, and closed if it has no place there.
     pub(crate) fn join_as(
         &self,
         name: &str,
         peer: &Peer,
         join: R::Join,
-        only: bool,
+        closes_peer: bool,
     ) -> Membership<R> {
         let registry = &self.registry;
         let Some(services) = Services::of(peer) else {
@@ -103,10 +105,10 @@ impl<R: Room> Rooms<R> {
                 );
             }
             let actor = Actor::nowhere(name, Services::new(), registry.clone());
-            let seat = Seat::new(peer.clone(), actor.services.clone(), only);
+            let seat = Seat::new(peer.clone(), actor.services.clone(), closes_peer);
             return Membership::new(RoomHandle { actor }, Arc::new(seat));
         };
-        let seat = Arc::new(Seat::new(peer.clone(), services.clone(), only));
+        let seat = Arc::new(Seat::new(peer.clone(), services.clone(), closes_peer));
         let (actor, run) = registry.enter(name, services, &seat, join);
         if run {
             actor.make_run();
@@ -209,7 +211,7 @@ impl<R: Room> Registry<R> {
     }
 }
 
-impl<R: Room> Guest for Registry<R> {
+impl<R: Room> EndListener for Registry<R> {
     fn ended(&self, services: &Arc<Services>) {
         let actors: Vec<_> = lock(&self.actors).values().cloned().collect();
         for actor in actors {

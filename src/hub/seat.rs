@@ -18,7 +18,7 @@ pub(super) struct Seat {
     pub(super) peer: Peer,
     services: Arc<Services>,
     /// The connection is there for this room alone, and is closed when it has no place there.
-    only: bool,
+    closes_peer: bool,
     messages: AtomicUsize,
     bytes: AtomicUsize,
     holding: AtomicBool,
@@ -32,11 +32,11 @@ pub(super) struct Counted {
 }
 
 impl Seat {
-    pub(super) fn new(peer: Peer, services: Arc<Services>, only: bool) -> Self {
+    pub(super) fn new(peer: Peer, services: Arc<Services>, closes_peer: bool) -> Self {
         Self {
             peer,
             services,
-            only,
+            closes_peer,
             messages: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             holding: AtomicBool::new(false),
@@ -46,7 +46,7 @@ impl Seat {
     /// There is no place for it in the room (any more). If the room has closed it with words of its own,
     /// those are what it is told.
     pub(super) fn dismiss(&self, code: CloseCode, text: &str) {
-        if self.only {
+        if self.closes_peer {
             self.peer.close(code, text);
         }
     }

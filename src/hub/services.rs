@@ -33,7 +33,7 @@ pub(crate) struct Services {
     /// Not set while the server has not been started, and without workers.
     workers: OnceLock<WeakRunQueue<Task>>,
     ticker: Arc<Ticker>,
-    guests: Mutex<Vec<Weak<dyn Guest>>>,
+    end_listeners: Mutex<Vec<Weak<dyn EndListener>>>,
     ended: AtomicBool,
     /// The slots of ticks are counted from here.
     epoch: Instant,
@@ -43,7 +43,7 @@ pub(crate) struct Services {
 }
 
 /// Something that is to be told that the server has ended.
-pub(super) trait Guest: Send + Sync {
+pub(super) trait EndListener: Send + Sync {
     fn ended(&self, services: &Arc<Services>);
 }
 
@@ -52,7 +52,7 @@ impl Services {
         Arc::new(Self {
             workers: OnceLock::new(),
             ticker: Arc::new(Ticker::new()),
-            guests: Mutex::default(),
+            end_listeners: Mutex::default(),
             ended: AtomicBool::new(false),
             epoch: Instant::now(),
             opened: AtomicU32::new(0),
@@ -95,13 +95,13 @@ impl Services {
 
     /// Everything has ended: the rooms do.
     pub(crate) fn end(self: &Arc<Self>) {
-        let guests = {
-            let mut guests = lock(&self.guests);
+        let listeners = {
+            let mut listeners = lock(&self.end_listeners);
             self.ended.store(true, Ordering::SeqCst);
-            std::mem::take(&mut *guests)
+            std::mem::take(&mut *listeners)
         };
-        for guest in guests.iter().filter_map(Weak::upgrade) {
-            guest.ended(self);
+        for listener in listeners.iter().filter_map(Weak::upgrade) {
+            listener.ended(self);
         }
     }
 
@@ -168,14 +168,14 @@ impl Services {
     }
 
     /// `false`: it has come, and nobody is told any more.
-    pub(super) fn tell_end(&self, guest: Weak<dyn Guest>) -> bool {
-        let mut guests = lock(&self.guests);
+    pub(super) fn tell_end(&self, listener: Weak<dyn EndListener>) -> bool {
+        let mut listeners = lock(&self.end_listeners);
         if self.has_ended() {
             return false;
         }
-        if !guests.iter().any(|other| other.ptr_eq(&guest)) {
-            guests.retain(|other| other.strong_count() > 0);
-            guests.push(guest);
+        if !listeners.iter().any(|other| other.ptr_eq(&listener)) {
+            listeners.retain(|other| other.strong_count() > 0);
+            listeners.push(listener);
         }
         true
     }

@@ -14,7 +14,7 @@ use crate::logging::Throttle;
 use crate::sync::lock;
 
 /// A timer that was set with [`ServerHandle::every`](crate::ServerHandle::every) or
-/// [`after`](crate::ServerHandle::after). Dropping it changes nothing.
+/// [`after`](crate::ServerHandle::after). Dropping it does not cancel the timer.
 #[derive(Clone)]
 pub struct Timer {
     alarm: Arc<Alarm>,
@@ -30,8 +30,8 @@ impl Timer {
         }
     }
 
-    /// Whether nothing more will come of it: it was cancelled, has fired for the last time, has
-    /// panicked, or the server has ended.
+    /// Whether it will fire no more: it was cancelled, has fired for the last time, has panicked, or the server has
+    /// ended.
     pub fn is_over(&self) -> bool {
         // One that is set for beyond all time is not told of the end.
         let services = self.alarm.services.upgrade();

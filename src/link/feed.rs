@@ -21,8 +21,8 @@ const LOST: u32 = 1;
 ///
 /// - for those who publish here: [`append`](Self::append), which numbers a message and keeps it;
 /// - for what comes from the backplane, which numbers them: [`follow`](Self::follow) what is published,
-///   and, for the answer to what was missing, [`rejoin`](Self::rejoin), [`take_in`](Self::take_in) and
-///   [`catch_up`](Self::catch_up);
+///   and, for the answer to what was [missing](Self::ask), [`rejoin`](Self::rejoin),
+///   [`take_in`](Self::take_in) and [`catch_up`](Self::catch_up);
 /// - for subscribers: [`replay`](Self::replay) says what one has missed, [`messages`](Self::messages) gives
 ///   it; [`wait`](Self::wait) is for those that have to wait for an answer;
 /// - for those that forget feeds: [`is_new`](Self::is_new), [`is_over`](Self::is_over),
@@ -43,10 +43,7 @@ pub(super) struct Feed {
     bytes: usize,
     /// When something was published last.
     latest: Instant,
-    /// What was before `last` is in `entries`, as far as the backplane has it.
-    pub(super) known: bool,
-    /// Nothing has been missed since: what comes next follows `last`.
-    pub(super) in_step: bool,
+    progress: Progress,
     /// How often it was asked what is missing here.
     asked: u64,
     /// Those who want what is not known yet, and how often it had been asked by then: the answer to what
@@ -54,6 +51,26 @@ pub(super) struct Feed {
     waiting: HashMap<PeerId, (Arc<Link>, u64)>,
     /// The latest of each node.
     heard: HashMap<u64, u64>,
+}
+
+/// How much of its topic a feed has. One that is numbered here is in step for good.
+///
+/// ```text
+///              catch_up               wait, fall_behind,
+///                                     a follow that doesn't
+///   Unknown ──────────────▶ InStep ─────────────────────────▶ Behind
+///      │                       ▲                                │ ▲
+///      │                       └─────────── catch_up ───────────┘ │
+///      └──────── catch_up, while somebody waits for more ─────────┘
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Nothing has come of it yet; what others keep is to be asked for.
+    Unknown,
+    /// What was before `last` is in `entries`, as far as the backplane has it. What comes next may not follow.
+    Behind,
+    /// Nothing has been missed since: what comes next follows `last`.
+    InStep,
 }
 
 #[derive(Debug)]
@@ -90,7 +107,7 @@ pub(super) enum Gap {
 
 /// What those who are live are to be told now.
 #[derive(Debug, Default)]
-pub(super) struct News {
+pub(super) struct FeedUpdate {
     /// Something is missing before.
     pub(super) gap: Option<Message>,
     pub(super) messages: Vec<(Message, Kept)>,
@@ -110,8 +127,10 @@ impl Feed {
             entries: VecDeque::new(),
             bytes: 0,
             latest: Instant::now(),
-            known: epoch.is_some(),
-            in_step: epoch.is_some(),
+            progress: match epoch {
+                Some(_) => Progress::InStep,
+                None => Progress::Unknown,
+            },
             asked: 0,
             waiting: HashMap::new(),
             heard: HashMap::new(),
@@ -136,17 +155,29 @@ impl Feed {
     /// This one wants what is to be asked for.
     pub(super) fn wait(&mut self, link: &Arc<Link>) {
         self.waiting.insert(link.id, (link.clone(), self.asked));
-        self.in_step = false;
+        self.fall_behind();
     }
 
     pub(super) fn wait_no_longer(&mut self, id: PeerId) {
         self.waiting.remove(&id);
     }
 
+    /// From now on something may be missing.
+    pub(super) fn fall_behind(&mut self) {
+        if self.progress == Progress::InStep {
+            self.progress = Progress::Behind;
+        }
+    }
+
+    /// Whether it has what was before its last message.
+    pub(super) fn is_known(&self) -> bool {
+        self.progress != Progress::Unknown
+    }
+
     /// After which message it is to be asked what there is; there is an answer to come. `None`: nothing
     /// is missing.
     pub(super) fn ask(&mut self) -> Option<Offset> {
-        if self.in_step {
+        if self.progress == Progress::InStep {
             return None;
         }
         self.asked += 1;
@@ -158,8 +189,8 @@ impl Feed {
         self.asked > 0
     }
 
-    /// Those who are answered by what has been taken in. For the others it has to be asked again.
-    pub(super) fn answered(&mut self) -> Vec<Arc<Link>> {
+    /// Those who are answered by what has been taken in.
+    fn answered(&mut self) -> Vec<Arc<Link>> {
         let mut answered = Vec::new();
         self.waiting.retain(|_, (link, before)| {
             let waits = *before == self.asked;
@@ -168,7 +199,6 @@ impl Feed {
             }
             waits
         });
-        self.in_step &= self.waiting.is_empty();
         answered
     }
 
@@ -178,23 +208,26 @@ impl Feed {
         self.push(topic, message, Instant::now())
     }
 
-    /// One more message, which has its number. `None`: it does not follow what is there.
-    pub(super) fn follow(&mut self, kept: Kept) -> Option<News> {
+    /// One more message, which has its number. `None`: it does not follow what is there, so something is
+    /// missing.
+    pub(super) fn follow(&mut self, kept: Kept) -> Option<FeedUpdate> {
         let offset = kept.offset;
         let known = offset.epoch == self.last.epoch && offset.number <= self.last.number;
-        if !self.in_step || known {
+        if self.progress != Progress::InStep || known {
             // Not in step: it will come with the rest.
-            return Some(News::default());
+            return Some(FeedUpdate::default());
         }
         let next = Offset {
             number: self.last.number + 1,
             ..self.last
         };
-        (offset == next).then(|| {
-            let mut news = News::default();
-            self.accept(kept, &mut news);
-            news
-        })
+        if offset != next {
+            self.fall_behind();
+            return None;
+        }
+        let mut update = FeedUpdate::default();
+        self.accept(kept, &mut update);
+        Some(update)
     }
 
     /// Nothing was published yet.
@@ -204,8 +237,8 @@ impl Feed {
 
     /// The backplane has this after what is known here; it is to be [taken in](Self::take_in), and then
     /// this has [caught up](Self::catch_up). Those who are live are told if something is missing before.
-    pub(super) fn rejoin(&mut self, tail: &mut Tail) -> News {
-        let mut news = News::default();
+    pub(super) fn rejoin(&mut self, tail: &mut Tail) -> FeedUpdate {
+        let mut update = FeedUpdate::default();
         let before = self.last;
         // Of an epoch before there may be some left.
         tail.kept
@@ -232,42 +265,48 @@ impl Feed {
         let first = first.unwrap_or(tail.last.number + 1);
         // From nothing to the first of all is no other epoch.
         let other_epoch = tail.last.epoch != before.epoch && before != Offset::default();
-        if self.known && (first > self.last.number + 1 || other_epoch || branched) {
+        if self.is_known() && (first > self.last.number + 1 || other_epoch || branched) {
             self.last.number = first - 1;
             self.last_of = (0, 0);
             let mut last = self.last;
             if last == Offset::default() {
                 last.tag = LOST;
             }
-            news.gap = Some(history::said("gap", &tail.topic, last));
+            update.gap = Some(history::said("gap", &tail.topic, last));
             // Whoever comes for what is before is told of the gap too.
             self.clear();
         }
-        news
+        update
     }
 
     /// One of those, if it is not here yet.
-    pub(super) fn take_in(&mut self, kept: Kept) -> News {
-        let mut news = News::default();
+    pub(super) fn take_in(&mut self, kept: Kept) -> FeedUpdate {
+        let mut update = FeedUpdate::default();
         let is_new = kept.offset.number > self.last.number;
         if is_new && kept.offset.epoch == self.last.epoch {
-            self.accept(kept, &mut news);
+            self.accept(kept, &mut update);
         }
-        news
+        update
     }
 
-    /// That was all up to this one.
-    pub(super) fn catch_up(&mut self, last: Offset) {
-        (self.known, self.in_step) = (true, true);
+    /// That was all up to this one: gives those who have waited for it. For the others it has to be asked
+    /// again.
+    pub(super) fn catch_up(&mut self, last: Offset) -> Vec<Arc<Link>> {
         if last.number > self.last.number {
             self.last.number = last.number;
             self.last_of = (0, 0);
         }
+        let answered = self.answered();
+        self.progress = match self.waiting.is_empty() {
+            true => Progress::InStep,
+            false => Progress::Behind,
+        };
+        answered
     }
 
     /// Takes it in, unless it came before under another number: a Redis that has lost what it had
     /// can't know what it was sent twice.
-    fn accept(&mut self, kept: Kept, news: &mut News) {
+    fn accept(&mut self, kept: Kept, update: &mut FeedUpdate) {
         self.last = kept.offset;
         self.last_of = (kept.node, kept.sequence);
         if self.heard.len() >= NODES && !self.heard.contains_key(&kept.node) {
@@ -281,7 +320,7 @@ impl Feed {
         let now = Instant::now();
         let at = now.checked_sub(kept.age).unwrap_or(now);
         let message = self.push(&kept.post.topic, &kept.post.message, at);
-        news.messages.push((message, kept));
+        update.messages.push((message, kept));
     }
 
     fn push(&mut self, topic: &str, message: &Message, at: Instant) -> Message {

@@ -15,7 +15,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::feed::{Feed, Gap, News};
+use super::feed::{Feed, FeedUpdate, Gap};
 use super::outbox::{MAX_FRAME, QueueKey, kept_beside};
 use super::subscriptions::Begun;
 use super::topics::{MAX_NAME, Publication, Topic};
@@ -145,12 +145,12 @@ impl Shared {
         }
     }
 
-    /// Brings something into a feed, and its news to those who are live; nothing if nobody subscribes.
+    /// Brings something into a feed, and what is new to those who are live; nothing if nobody subscribes.
     pub(super) fn bring(
         &self,
         topic: &str,
         keep: History,
-        something: impl FnOnce(&mut Feed) -> News,
+        act: impl FnOnce(&mut Feed) -> FeedUpdate,
     ) {
         if self.topics.number(topic).is_none() {
             return;
@@ -158,11 +158,11 @@ impl Shared {
         let feed = self.feed(topic, keep);
         let mut room = self.make_room(topic);
         let mut feed = lock(&feed);
-        let news = something(&mut feed);
-        if let Some(gap) = &news.gap {
+        let update = act(&mut feed);
+        if let Some(gap) = &update.gap {
             self.tell(&mut room, topic, gap, None, None);
         }
-        for (message, kept) in news.messages {
+        for (message, kept) in update.messages {
             self.tell(&mut room, topic, &message, kept.except, kept.post.latest);
         }
     }
@@ -202,7 +202,7 @@ impl Link {
         locked.wait_no_longer(self.id);
         // Where others number the messages, they may know better.
         let certain = !shared.keeps_elsewhere()
-            || (locked.known && locked.replay(since).gap != Some(Gap::Unknown));
+            || (locked.is_known() && locked.replay(since).gap != Some(Gap::Unknown));
         let begun = self.fall_behind(&seat, since, certain);
         let reached = match (begun, certain) {
             (Begun::Yes, true) => self.replay(&mut locked, topic),

@@ -1,6 +1,6 @@
 //! What comes from other nodes: to those who subscribe here, and into the histories.
 
-use super::feed::News;
+use super::feed::FeedUpdate;
 use super::{Command, Shared};
 use crate::backplane::{Kept, Node, Post, Tail};
 use crate::history::{Offset, Since};
@@ -47,10 +47,9 @@ impl Node for Shared {
         };
         let mut follows = true;
         self.bring(&topic, keep, |feed| {
-            let news = feed.follow(kept);
-            follows = news.is_some();
-            feed.in_step &= follows;
-            news.unwrap_or_default()
+            let update = feed.follow(kept);
+            follows = update.is_some();
+            update.unwrap_or_default()
         });
         follows
     }
@@ -74,7 +73,7 @@ impl Node for Shared {
         let feed = self.feed(&topic, keep);
         let (known, asked) = {
             let feed = lock(&feed);
-            (feed.known, feed.was_asked())
+            (feed.is_known(), feed.was_asked())
         };
         if !asked {
             // All have left who wanted it. It may be too little for who has come since.
@@ -84,39 +83,39 @@ impl Node for Shared {
             // Much may have been missed: it comes as if it were published now, one after the other.
             self.bring(&topic, keep, |feed| feed.rejoin(&mut tail));
             for kept in std::mem::take(&mut tail.kept) {
-                self.bring(&topic, keep, |feed| match feed.known {
+                self.bring(&topic, keep, |feed| match feed.is_known() {
                     true => feed.take_in(kept),
-                    false => News::default(),
+                    false => FeedUpdate::default(),
                 });
             }
         }
         self.bring(&topic, keep, |feed| {
-            let mut news = News::default();
-            if feed.known != known || !feed.was_asked() {
+            let mut update = FeedUpdate::default();
+            if feed.is_known() != known || !feed.was_asked() {
                 // All have left meanwhile. For whoever has come, it is fetched again.
-                return news;
+                return update;
             }
             if !known {
                 feed.rejoin(&mut tail);
                 for kept in std::mem::take(&mut tail.kept) {
-                    news.messages.extend(feed.take_in(kept).messages);
+                    update.messages.extend(feed.take_in(kept).messages);
                 }
                 // A subscriber that is live already has asked for nothing earlier.
-                news.messages
+                update
+                    .messages
                     .retain(|(_, kept)| kept.offset.number > now.number);
             }
-            feed.catch_up(tail.last);
-            for link in feed.answered() {
+            for link in feed.catch_up(tail.last) {
                 link.wait_no_longer(&topic, Since::After(now));
                 link.handle.post(Command::CatchUp(link.id.key()));
             }
-            news
+            update
         });
     }
 
     fn out_of_step(&self, topic: &str) {
         if let Some(feed) = self.histories.existing(topic) {
-            lock(&feed).in_step = false;
+            lock(&feed).fall_behind();
         }
     }
 }

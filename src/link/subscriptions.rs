@@ -88,6 +88,11 @@ impl Link {
         self.enter(&mut subscriptions, name)
     }
 
+    pub(crate) fn is_subscribed(&self, name: &str) -> bool {
+        let extra = self.extra.get();
+        extra.is_some_and(|extra| lock(&extra.subscriptions).has(name))
+    }
+
     /// Whether it subscribes to this, or may do so.
     pub(super) fn may_subscribe(&self, name: &str) -> bool {
         let subscriptions = lock(&self.extra.get_or_init(Box::default).subscriptions);

@@ -50,8 +50,8 @@ impl Buckets {
     }
 }
 
-/// How often something took how long. The bounds double from 256 ns to 34 s, so every figure taken
-/// from it is right within a factor of two.
+/// How often something took how long. The bounds of the buckets double from 256 ns to 34 s, so a quantile is right
+/// within a factor of two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {
     counts: Vec<u64>,
@@ -68,8 +68,8 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// For each bucket, from the shortest on: its upper bound (exclusive), and how many are in this bucket
-    /// alone. The last bucket has no bound.
+    /// For each bucket, from the shortest on: its upper bound (exclusive), and the count in this bucket alone. The
+    /// last bucket has no bound.
     pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> {
         self.counts.iter().enumerate().map(|(n, &count)| {
             let bound = (n < BOUNDS).then(|| bound(n));
@@ -77,24 +77,24 @@ impl Histogram {
         })
     }
 
-    /// How many there were.
+    /// How many times were recorded.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// How long all of them took together.
+    /// The sum of all recorded times.
     pub fn sum(&self) -> Duration {
         self.sum
     }
 
-    /// How long they took on average; zero if there were none.
+    /// The average; zero if nothing was recorded.
     pub fn mean(&self) -> Duration {
         let nanos = self.sum.as_nanos() / u128::from(self.count().max(1));
         Duration::from_nanos(nanos as u64)
     }
 
-    /// The time that this part of them did not exceed: `quantile(0.99)` is the 99th percentile. Estimated,
-    /// as those in one bucket are taken to be spread evenly over it; zero if there were none.
+    /// The time that this part of the recorded times did not exceed: `quantile(0.99)` is the 99th percentile. It is
+    /// an estimate, which takes the times in one bucket to be spread evenly over it. Zero if nothing was recorded.
     pub fn quantile(&self, part: f64) -> Duration {
         let rank = part.clamp(0.0, 1.0) * self.count() as f64;
         let mut below = 0.0;

@@ -10,7 +10,7 @@ use crate::message::{CloseCause, CloseCode};
 pub(crate) enum Refusal {
     /// `max_connections`: 503.
     MaxConnections,
-    /// `max_connections_per_ip`: 429.
+    /// `max_connections_per_ip` or `accept_rate_per_ip`: 429.
     PerAddress,
     /// Over a limit like those, and dropped, as too many are being answered already. Or the system could
     /// not watch one more socket, or a loop has all that it can number.

@@ -26,11 +26,10 @@ pub(crate) use labels::Refusal;
 /// What a server has done since it was started, and how it is now:
 /// [`ServerHandle::metrics`](crate::ServerHandle::metrics).
 ///
-/// Every number is right by itself, and counts never decrease; but as the threads go on while they are
-/// read, two numbers may be a moment apart.
+/// Every number is right by itself, and counts never decrease. Two numbers may be a moment apart, as the threads go
+/// on while the numbers are read.
 ///
-/// [`prometheus`](Self::prometheus) makes text of it, for
-/// [`Handler::http`](crate::Handler::http).
+/// [`prometheus`](Self::prometheus) turns the metrics into text, for [`Handler::http`](crate::Handler::http).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Metrics {
@@ -45,12 +44,12 @@ pub struct Metrics {
     pub loops: Vec<LoopMetrics>,
     /// Each worker; none with `workers(0)`.
     pub workers: Vec<WorkerMetrics>,
-    /// Handlers, of all workers and loops together: one run of the messages that a connection brought,
-    /// of a room or a timer. With `workers(0)` a sample: one read in 16 is timed, splitting it into
-    /// messages included.
+    /// How long handlers ran, all workers and loops together. One run is all messages that a connection had brought
+    /// when a worker took it up, or the calls of a room, or a timer. With `workers(0)` this is a sample: one read in
+    /// 16 is timed, splitting it into messages included.
     pub handler: Histogram,
-    /// How long connections waited for a worker: from when the loop woke to read, until it was taken up. A
-    /// sample, one run in 8; none with `workers(0)`.
+    /// How long connections waited for a worker: from the moment the loop woke to read until a worker took the
+    /// connection up. A sample of one run in 8; empty with `workers(0)`.
     pub mailbox_wait: Histogram,
     /// Connections, rooms and timers that wait for a worker now.
     pub run_queue: u64,
@@ -68,17 +67,17 @@ pub struct LoopMetrics {
     pub connections: u64,
     /// Sockets accepted so far, including those that were over a limit.
     pub accepted: u64,
-    /// Of these, those that did not become a WebSocket, by reason: `max_connections`,
-    /// `max_connections_per_ip`, `unanswered` (over a limit, and dropped as too many are being answered
-    /// already), `bad_request`, `method`, `too_large`, `version`, `origin`, `timeout`, `silent` (nothing
-    /// came, or no more while others waited), `hung_up`, `tls`, `handler`
-    /// ([`Handler::open`](crate::Handler::open) refused), `shutdown`.
-    /// Every reason is there from the start, here and in the other maps.
+    /// Of these, the sockets that did not become a WebSocket, by reason: `max_connections`,
+    /// `max_connections_per_ip` (over that limit or over `accept_rate_per_ip`), `unanswered` (over a limit, and
+    /// dropped because too many are being answered already), `bad_request`, `method`, `too_large`, `version`,
+    /// `origin`, `timeout`, `silent` (no byte of a request came in time, or nothing for 2 s while others waited),
+    /// `hung_up`, `tls`, `handler` ([`Handler::open`](crate::Handler::open) refused), `shutdown`.
+    /// Every reason is a key from the start, here and in the other maps.
     pub refused: BTreeMap<&'static str, u64>,
-    /// WebSockets opened so far. Each socket that was accepted is in the end counted once: here, in
+    /// WebSockets opened so far. Each accepted socket is in the end counted exactly once: here, in
     /// `http_requests`, or in `refused`.
     pub opened: u64,
-    /// Plain requests that the handler answered.
+    /// Plain requests that the handler answered, with 500 if it panicked.
     pub http_requests: u64,
     /// Text and binary messages from peers.
     pub messages_received: u64,
@@ -101,13 +100,13 @@ pub struct LoopMetrics {
     pub subscriptions_refused: u64,
     /// Connections now for which the kernel took less than there was to write.
     pub blocked_connections: u64,
-    /// Bytes that waited for these when something was last written to each, or tried to be.
+    /// Bytes that waited for these connections when the loop last wrote to each, or tried to.
     pub blocked_bytes: u64,
     /// How often a connection was not read from because its handler was behind.
     pub reading_paused: u64,
-    /// WebSockets that ended, by [`CloseCause`](crate::CloseCause): `handshake`, `eof`, `no_pong`, … (One
-    /// for which [`Handler::open`](crate::Handler::open) took too long was never opened: it is in `refused`,
-    /// as `timeout`.)
+    /// WebSockets that ended, by [`CloseCause`](crate::CloseCause): `handshake`, `eof`, `no_pong`, … (A connection
+    /// for which [`Handler::open`](crate::Handler::open) took too long was never a WebSocket: it is counted in
+    /// `refused`, as `timeout`.)
     pub closed_by_cause: BTreeMap<&'static str, u64>,
     /// The same by the code of the first close frame: `1000` to `1015`, `3xxx`, `4xxx`, `other`.
     pub closed_by_code: BTreeMap<&'static str, u64>,
@@ -115,7 +114,7 @@ pub struct LoopMetrics {
     pub commands_queued: u64,
     /// Turns: from waking to sleeping again.
     pub turns: Histogram,
-    /// How long it has been awake: the turns, and what the one that is under way has taken so far.
+    /// How long the loop has been awake: its turns, and the time that the present turn has taken so far.
     pub busy_time: Duration,
     /// With `workers(0)`: see [`Metrics::handler`].
     pub handler: Histogram,
@@ -127,13 +126,13 @@ pub struct LoopMetrics {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct WorkerMetrics {
-    /// It runs a handler now.
+    /// Whether it runs a handler, a room or a timer now.
     pub busy: bool,
     /// Messages, and other events of connections, that it has dealt with.
     pub events: u64,
-    /// How long it has run something: its runs, and what the one that is under way has taken so far.
+    /// How long it has been busy: its runs, and the time that the present run has taken so far.
     pub busy_time: Duration,
-    /// Its runs: see [`Metrics::handler`].
+    /// How long its runs took: see [`Metrics::handler`].
     pub handler: Histogram,
     /// See [`Metrics::mailbox_wait`].
     pub mailbox_wait: Histogram,
@@ -143,11 +142,11 @@ pub struct WorkerMetrics {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct TickMetrics {
-    /// Ticks that were due and merged into a later one.
+    /// Ticks that were due and were merged into a later tick.
     pub merged: u64,
-    /// Ticks that were due before the one before them was done.
+    /// Ticks that were due before the previous tick was done.
     pub overruns: u64,
-    /// How late each began.
+    /// How late each tick began.
     pub late: Histogram,
 }
 
@@ -157,17 +156,17 @@ pub struct TickMetrics {
 pub struct BackplaneMetrics {
     /// Whether it is connected now.
     pub connected: bool,
-    /// Connections that were lost or could not be made.
+    /// Connections that were lost or could not be made, and failed attempts to fetch missed messages.
     pub failures: u64,
-    /// Messages that were sent to other nodes.
+    /// Messages that were sent to other nodes, and acknowledged.
     pub published: u64,
-    /// Messages that came from other nodes.
+    /// Messages that came from other nodes for subscribers here.
     pub received: u64,
-    /// Messages of topics with history that were not heard when they were published, and fetched later.
+    /// Messages of topics with history that were not heard when they were published, and were fetched later.
     pub fetched: u64,
-    /// Messages that wait to be sent.
+    /// Messages that wait to be sent, including those on their way.
     pub queued: u64,
-    /// Messages that other nodes never got, because too many waited or they could not be passed on.
+    /// Messages that other nodes never got, because the queue was full or they could not be passed on.
     pub lost: u64,
 }
 

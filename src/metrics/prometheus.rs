@@ -83,9 +83,46 @@ impl Exposition {
 }
 
 impl Metrics {
-    /// All of it in the text format of Prometheus, to be answered by
-    /// [`Handler::http`](crate::Handler::http) with the content type `text/plain; version=0.0.4`. The
-    /// names are in the repository's `docs/metrics.md`.
+    /// All metrics in the text format of Prometheus, to be answered by [`Handler::http`](crate::Handler::http) with
+    /// the content type `text/plain; version=0.0.4`. The names are in the repository's `docs/metrics.md`.
+    ///
+    /// ```no_run
+    /// use framemill::{
+    ///     Accept, Handler, HeaderValue, Message, Peer, Request, Response, Server, ServerHandle, StatusCode, header,
+    /// };
+    ///
+    /// struct Echo {
+    ///     server: ServerHandle,
+    /// }
+    ///
+    /// impl Handler for Echo {
+    ///     type Session = ();
+    ///
+    ///     fn open(&self, _: &Request, _: &Peer) -> Result<Accept<()>, Response> {
+    ///         Ok(Accept::new(()))
+    ///     }
+    ///
+    ///     fn message(&self, _: &mut (), peer: &Peer, message: Message) {
+    ///         peer.send(message).ok();
+    ///     }
+    ///
+    ///     /// Everybody who can reach the port can read it: ask for a password here if that is too many.
+    ///     fn http(&self, request: &Request) -> Response {
+    ///         match request.path() {
+    ///             "/metrics" => Response::new(StatusCode::OK)
+    ///                 .header(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"))
+    ///                 .body(self.server.metrics().prometheus()),
+    ///             _ => Response::upgrade_required(),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// fn main() -> framemill::Result<()> {
+    ///     let server = Server::bind("127.0.0.1:9001")?;
+    ///     let echo = Echo { server: server.handle() };
+    ///     server.run(echo)
+    /// }
+    /// ```
     pub fn prometheus(&self) -> String {
         let mut out = Exposition(String::with_capacity(16 << 10));
         self.connections_to(&mut out);
@@ -303,7 +340,7 @@ impl Metrics {
         );
         out.counter(
             "backplane_failures_total",
-            "Connections to the backplane that were lost or could not be made.",
+            "Connections that were lost or could not be made, and failed attempts to fetch missed messages.",
             backplane.failures,
         );
         out.counter(

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
 #[cfg(target_os = "linux")]
 use std::os::linux::net::SocketAddrExt;
 #[cfg(unix)]
@@ -28,16 +28,17 @@ use crate::error::{Error, Result};
 
 /// Something to listen on.
 ///
-/// - `"127.0.0.1:9001"`, `"[::]:80"`, `"localhost:0"`, a [`SocketAddr`], or a `(&str, u16)`: TCP.
+/// - `"127.0.0.1:9001"`, `"[::]:80"`, `"localhost:0"`, a [`SocketAddr`], or a pair of a name or address and a port,
+///   such as `(Ipv4Addr::LOCALHOST, 9001)`: TCP.
 ///   A name is resolved, and every address of it that can be bound is listened on; with port 0, for
 ///   which the system chooses, only the first.
-/// - `"unix:/run/app.sock"`: a Unix stream socket. The file of a server that is no longer there is
-///   replaced; it is removed when the server stops, unless another server's is there by then. Who may
-///   connect is left to the umask: as a rule the same user only.
-/// - `UnixSocket("/run/app.sock", 0o660)`: the same with a mode of its own.
-/// - `ReusePort("0.0.0.0:80")`: TCP, beside other listeners.
+/// - `"unix:/run/app.sock"`: a Unix stream socket. The file of a server that no longer runs is replaced. The file is
+///   removed when the server stops, unless it is another server's by then. The umask decides who may connect: as a
+///   rule the same user only.
+/// - `UnixSocket("/run/app.sock", 0o660)`: a Unix stream socket whose file has this mode.
+/// - `ReusePort("0.0.0.0:80")`: TCP, beside other listeners on the same port.
 /// - A listener of `std::net` or `std::os::unix::net` that is already open.
-/// - `SystemdSockets`: all that systemd handed over (feature `systemd`).
+/// - `SystemdSockets`: all sockets that systemd handed over (feature `systemd`).
 pub trait Listen {
     /// Opens the sockets.
     ///
@@ -49,13 +50,13 @@ pub trait Listen {
 }
 
 /// A TCP address that is listened on with `SO_REUSEPORT`: each loop has a listener of its own, and other
-/// processes of the same user may have theirs beside it. The system distributes new connections among
-/// them, by their addresses and ports. Without it, the first loop accepts and deals connections out to all
-/// loops in turn, and an address belongs to one process.
+/// processes of the same user may listen beside it. The system distributes new connections among all listeners, by
+/// the connections' addresses and ports. Without `SO_REUSEPORT`, the first loop accepts and deals connections out to
+/// all loops in turn, and an address belongs to one process.
 ///
-/// Benefits: all loops accept, for servers where very many connections come and go, and several processes
-/// can share one port. Costs: the shares are even only on average, and connections that wait in the
-/// backlog of a listener when it is closed are reset by the system.
+/// Benefits: all loops accept, for servers where very many connections come and go, and several processes can share
+/// one port. Costs: the shares are even only on average, and when a listener is closed, the system resets the
+/// connections that wait in its backlog.
 ///
 /// ```
 /// use framemill::{ReusePort, Server};
@@ -67,16 +68,16 @@ pub trait Listen {
 #[cfg(unix)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReusePort<A>(
-    /// The address: what [`ToSocketAddrs`] takes, and errors can show ([`Debug`](fmt::Debug)). Of a name that
-    /// has several, the first that can be bound is taken.
+    /// The address, of any type that [`ToSocketAddrs`] takes and errors can show ([`Debug`](fmt::Debug)). If a name
+    /// has several addresses, the first that can be bound is taken.
     pub A,
 );
 
-/// A Unix stream socket whose file has a mode of its own. Default without it: what the umask leaves, as a
-/// rule 0755, by which nobody else may connect: that takes the permission to write.
+/// A Unix stream socket whose file has a mode of its own. With a plain `"unix:…"` the umask decides, and as a rule
+/// leaves 0755; then only the same user may connect, as connecting takes the permission to write.
 ///
-/// So for a proxy that runs as another user: `0o660` and a group that both are in, with a directory whose
-/// files get that group (its set-group-ID bit); or `0o666` in a directory that only they can enter.
+/// For a proxy that runs as another user, take `0o660` and a group that both are in, with a directory whose files get
+/// that group (by its set-group-ID bit); or `0o666` in a directory that only the two can enter.
 ///
 /// ```
 /// use framemill::{Server, UnixSocket};
@@ -91,7 +92,7 @@ pub struct ReusePort<A>(
 pub struct UnixSocket<P>(
     /// Where the file is to be, without `unix:`.
     pub P,
-    /// Its permissions, as of `chmod`. It has them before anybody can connect.
+    /// The file's permissions, as for `chmod`. They are set before anybody can connect.
     pub u32,
 );
 
@@ -438,6 +439,23 @@ impl Listen for SocketAddr {
         Ok(vec![Bound(Listener::tcp(self).map_err(bind_error(self))?)])
     }
 }
+
+macro_rules! listen_as_socket_addr {
+    ($($addr:ty),*) => {$(
+        impl Listen for $addr {
+            fn listen(self) -> Result<Vec<Bound>> {
+                SocketAddr::from(self).listen()
+            }
+        }
+    )*};
+}
+listen_as_socket_addr!(
+    SocketAddrV4,
+    SocketAddrV6,
+    (IpAddr, u16),
+    (Ipv4Addr, u16),
+    (Ipv6Addr, u16)
+);
 
 impl Listen for (&str, u16) {
     fn listen(self) -> Result<Vec<Bound>> {

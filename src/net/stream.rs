@@ -75,15 +75,10 @@ impl Stream {
     }
 
     /// Reads and writes are both registered once and for good: with edge triggering, writability
-    /// costs nothing until the kernel's buffer has been full.
+    /// costs nothing until the kernel's buffer has been full. A socket that is closed is registered no more.
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         each!(self, stream => stream.register(registry, token, interest), tls: stream.register(registry, token), lent: lent())
-    }
-
-    pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        // Whoever has it closes it, and epoll forgets what is closed.
-        each!(self, stream => stream.deregister(registry), tls: stream.deregister(registry), lent: Ok(()))
     }
 
     pub(crate) fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -127,6 +122,13 @@ impl Stream {
     pub(crate) fn note_readable(&mut self, hung_up: bool) {
         if let Self::Tls(stream) = self {
             stream.socket_readable(hung_up);
+        }
+    }
+
+    /// A write has failed: none will be tried any more, so that reading goes on.
+    pub(crate) fn fall_mute(&mut self) {
+        if let Self::Tls(stream) = self {
+            stream.fall_mute();
         }
     }
 
@@ -202,6 +204,8 @@ impl Stream {
     }
 
     pub(crate) fn note_readable(&mut self, _: bool) {}
+
+    pub(crate) fn fall_mute(&mut self) {}
 
     pub(crate) fn send_close_notify(&mut self) {}
 

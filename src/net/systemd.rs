@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 /// All listening sockets that systemd has handed over (socket activation: `LISTEN_FDS`, `LISTEN_PID`),
 /// in the order of the `.socket` unit; TCP and Unix stream sockets.
 ///
-/// They are taken once: the variables are removed, so that no child process takes them too. Call it
-/// before other threads run, as with all that changes the environment.
+/// They can be taken once: the variables are removed, so that no child process takes the sockets too. Bind them
+/// before other threads run, as the environment must not be changed while others read it.
 ///
 /// ```no_run
 /// use framemill::{Server, SystemdSockets};

@@ -143,7 +143,8 @@ pub(crate) fn frame_len(len: usize, masked: bool) -> usize {
 /// Where the payload of a whole frame lies in the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Whole {
-    pub(crate) text: bool,
+    /// Text or binary.
+    pub(crate) opcode: Opcode,
     pub(crate) key: [u8; 4],
     pub(crate) start: usize,
     pub(crate) end: usize,
@@ -156,9 +157,9 @@ impl Whole {
     #[inline(always)] // on the path of every message
     pub(crate) fn find(input: &[u8], role: Role) -> Option<Self> {
         let &[first, second, a, b, c, d, e, f] = input.first_chunk()?;
-        let text = match first {
-            0x81 => true,
-            0x82 => false,
+        let opcode = match first {
+            0x81 => Opcode::Text,
+            0x82 => Opcode::Binary,
             _ => return None,
         };
         let long = a != 0 || b >= 126;
@@ -172,7 +173,7 @@ impl Whole {
         };
         let end = start + len;
         (end <= input.len()).then_some(Self {
-            text,
+            opcode,
             key,
             start,
             end,

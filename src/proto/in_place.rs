@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tungstenite::Utf8Bytes;
 use tungstenite::protocol::Message;
 
+use super::frame::Opcode;
 use super::mask::mask;
 use super::message_reader::MessageReader;
 use super::payload::{PAGE, into_page};
@@ -31,7 +32,8 @@ pub(crate) struct InPlace {
 /// A message, unmasked where it is.
 #[derive(Debug)]
 struct Found {
-    text: bool,
+    /// Text or binary.
+    opcode: Opcode,
     key: [u8; 4],
     /// Where its frame starts, its payload starts, and both end.
     frame: usize,
@@ -86,7 +88,7 @@ impl InPlace {
         let mut at = 0;
         while let Some(whole) = reader.next_plain_of(Self::LEAST, &memory[at..arrived]) {
             let found = Found {
-                text: whole.text,
+                opcode: whole.opcode,
                 key: whole.key,
                 frame: at,
                 payload: at + whole.start,
@@ -100,7 +102,7 @@ impl InPlace {
         let mut taken = at;
         for found in &self.found {
             let bytes = memory.slice(found.payload..found.end);
-            messages.push(if found.text {
+            messages.push(if found.opcode == Opcode::Text {
                 let Ok(text) = Utf8Bytes::try_from(bytes) else {
                     taken = found.frame;
                     break;
@@ -139,7 +141,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proto::frame::{Opcode, encode};
+    use crate::proto::frame::encode;
     use crate::proto::{Blocks, Role};
 
     const SIZE: usize = 64 << 10;

@@ -35,6 +35,16 @@ pub(crate) struct Filled {
     pub(crate) all: bool,
 }
 
+/// A whole message as it came, its UTF-8 not looked at yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Masked<'a> {
+    /// Text or binary.
+    pub(crate) opcode: Opcode,
+    pub(crate) payload: &'a [u8],
+    /// Zeros if it is not masked, being a server's.
+    pub(crate) key: [u8; 4],
+}
+
 /// The receiving half of one WebSocket.
 #[derive(Debug)]
 pub(crate) struct MessageReader {
@@ -133,14 +143,10 @@ impl MessageReader {
         self.accepts = Accepts::Compressed;
     }
 
-    /// Takes the payload of a whole frame off the front of `input`, with its key, if that is a whole
-    /// message of the kind that nearly all are, see [`Whole`]; `true`: it is text, whose UTF-8 is to
-    /// be checked yet. `None`: [`next`](Self::next) tells.
+    /// Takes a whole frame off the front of `input`, if that is a whole message of the kind that nearly
+    /// all are, see [`Whole`]. `None`: [`next`](Self::next) tells.
     #[inline(always)] // on the path of every message
-    pub(crate) fn next_plain<'a>(
-        &mut self,
-        input: &mut &'a mut [u8],
-    ) -> Option<(bool, &'a [u8], [u8; 4])> {
+    pub(crate) fn next_plain<'a>(&mut self, input: &mut &'a mut [u8]) -> Option<Masked<'a>> {
         if !self.is_between_messages() {
             return None;
         }
@@ -151,7 +157,11 @@ impl MessageReader {
         self.frames = self.frames.saturating_add(1);
         let (frame, rest) = std::mem::take(input).split_at_mut(whole.end);
         *input = rest;
-        Some((whole.text, &frame[whole.start..], whole.key))
+        Some(Masked {
+            opcode: whole.opcode,
+            payload: &frame[whole.start..],
+            key: whole.key,
+        })
     }
 
     /// Finds a message of that kind, of at least `least` bytes, at the front of `input`, and counts it as

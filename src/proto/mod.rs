@@ -48,4 +48,4 @@ pub(crate) use compressed::{compressed_message, compressed_parts};
 pub(crate) use frame::{FirstByte, MAX_HEADER, Opcode, encode, encode_header, frame_len, new_mask};
 pub(crate) use in_place::InPlace;
 pub(crate) use message_reader::{Filled, MessageReader, Role};
-pub(crate) use payload::{Blocks, ReadBuffer};
+pub(crate) use payload::{Blocks, Buffer, ReadBuffer};

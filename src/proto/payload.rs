@@ -23,7 +23,9 @@ use tungstenite::Utf8Bytes;
 use tungstenite::protocol::Message;
 
 use super::close::Violation;
+use super::frame::Opcode;
 use super::mask::mask;
+use super::message_reader::Masked;
 use super::spent::Spent;
 use crate::sync::lock;
 
@@ -240,7 +242,7 @@ impl Blocks {
         }
     }
 
-    /// Makes a message of a copy of `payload`, unmasked, and puts it behind `messages`. `coming` is how
+    /// Makes a message of a copy of the payload, unmasked, and puts it behind `messages`. `coming` is how
     /// many bytes the rest of the read may still bring.
     ///
     /// Copied first and unmasked where it then is, so that it is not copied in large pieces a moment
@@ -248,22 +250,25 @@ impl Blocks {
     #[inline(never)] // the only one that splits blocks, so that splitting is inlined here
     pub(crate) fn message(
         &mut self,
-        text: bool,
-        payload: &[u8],
-        key: [u8; 4],
+        message: Masked<'_>,
         coming: usize,
         messages: &mut Vec<Message>,
     ) -> Result<(), Violation> {
+        let Masked {
+            opcode,
+            payload,
+            key,
+        } = message;
         if let Some(bytes) = self.alone(payload, key, coming) {
-            return add(text, bytes, messages);
+            return add(opcode, bytes, messages);
         }
         if self.block.capacity() < payload.len() {
             self.renew(payload.len(), coming);
         }
         self.block.extend_from_slice(payload);
         mask(&mut self.block, key, 0);
-        if text {
-            return add(true, self.block.split().freeze(), messages);
+        if opcode == Opcode::Text {
+            return add(opcode, self.block.split().freeze(), messages);
         }
         // Made in the place where it stays. Or else it would be read, to be moved there, a moment after it was
         // written in pieces of another size, for which processors wait.
@@ -293,7 +298,12 @@ impl Blocks {
     /// The same for what is not a message yet.
     pub(crate) fn copy(&mut self, payload: &[u8], key: [u8; 4], coming: usize) -> Bytes {
         let mut one = Vec::with_capacity(1);
-        let _ = self.message(false, payload, key, coming, &mut one);
+        let message = Masked {
+            opcode: Opcode::Binary,
+            payload,
+            key,
+        };
+        let _ = self.message(message, coming, &mut one);
         one.pop().map(Message::into_data).unwrap_or_default()
     }
 
@@ -437,8 +447,8 @@ impl Blocks {
 
 /// Makes a message of `bytes`, behind `messages`, in its place; see [`Blocks::message`].
 #[inline(never)]
-fn add(text: bool, bytes: Bytes, messages: &mut Vec<Message>) -> Result<(), Violation> {
-    if text {
+fn add(opcode: Opcode, bytes: Bytes, messages: &mut Vec<Message>) -> Result<(), Violation> {
+    if opcode == Opcode::Text {
         // §8.1: "the endpoint MUST _Fail the WebSocket Connection_".
         let text = Utf8Bytes::try_from(bytes).map_err(|_| Violation::INVALID_UTF8)?;
         messages.extend(iter::once_with(|| Message::Text(text)));

@@ -144,13 +144,16 @@ pub(crate) struct Conn {
     pub(super) paused: bool,
     /// The end of the stream has been read.
     pub(super) eof: bool,
-    /// A ping is out, since `since`.
+    /// A write has failed, so nothing more is written; what has arrived is still read.
+    pub(super) mute: bool,
+    /// A ping is out, since `since`, and nothing was received after it.
     pub(super) pinged: bool,
-    /// No pong has answered the last ping yet.
+    /// No pong has answered the last ping yet. Either may end first: other bytes are as good a sign of life,
+    /// and a pong that was in `rest` when the ping went out is taken for its answer.
     pub(super) awaits_pong: bool,
-    pub(super) told: Told,
+    pub(super) handler_knows: HandlerKnows,
     /// What the last read brought.
-    pub(super) habit: Habit,
+    pub(super) read_mode: ReadMode,
     /// The kernel's buffer is full; an event tells when it no longer is.
     pub(super) blocked: bool,
     pub(super) counts: Counts,
@@ -204,7 +207,7 @@ impl Rest {
 
 /// What the handler knows of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum HandlerKnows {
     Nothing,
     /// It was given the opening, so it is told the end too.
     Opening,
@@ -213,7 +216,7 @@ pub(super) enum Told {
 
 /// What a connection brought last, and how much of it is therefore read at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Habit {
+pub(super) enum ReadMode {
     Usual,
     /// A message that may as well stay where it was read.
     Middling,
@@ -225,7 +228,7 @@ pub(super) enum Habit {
 
 /// What an event says of a socket.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct News {
+pub(crate) struct Readiness {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
     /// Half-closed by the peer, or failed.
@@ -263,10 +266,11 @@ impl Conn {
             hung_up: false,
             paused: false,
             eof: false,
+            mute: false,
             pinged: false,
             awaits_pong: false,
-            told: Told::Nothing,
-            habit: Habit::Usual,
+            handler_knows: HandlerKnows::Nothing,
+            read_mode: ReadMode::Usual,
             counts,
             again: false,
             listed: false,
@@ -323,7 +327,9 @@ impl Conn {
 
     /// Open, or about to be: a handler that is told that a connection opens may broadcast to it at once.
     pub(super) fn hears_broadcasts(&self) -> bool {
-        self.is_open() || (self.told != Told::Nothing && matches!(self.phase, Phase::Deciding))
+        self.is_open()
+            || (self.handler_knows != HandlerKnows::Nothing
+                && matches!(self.phase, Phase::Deciding))
     }
 
     /// It is we who don't read: what the peer has to say may be there.
@@ -354,23 +360,21 @@ impl Conn {
     }
 
     /// The last of it, before the socket is closed.
-    pub(super) fn part(&mut self, registry: &mio::Registry) {
+    pub(super) fn part(&mut self) {
         self.stream.send_close_notify();
-        // Closing the socket deregisters it anyway; this only keeps late events away.
-        let _ = self.stream.deregister(registry);
     }
 
     // ---- reading ----
 
-    /// The socket has news.
-    pub(super) fn ready<U: Upstream>(&mut self, news: News, cx: &mut Context<'_, U>) {
-        self.readable |= news.readable || news.closed;
-        self.hung_up |= news.closed;
-        if news.readable || news.closed {
+    /// An event of the socket.
+    pub(super) fn ready<U: Upstream>(&mut self, event: Readiness, cx: &mut Context<'_, U>) {
+        self.readable |= event.readable || event.closed;
+        self.hung_up |= event.closed;
+        if event.readable || event.closed {
             self.stream.note_readable(self.hung_up);
         }
         // TLS may have more to send than what was given to it: answers, its goodbye.
-        if news.writable && (std::mem::take(&mut self.blocked) || self.stream.has_pending()) {
+        if event.writable && (std::mem::take(&mut self.blocked) || self.stream.has_pending()) {
             if self.pinged {
                 // A ping may have to wait for all that is in front of it; of that the peer has taken some.
                 self.last_seen = Moment::at(cx.now);
@@ -442,18 +446,17 @@ impl Conn {
     /// With handlers inline: what comes now has to wait in the mailbox.
     fn holds_back<U: Upstream>(&self) -> bool {
         let link = &self.peer.link;
-        if U::DIALS {
+        match U::ROLE {
             // A receiver does not receive. Not congestion: a client that waited for a server to read
             // might wait for one that waits for it.
-            link.has_parked()
-        } else {
-            link.must_wait()
+            Role::Client => link.has_parked(),
+            Role::Server => link.must_wait(),
         }
     }
 
     /// What comes next is probably a large message, or more of one.
     fn brings_large(&self) -> bool {
-        self.habit == Habit::Large || self.reader.is_in_large_message()
+        self.read_mode == ReadMode::Large || self.reader.is_in_large_message()
     }
 
     /// The peer has used up its allowance of messages.
@@ -472,6 +475,38 @@ impl Conn {
             Phase::Open(Some(allowance)) => self.ending.is_none() && allowance.is_out_of_bytes(now),
             _ => false,
         }
+    }
+
+    /// A write has failed. The peer may have sent more before it left, and why it leaves: whatever has arrived
+    /// by now is dealt with first, and the end is told behind that.
+    pub(super) fn fall_mute<U: Upstream>(&mut self, error: &io::Error, cx: &mut Context<'_, U>) {
+        let hears = match &self.phase {
+            Phase::Open(_) => !self.eof,
+            Phase::Dialing(dialing) => !dialing.is_connecting(),
+            _ => false,
+        };
+        // `false`: the user was faster, and the command to end it is on its way.
+        if !hears || !self.peer.link.outbox().abandon() {
+            return self.fail_transport(error, cx);
+        }
+        log::debug!(
+            "{}: nothing more can be written: {error}",
+            self.peer.link.id
+        );
+        self.mute = true;
+        self.blocked = false;
+        if let Some(mut writing) = self.writing.take() {
+            writing.count_blocked(0, cx.counters);
+        }
+        self.release(cx);
+        // Until a read finds nothing more.
+        (self.readable, self.hung_up, self.again) = (true, true, true);
+        self.stream.fall_mute();
+    }
+
+    /// All that had arrived before a write failed has been looked at.
+    pub(super) fn end_mute<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        self.fail_transport(&io::ErrorKind::BrokenPipe.into(), cx);
     }
 
     /// Ends the connection at once because the transport failed.

@@ -10,7 +10,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::conn::{Conn, Context, Phase, Told};
+use super::conn::{Conn, Context, HandlerKnows, Phase};
 use super::liveness::{Moment, millis};
 use super::upstream::Upstream;
 use crate::addr::RemoteAddr;
@@ -268,7 +268,7 @@ impl Conn {
         if self.peer.link.compression().is_some() {
             self.reader.allow_compression();
         }
-        self.told = Told::Opening;
+        self.handler_knows = HandlerKnows::Opening;
         self.last_seen = Moment::at(cx.now);
         self.rearm = true;
         let session = dialing.dial.session;

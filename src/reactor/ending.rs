@@ -13,7 +13,7 @@
 //! | failed, all written | half-close, linger |
 //! | eof and nothing sent | the handler finishes what it has, then all is written, then gone |
 //! | eof otherwise, all written | gone |
-//! | the close deadline, which is short for a peer that was told that it sends too much | gone |
+//! | the close deadline, which is short for a peer that was told that it sends too much, and moves on for one that has broken no rule while it takes what is in front of our close frame | gone |
 //!
 //! To linger is to wait for the peer to hang up while throwing away what it still sends: closing a
 //! socket with unread data resets the connection, and the peer might never see our last words.
@@ -23,7 +23,7 @@
 
 use std::io;
 
-use super::conn::{Conn, Context, Phase, Told};
+use super::conn::{Conn, Context, HandlerKnows, Phase};
 use super::liveness::Moment;
 use super::upstream::Upstream;
 use crate::error::Error;
@@ -75,13 +75,18 @@ impl Conn {
         frame: Option<CloseFrame>,
         cx: &mut Context<'_, U>,
     ) {
-        let peer_first = !self.peer.link.outbox().is_sealed();
+        let peer_first = match self.mute {
+            true => self.peer.link.outbox().local_close().is_none(),
+            false => !self.peer.link.outbox().is_sealed(),
+        };
         // §5.5.1: "the endpoint typically echos the status code it received".
         let code = frame.as_ref().map_or(CloseCode::Status, |frame| frame.code);
         let ending = self.begin_ending(cx);
         ending.received = Some(frame);
         ending.peer_first = peer_first;
-        if peer_first {
+        if self.mute {
+            self.end_mute(cx);
+        } else if peer_first {
             self.close_after_inbox(code, "", CloseCause::Handshake, cx);
         } else {
             self.dirty = true;
@@ -111,6 +116,9 @@ impl Conn {
     pub(super) fn fail<U: Upstream>(&mut self, violation: Violation, cx: &mut Context<'_, U>) {
         log::debug!("{}: {}", self.peer.link.id, violation.why);
         self.begin_ending(cx).failed = Some(violation);
+        if self.mute {
+            return self.end_mute(cx);
+        }
         self.close_after_inbox(violation.code, violation.why, violation.cause(), cx);
         // If a close frame is out already, nothing more will be: the verdict is due.
         self.dirty = true;
@@ -136,6 +144,7 @@ impl Conn {
             Phase::Dialing(_) => self.not_connected(io::ErrorKind::UnexpectedEof.into(), cx),
             // The handler is asked already; its answer may still be read.
             Phase::Deciding => {}
+            Phase::Open(_) if self.mute => self.end_mute(cx),
             Phase::Open(_) if self.ending.is_some() || self.peer.link.outbox().is_finished() => {
                 self.dirty = true;
             }
@@ -236,6 +245,17 @@ impl Conn {
         self.gone |= self.eof && self.is_all_written();
     }
 
+    /// Whether the peer has time for its last words to be written, as long as it takes some of them now and
+    /// then: it has broken no rule.
+    pub(super) fn has_time(&self) -> bool {
+        let ending = self.ending.as_deref();
+        match self.phase {
+            Phase::Lingering => true,
+            Phase::Open(_) => ending.is_some_and(|e| e.failed.is_none() && !e.hurried),
+            _ => false,
+        }
+    }
+
     /// RFC 6455 §7.1.1: after a closing handshake that went well, the server ends the TCP connection,
     /// so that it is the one to hold it in TIME_WAIT, and a client "SHOULD wait" for that.
     pub(super) fn leaves_tcp_to_server(&self) -> bool {
@@ -253,13 +273,14 @@ impl Conn {
     /// Ends the connection without another word.
     pub(super) fn end_now<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
         let why = Refusal::of_cause(cause);
-        match self.told {
-            Told::Nothing => self.note_refusal(why),
+        match self.handler_knows {
+            HandlerKnows::Nothing => self.note_refusal(why),
             // There is a line for it below.
-            Told::Opening | Told::End => drop(self.count_refusal(why)),
+            HandlerKnows::Opening | HandlerKnows::End => drop(self.count_refusal(why)),
         }
         // First, so that nothing is accepted that the reason doesn't count.
-        let cause = match self.peer.link.outbox().abandon() {
+        let first = self.peer.link.outbox().abandon();
+        let cause = match first || self.mute {
             true => cause,
             // The user was faster, and the command is on its way.
             false => CloseCause::Terminated,
@@ -271,6 +292,10 @@ impl Conn {
 
     /// The server's deadline has come. A peer that can still be told is told.
     pub(super) fn cut_off<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        // One that has only not hung up yet misses nothing.
+        if !matches!(self.phase, Phase::Lingering) || !self.is_all_written() {
+            self.peer.link.handle.shared.note_cut_off();
+        }
         if self.is_dialing() {
             return self.not_opened(Error::Closed, cx);
         }
@@ -284,10 +309,10 @@ impl Conn {
 
     /// Tells the handler the end, once.
     fn tell<U: Upstream>(&mut self, cause: CloseCause, cx: &mut Context<'_, U>) {
-        if self.told != Told::Opening {
+        if self.handler_knows != HandlerKnows::Opening {
             return;
         }
-        self.told = Told::End;
+        self.handler_knows = HandlerKnows::End;
         // So that whoever is told finds it so.
         self.peer.link.end_subscriptions();
         let reason = self.reason(cause);
@@ -301,7 +326,7 @@ impl Conn {
     }
 
     /// Nothing more is sent, so messages that wait for a congested peer wait no longer.
-    fn release<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+    pub(super) fn release<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if self.peer.link.decongest() {
             cx.runnable.push(self.peer.clone());
         }

@@ -9,7 +9,7 @@ use mio::net::TcpStream;
 #[cfg(unix)]
 use mio::net::UnixStream;
 
-use super::conn::{Conn, Habit, Phase, Told};
+use super::conn::{Conn, HandlerKnows, Phase, ReadMode};
 use super::counts::Counts;
 use super::liveness::Moment;
 use crate::net::Stream;
@@ -27,7 +27,7 @@ pub(super) enum Kept {
     /// Something is under way, or there is TLS, or what it may send is limited.
     Busy(Box<Conn>),
     /// It is being served; never seen by anybody.
-    Away,
+    InUse,
 }
 
 /// See [`Kept`].
@@ -42,7 +42,7 @@ pub(super) struct Silent {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Marks {
     counts: Counts,
-    habit: Habit,
+    read_mode: ReadMode,
     flags: u8,
 }
 
@@ -85,7 +85,7 @@ impl Kept {
     fn take_silent(&mut self, max_message: u32) -> Option<Conn> {
         match self {
             Self::Busy(_) => None,
-            _ => std::mem::replace(self, Self::Away).wake(max_message),
+            _ => std::mem::replace(self, Self::InUse).wake(max_message),
         }
     }
 
@@ -96,7 +96,7 @@ impl Kept {
             // There is nothing here to be dropped.
             std::mem::forget(std::mem::replace(self, Self::new(conn)));
         } else if self.has_come_to_rest() {
-            if let Self::Busy(conn) = std::mem::replace(self, Self::Away) {
+            if let Self::Busy(conn) = std::mem::replace(self, Self::InUse) {
                 *self = Self::silent(*conn);
             }
         }
@@ -116,7 +116,7 @@ impl Kept {
             #[cfg(unix)]
             Self::Unix(_, _, silent) => Some(&silent.peer),
             Self::Busy(conn) => Some(&conn.peer),
-            Self::Away => None,
+            Self::InUse => None,
         }
     }
 
@@ -135,7 +135,7 @@ impl Kept {
             #[cfg(unix)]
             Self::Unix(_, marks, _) => &mut marks.flags,
             Self::Busy(conn) => return !std::mem::replace(&mut conn.touched, true),
-            Self::Away => return false,
+            Self::InUse => return false,
         };
         let untouched = *flags & TOUCHED == 0;
         *flags |= TOUCHED;
@@ -156,21 +156,14 @@ impl Kept {
             Self::Unix(socket, marks, silent) => {
                 Some(silent.wake(Stream::Unix(socket), marks, max_message))
             }
-            Self::Busy(_) | Self::Away => None,
+            Self::Busy(_) | Self::InUse => None,
         }
     }
 
     /// [`is_silent`] says so.
     #[inline]
     fn silent(conn: Conn) -> Self {
-        let bit = |is_set, bit| if is_set { bit } else { 0 };
-        let flags = bit(conn.readable, READABLE)
-            | bit(conn.pinged, PINGED)
-            | bit(conn.awaits_pong, AWAITS_PONG)
-            | bit(conn.is_dirty(), DIRTY)
-            | bit(conn.touched, TOUCHED)
-            | bit(conn.is_client(), CLIENT)
-            | bit(conn.reader.takes_compressed(), COMPRESSED);
+        // All of them, so that no new one is lost here.
         let Conn {
             stream,
             peer,
@@ -181,15 +174,37 @@ impl Kept {
             rest,
             writing,
             ending,
-            habit,
+            readable,
+            hung_up: _,
+            paused: _,
+            eof: _,
+            mute: _,
+            pinged,
+            awaits_pong,
+            handler_knows: _,
+            read_mode,
+            blocked: _,
             counts,
-            ..
+            again: _,
+            listed: _,
+            rearm: _,
+            dirty,
+            touched,
+            gone: _,
         } = conn;
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        let flags = bit(readable, READABLE)
+            | bit(pinged, PINGED)
+            | bit(awaits_pong, AWAITS_PONG)
+            | bit(dirty, DIRTY)
+            | bit(touched, TOUCHED)
+            | bit(reader.role() == Role::Client, CLIENT)
+            | bit(reader.takes_compressed(), COMPRESSED);
         // Nothing is in them, and to look whether there is takes as long as all else here.
         std::mem::forget((phase, reader, rest, writing, ending));
         let marks = Marks {
             counts,
-            habit,
+            read_mode,
             flags,
         };
         let silent = Silent {
@@ -207,10 +222,40 @@ impl Kept {
     }
 }
 
-/// Whether all that there is to know of it is what [`Silent`] has.
+/// Whether all that there is to know of it is what [`Silent`] and [`Marks`] have.
 #[inline]
 fn is_silent(conn: &Conn) -> bool {
-    let plain = match &conn.stream {
+    // All of them, so that whoever adds one decides.
+    let Conn {
+        stream,
+        phase,
+        reader,
+        rest,
+        writing,
+        ending,
+        hung_up,
+        paused,
+        eof,
+        mute,
+        handler_knows,
+        blocked,
+        again,
+        listed,
+        rearm,
+        gone,
+        // Kept, whatever they are.
+        peer: _,
+        last_seen: _,
+        since: _,
+        readable: _,
+        pinged: _,
+        awaits_pong: _,
+        read_mode: _,
+        counts: _,
+        dirty: _,
+        touched: _,
+    } = conn;
+    let plain = match stream {
         Stream::Tcp(_) => true,
         #[cfg(unix)]
         Stream::Unix(_) => true,
@@ -218,20 +263,21 @@ fn is_silent(conn: &Conn) -> bool {
         Stream::Tls(_) | Stream::Lent => false,
     };
     plain
-        && matches!(conn.phase, Phase::Open(None))
-        && conn.told == Told::Opening
-        && conn.reader.is_between_messages()
-        && conn.rest.is_none()
-        && conn.writing.is_none()
-        && conn.ending.is_none()
-        && !conn.hung_up
-        && !conn.paused
-        && !conn.eof
-        && !conn.blocked
-        && !conn.again
-        && !conn.listed
-        && !conn.rearm
-        && !conn.gone
+        && matches!(phase, Phase::Open(None))
+        && *handler_knows == HandlerKnows::Opening
+        && reader.is_between_messages()
+        && rest.is_none()
+        && writing.is_none()
+        && ending.is_none()
+        && !hung_up
+        && !paused
+        && !eof
+        && !mute
+        && !blocked
+        && !again
+        && !listed
+        && !rearm
+        && !gone
 }
 
 impl Silent {
@@ -257,10 +303,11 @@ impl Silent {
             hung_up: false,
             paused: false,
             eof: false,
+            mute: false,
             pinged: has(PINGED),
             awaits_pong: has(AWAITS_PONG),
-            told: Told::Opening,
-            habit: marks.habit,
+            handler_knows: HandlerKnows::Opening,
+            read_mode: marks.read_mode,
             blocked: false,
             counts: marks.counts,
             again: false,

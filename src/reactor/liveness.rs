@@ -160,16 +160,30 @@ impl Conn {
                 true => self.since = Moment::at(cx.now),
                 false => self.gone = true,
             },
-            Phase::Open(_) if self.ending.is_some() => {
-                let cause = if self.eof {
-                    CloseCause::Eof
-                } else {
-                    CloseCause::CloseTimeout
-                };
-                self.end_now(cause, cx);
-            }
+            Phase::Open(_) if self.ending.is_some() => self.on_close_timeout(cx),
             Phase::Open(_) => self.on_silence(cx),
         }
+    }
+
+    fn on_close_timeout<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        // As above; with our close frame, if there is to be one, behind all that.
+        if self.has_time() && self.try_blocked(cx) {
+            self.since = Moment::at(cx.now);
+            return;
+        }
+        if self.gone || self.mute || !self.is_open() {
+            return;
+        }
+        let written = self.is_all_written();
+        if cx.stopping.is_some() && !written {
+            self.peer.link.handle.shared.note_cut_off();
+        }
+        let cause = match (self.eof, written) {
+            (true, _) => CloseCause::Eof,
+            (false, true) => CloseCause::CloseTimeout,
+            (false, false) => CloseCause::WriteStall,
+        };
+        self.end_now(cause, cx);
     }
 
     /// Its handshake waits for the peer, for long already, while as many are under way as may be.

@@ -10,11 +10,13 @@
 //! module may import which is the table in `tests/layering.rs`.
 
 mod acceptor;
+mod audience;
 mod conn;
 mod counts;
 mod dialing;
 mod ending;
 mod event_loop;
+mod fan_out;
 mod kept;
 mod liveness;
 mod opening;
@@ -24,12 +26,10 @@ mod reading;
 #[cfg(feature = "tls")]
 mod securing;
 mod slab;
-mod spreading;
 mod stopping;
-mod timer;
-mod topics;
 mod upstream;
+mod wheel;
 mod writing;
 
 pub(crate) use event_loop::{Prepared, handles, spawn_all};
-pub(crate) use upstream::{NoRun, Run, Upstream};
+pub(crate) use upstream::{InlineRun, InlineUpstream, NotInline, Upstream};

@@ -3,7 +3,7 @@
 
 use http::{HeaderValue, Method, StatusCode, header};
 
-use super::conn::{Conn, Context, Phase, Told};
+use super::conn::{Conn, Context, HandlerKnows, Phase};
 use super::counts::Counts;
 use super::liveness::{Allowance, Moment};
 use super::upstream::Upstream;
@@ -189,7 +189,7 @@ impl Conn {
         // RFC 6455 §4.1 lets a client send no frame before it has the answer, but bytes that came in
         // the same packet as the request are frames all the same once the connection is open.
         self.keep(rest);
-        self.told = Told::Opening;
+        self.handler_knows = HandlerKnows::Opening;
         let opening = link::UpgradeRequest { request, upgrade };
         self.ask(Event::Open(Box::new(opening)), cx);
     }
@@ -234,7 +234,9 @@ impl Conn {
     ) {
         if !self.gone && matches!(self.phase, Phase::Deciding) {
             let id = self.peer.link.id;
-            if std::mem::replace(&mut self.told, Told::Nothing) != Told::Nothing {
+            if std::mem::replace(&mut self.handler_knows, HandlerKnows::Nothing)
+                != HandlerKnows::Nothing
+            {
                 log::debug!("{id}: refused by the handler with {status}");
                 self.count_refusal(Refusal::Handler);
             } else {

@@ -3,14 +3,16 @@
 use std::io;
 use std::time::Instant;
 
-use super::conn::{Conn, Context, Habit, Phase, Rest, over_rate_waits};
+use bytes::BytesMut;
+
+use super::conn::{Conn, Context, Phase, ReadMode, Rest, over_rate_waits};
 use super::liveness::Moment;
-use super::upstream::{Run, Upstream};
+use super::upstream::{InlineRun, InlineUpstream, Upstream};
 use crate::config::{ByteRate, Config, OverRate};
 use crate::link::{Event, Load};
 use crate::message::{Bytes, CloseCause, CloseCode, CloseFrame, Message};
 use crate::metrics::Buckets;
-use crate::proto::{Filled, InPlace, Violation};
+use crate::proto::{Buffer, Filled, InPlace, Violation};
 
 /// Messages that a connection may bring per turn when handlers run inline: enough that the turn's
 /// fixed costs vanish, few enough that ten flooding peers delay others by milliseconds only.
@@ -140,13 +142,13 @@ impl Conn {
         }
     }
 
-    /// One read that may bring a large message, into memory that can be that message's own. `None`:
-    /// better read otherwise.
-    fn read_large<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Option<Filled>> {
-        if self.habit != Habit::Large || !self.is_open() {
-            return None;
-        }
-        let (mut buffer, size) = cx.blocks.expect_large()?;
+    /// One read that may bring a large message, into memory that can be that message's own.
+    fn read_large<U: Upstream>(
+        &mut self,
+        mut buffer: Buffer,
+        size: usize,
+        cx: &mut Context<'_, U>,
+    ) -> Option<Filled> {
         let result = self.stream.read(buffer.place(size));
         let result = result.map(|arrived| Filled {
             arrived,
@@ -154,7 +156,7 @@ impl Conn {
         });
         let Some(filled) = self.note_read(result, cx) else {
             cx.blocks.take_back(buffer);
-            return Some(None);
+            return None;
         };
         buffer.advance(filled.arrived);
         match self.reader.adopt(buffer) {
@@ -164,18 +166,22 @@ impl Conn {
                 cx.blocks.not_as_expected(buffer);
             }
         }
-        Some(Some(filled))
+        Some(filled)
     }
 
-    /// One read that may bring middling messages, into memory that they can stay in until they were handled.
-    /// `None`: better read otherwise.
-    fn read_in_place<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Option<Filled>> {
+    /// Whether what it reads may stay where it is read, until it was handled.
+    fn reads_in_place(&self) -> bool {
         let usual = matches!(self.phase, Phase::Open(None)) && self.ending.is_none();
-        if self.habit != Habit::Middling || !usual || self.peer.link.has_parked() {
-            return None;
-        }
-        let size = cx.buf.len();
-        let mut memory = cx.in_place.memory(size)?;
+        self.read_mode == ReadMode::Middling && usual && !self.peer.link.has_parked()
+    }
+
+    /// One read that may bring middling messages, into memory that they can stay in.
+    fn read_in_place<U: Upstream>(
+        &mut self,
+        mut memory: BytesMut,
+        cx: &mut Context<'_, U>,
+    ) -> Option<Filled> {
+        let size = memory.len();
         let result = self.stream.read(&mut memory);
         let result = result.map(|arrived| Filled {
             arrived,
@@ -183,7 +189,7 @@ impl Conn {
         });
         let Some(filled) = self.note_read(result, cx) else {
             cx.in_place.take_back(memory);
-            return Some(None);
+            return None;
         };
         let buf = std::mem::take(&mut cx.buf);
         let reader = &mut self.reader;
@@ -191,24 +197,32 @@ impl Conn {
             .in_place
             .take(memory, filled.arrived, reader, cx.messages, buf);
         let last = cx.messages.last().map(Message::len);
-        self.habit = Habit::Usual;
+        self.read_mode = ReadMode::Usual;
         if let Some(bytes) = last {
             self.note_message(bytes, cx);
         }
         self.input(&mut buf[..rest], cx);
         cx.buf = buf;
-        Some(Some(filled))
+        Some(filled)
     }
 
+    /// One read, into wherever what it brings had best be.
     fn read_and_look<U: Upstream>(&mut self, cx: &mut Context<'_, U>) -> Option<Filled> {
-        if let Some(filled) = self.read_large(cx).or_else(|| self.read_in_place(cx)) {
-            return filled;
+        if self.read_mode == ReadMode::Large && self.is_open() {
+            if let Some((buffer, size)) = cx.blocks.expect_large() {
+                return self.read_large(buffer, size, cx);
+            }
+        }
+        if self.reads_in_place() {
+            if let Some(memory) = cx.in_place.memory(cx.buf.len()) {
+                return self.read_in_place(memory, cx);
+            }
         }
         let buf = std::mem::take(&mut cx.buf);
-        let size = match self.habit {
-            Habit::Large => FIRST_READ.min(buf.len()),
-            Habit::Tiny => TINY_READ.min(buf.len()),
-            Habit::Usual | Habit::Middling => buf.len(),
+        let size = match self.read_mode {
+            ReadMode::Large => FIRST_READ.min(buf.len()),
+            ReadMode::Tiny => TINY_READ.min(buf.len()),
+            ReadMode::Usual | ReadMode::Middling => buf.len(),
         };
         self.reader.count_afresh();
         let result = self.stream.read(&mut buf[..size]);
@@ -220,9 +234,9 @@ impl Conn {
         if let Some(filled) = filled {
             self.input(&mut buf[..filled.arrived], cx);
             if are_tiny(self.reader.frames(), filled.arrived) {
-                self.habit = Habit::Tiny;
-            } else if self.habit == Habit::Tiny {
-                self.habit = Habit::Usual;
+                self.read_mode = ReadMode::Tiny;
+            } else if self.read_mode == ReadMode::Tiny {
+                self.read_mode = ReadMode::Usual;
             }
         }
         cx.buf = buf;
@@ -264,6 +278,9 @@ impl Conn {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // TLS may have read much that came to nothing, and not all of it.
                 self.readable = self.stream.has_buffered();
+                if self.mute && !self.readable {
+                    self.end_mute(cx);
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => self.fail_transport(&error, cx),
@@ -315,12 +332,12 @@ impl Conn {
             return 0;
         }
         let mut input = bytes;
-        let upstream = cx.upstream;
-        let inline = (upstream.is_inline() && !U::DIALS).then(|| self.peer.clone());
+        let inline = cx.upstream.inline();
+        let inline = inline.map(|upstream| (upstream, self.peer.clone()));
         loop {
             // Behind those that wait already, if there are any.
-            let stop = match inline.as_ref().filter(|peer| !peer.link.has_parked()) {
-                Some(peer) => {
+            let stop = match inline.as_ref().filter(|(_, peer)| !peer.link.has_parked()) {
+                Some((upstream, peer)) => {
                     let mut handled = Handled::default();
                     // Nothing is delivered meanwhile, so all else that is to do waits for its end.
                     let timed = Timed::begin(cx.runs);
@@ -377,7 +394,7 @@ impl Conn {
         &mut self,
         input: &mut &mut [u8],
         handled: &mut Handled,
-        run: &mut U::Run<'_>,
+        run: &mut impl InlineRun,
         cx: &mut Context<'_, U>,
     ) {
         let mut done = found_before(cx.messages);
@@ -486,10 +503,10 @@ impl Conn {
         cx: &mut Context<'_, U>,
     ) -> Result<Taken, Stop> {
         if self.ending.is_none() {
-            if let Some((text, payload, key)) = self.reader.next_plain(input) {
-                let bytes = payload.len();
+            if let Some(plain) = self.reader.next_plain(input) {
+                let bytes = plain.payload.len();
                 let coming = bytes + input.len();
-                let message = cx.blocks.message(text, payload, key, coming, cx.messages);
+                let message = cx.blocks.message(plain, coming, cx.messages);
                 self.note_message(bytes, cx);
                 message.map_err(Stop::Failed)?;
                 return Ok(Taken { bytes, inflated: 0 });
@@ -533,13 +550,13 @@ impl Conn {
             // Whatever comes next has to wait, and the timer ends that.
             self.rearm |= allowance.is_out_of_messages(cx.now);
         }
-        self.habit = if bytes >= LARGE {
+        self.read_mode = if bytes >= LARGE {
             cx.blocks.note_large(self.reader.frame_len(bytes));
-            Habit::Large
-        } else if bytes >= MIDDLING && !U::DIALS && cx.upstream.is_inline() {
-            Habit::Middling
+            ReadMode::Large
+        } else if bytes >= MIDDLING && cx.upstream.inline().is_some() {
+            ReadMode::Middling
         } else {
-            Habit::Usual
+            ReadMode::Usual
         };
     }
 

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::link::Event;
 use crate::metrics::Refusal;
 use crate::net::{Stream, TlsError, TlsStream};
+use crate::proto::Role;
 
 impl Conn {
     /// The next step of the handshake, if something was announced since the last.
@@ -50,10 +51,9 @@ impl Conn {
         self.dirty |= self.stream.has_pending();
         match step {
             Ok(true) => {
-                if U::DIALS {
-                    self.ask_for_websocket(cx);
-                } else {
-                    self.leave_handshake();
+                match U::ROLE {
+                    Role::Client => self.ask_for_websocket(cx),
+                    Role::Server => self.leave_handshake(),
                 }
                 // What follows may be in here already.
                 self.readable = true;
@@ -62,13 +62,15 @@ impl Conn {
             Ok(false) => self.readable |= self.stream.has_buffered(),
             Err(error) => {
                 self.log_failed_handshake(&error);
-                if U::DIALS {
-                    self.not_secured(error, cx);
-                } else {
-                    self.count_refusal(match TlsError::of(&error) {
-                        Some(_) => Refusal::Tls,
-                        None => Refusal::HungUp,
-                    });
+                match U::ROLE {
+                    Role::Client => self.not_secured(error, cx),
+                    Role::Server => {
+                        let why = match TlsError::of(&error) {
+                            Some(_) => Refusal::Tls,
+                            None => Refusal::HungUp,
+                        };
+                        self.count_refusal(why);
+                    }
                 }
                 self.gone = true;
                 return;
@@ -76,7 +78,7 @@ impl Conn {
         }
         if self.hung_up && self.is_securing() && !self.readable {
             // It has left in the middle, and the step above has seen all that it sent.
-            if U::DIALS {
+            if U::ROLE == Role::Client {
                 self.not_connected(io::ErrorKind::UnexpectedEof.into(), cx);
             }
             self.gone = true;

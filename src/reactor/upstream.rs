@@ -6,20 +6,21 @@ use crate::error::Error;
 use crate::link::{Dial, EventBatch};
 use crate::message::Message;
 use crate::peer::Peer;
+use crate::proto::Role;
 
 /// Takes what connections have to say.
 pub(crate) trait Upstream: Send + 'static {
-    /// Whether the connections are a client's, each with settings of its own. What a server does
-    /// not need is thus not in its loop at all.
-    const DIALS: bool = false;
+    /// Which side of its connections the loop is: a client's have settings of their own, each. What a
+    /// server does not need is thus not in its loop at all.
+    const ROLE: Role;
 
-    /// A connection whose handler is being called on the spot, message by message.
-    type Run<'a>: Run;
+    /// See [`inline`](Self::inline); [`NotInline`] where that gives none.
+    type Inline: InlineUpstream;
 
-    /// Calls the handler of `peer` on the spot for whatever `body` gives to it. Nothing may be delivered
-    /// to this connection meanwhile. `None`: the handler panicked in the middle. Used only where
-    /// [`is_inline`](Self::is_inline), and by servers.
-    fn run<R>(&self, peer: &Peer, body: impl FnOnce(&mut Self::Run<'_>) -> R) -> Option<R>;
+    /// What calls handlers message by message, if anything does.
+    fn inline(&self) -> Option<&Self::Inline> {
+        None
+    }
 
     /// Whether [`deliver`](Self::deliver) runs handlers on the spot.
     fn is_inline(&self) -> bool;
@@ -37,16 +38,34 @@ pub(crate) trait Upstream: Send + 'static {
     }
 }
 
-/// See [`Upstream::run`].
-pub(crate) trait Run {
+/// Calls handlers on the spot for one message after the other, as they are found, past the events.
+pub(crate) trait InlineUpstream {
+    /// A connection whose handler is being called.
+    type Run<'a>: InlineRun;
+
+    /// Calls the handler of `peer` for whatever `body` gives to it. Nothing may be delivered to this
+    /// connection meanwhile. `None`: the handler panicked in the middle.
+    fn run<R>(&self, peer: &Peer, body: impl FnOnce(&mut Self::Run<'_>) -> R) -> Option<R>;
+}
+
+/// See [`InlineUpstream::run`].
+pub(crate) trait InlineRun {
     /// Takes the message. Returns how many bytes it was inflated to, if it had to be.
     fn message(&mut self, message: &mut Message) -> usize;
 }
 
-/// Of those that have none.
-pub(crate) enum NoRun {}
+/// Nothing calls handlers message by message.
+pub(crate) enum NotInline {}
 
-impl Run for NoRun {
+impl InlineUpstream for NotInline {
+    type Run<'a> = Self;
+
+    fn run<R>(&self, _: &Peer, _: impl FnOnce(&mut Self) -> R) -> Option<R> {
+        match *self {}
+    }
+}
+
+impl InlineRun for NotInline {
     fn message(&mut self, _: &mut Message) -> usize {
         match *self {}
     }

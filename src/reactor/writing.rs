@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::conn::{Conn, Context, Phase, Told};
+use super::conn::{Conn, Context, HandlerKnows, Phase};
 use super::counts::Counts;
 use super::liveness::Moment;
 use super::outbound::Outbound;
@@ -71,7 +71,7 @@ impl Conn {
     /// Writes what is queued until nothing is left or the kernel takes no more.
     pub(super) fn flush<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         self.dirty = false;
-        if self.gone || matches!(self.phase, Phase::Deciding) {
+        if self.gone || self.mute || matches!(self.phase, Phase::Deciding) {
             return;
         }
         self.note_room();
@@ -97,7 +97,7 @@ impl Conn {
         }
         match result {
             Ok(flushed) => self.after_flush(flushed, cx),
-            Err(error) => self.fail_transport(&error, cx),
+            Err(error) => self.fall_mute(&error, cx),
         }
     }
 
@@ -185,7 +185,7 @@ impl Conn {
                 self.again = true;
             }
         }
-        if matches!(self.phase, Phase::Lingering) && (flushed.progress || flushed.drained) {
+        if self.has_time() && (flushed.progress || flushed.drained) {
             // A slow reader gets all of a long answer.
             self.since = Moment::at(cx.now);
             self.rearm = true;
@@ -193,7 +193,10 @@ impl Conn {
         if self.counts.has(Counts::BEHIND) {
             self.catch_up();
         }
-        if flushed.drained && self.told == Told::Opening && self.peer.link.note_writable() {
+        if flushed.drained
+            && self.handler_knows == HandlerKnows::Opening
+            && self.peer.link.note_writable()
+        {
             cx.batch.push_back(Event::Writable);
             self.deliver(cx);
         }

@@ -16,18 +16,38 @@ use crate::history::History;
 use crate::link::Feeds;
 #[cfg(feature = "tls")]
 use crate::net::Tls;
-use crate::net::{Bound, Listen, Listener, LocalAddr};
+use crate::net::{Bound, Listen, Listener};
 
 /// A server that is listening and not yet running: choose the settings, then [`run`](Self::run) it
 /// or [`start`](Self::start) it.
 ///
-/// What one connection can take, in time and memory, is limited by default. How many there may be, how fast
-/// they may come and how much they may send is not: these limits are `unlimited` or `off` below, and a
-/// server that faces the internet wants them.
+/// ```no_run
+/// use framemill::{Message, Origin, Peer, Server};
+/// use std::time::Duration;
+///
+/// fn main() -> framemill::Result<()> {
+///     let handle = Server::bind("0.0.0.0:9001")?
+///         .workers(16)                    // handlers that may block at the same time
+///         .max_message(64 << 10)          // bytes
+///         .max_connections_per_ip(100)
+///         .origin(Origin::List(vec!["https://example.com".into()]))
+///         .start(|peer: &Peer, message: Message| peer.send(message))?;
+///     println!("listening on {}", handle.local_addrs().join(" "));
+///     std::io::stdin().read_line(&mut String::new())?; // until somebody presses Enter
+///     handle.shutdown(Duration::from_secs(10));
+///     Ok(())
+/// }
+/// ```
+///
+/// # Limits
+///
+/// The time and memory that one connection can take are limited by default. The number of connections, the rate
+/// at which they may come, and how much each may send are not: these limits are `unlimited` or `off` below. A
+/// server that faces the internet should set them.
 ///
 /// | setting | default | at the limit |
 /// |---|---|---|
-/// | [`handshake_timeout`](Self::handshake_timeout) | 10 s | 408, or close |
+/// | [`handshake_timeout`](Self::handshake_timeout) | 10 s | 408, or close without an answer |
 /// | [`max_head`](Self::max_head) | 8 KiB, 64 headers | 431 (414 for the first line) |
 /// | [`max_body`](Self::max_body) | 64 KiB | 413 |
 /// | [`max_message`](Self::max_message) | 1 MiB | close 1009 |
@@ -36,12 +56,14 @@ use crate::net::{Bound, Listen, Listener, LocalAddr};
 /// | [`inbound_limit`](Self::inbound_limit) | 64 messages or 1 MiB | stop reading |
 /// | [`outbound_limit`](Self::outbound_limit) | 1 MiB | [`Overflow::Close`]: 1013 |
 /// | [`max_subscriptions`](Self::max_subscriptions) | 1,024 topics a connection | `subscribe` returns `false`; followers are sent `refused` |
-/// | [`idle_histories`](Self::idle_histories) | 256 MiB | the longest idle topics are forgotten |
+/// | [`history`](Self::history) of one topic | 64 MiB ([`History::no_larger_than`]) | the oldest messages go |
+/// | [`idle_histories`](Self::idle_histories) | 256 MiB | the topics published to least recently are forgotten |
 /// | [`max_connections`](Self::max_connections) | unlimited | 503 |
 /// | [`max_connections_per_ip`](Self::max_connections_per_ip) | unlimited | 429 |
 /// | [`accept_rate`](Self::accept_rate) | off | wait to be accepted |
 /// | [`accept_rate_per_ip`](Self::accept_rate_per_ip) | off | 429 |
 /// | [`max_handshakes`](Self::max_handshakes) | unlimited | wait to be accepted |
+/// | `max_tls_handshakes` (feature `tls`) | 256 | wait to be accepted |
 /// | [`message_rate`](Self::message_rate) | off | stop reading, or close 1008 |
 /// | [`byte_rate`](Self::byte_rate) | off | stop reading, or close 1008 |
 /// | [`origin`](Self::origin) | same host | 403 |
@@ -66,9 +88,9 @@ pub(super) struct Unstarted {
 }
 
 impl Unstarted {
-    fn new(addrs: Vec<LocalAddr>) -> Self {
+    fn new() -> Self {
         Self {
-            handle: ServerHandle::new(addrs),
+            handle: ServerHandle::new(),
             serves: false,
         }
     }
@@ -106,7 +128,7 @@ impl Server {
             notify_systemd: false,
             backplane: None,
             histories: Feeds::default(),
-            handle: Unstarted::new(Vec::new()),
+            handle: Unstarted::new(),
         };
         server.and_bind(addr)
     }
@@ -116,35 +138,33 @@ impl Server {
     /// # Errors
     /// As for [`bind`](Self::bind).
     pub fn and_bind(mut self, addr: impl Listen) -> Result<Self> {
-        let bound = addr.listen()?;
-        self.listeners
-            .extend(bound.into_iter().map(|Bound(listener)| listener));
-        let addrs: std::io::Result<Vec<_>> =
-            self.listeners.iter().map(Listener::local_addr).collect();
-        self.handle = Unstarted::new(addrs?);
+        let bound = addr.listen()?.into_iter();
+        let listeners: Vec<_> = bound.map(|Bound(listener)| listener).collect();
+        let addrs: std::io::Result<_> = listeners.iter().map(Listener::local_addr).collect();
+        self.handle.handle().add_addrs(addrs?);
+        self.listeners.extend(listeners);
         Ok(self)
     }
 
     /// The handle to this server, even before it runs: for handlers that
-    /// [broadcast](ServerHandle::broadcast), for instance. Call it after the last
-    /// [`and_bind`](Self::and_bind).
+    /// [broadcast](ServerHandle::broadcast), for instance.
     pub fn handle(&self) -> ServerHandle {
         self.handle.handle().clone()
     }
 
     // ---- threads ----
 
-    /// Event-loop threads, 1 to 256. Default: 1, which is enough for several hundred thousand
-    /// messages a second. More pay off when one loop's thread is busy all the time. Anything else is an
-    /// [`Error::Config`] when the server is started.
+    /// Event-loop threads, 1 to 256. Anything else is an [`Error::Config`] when the server is started.
+    /// Default: 1, which is enough for several hundred thousand messages a second. More loops pay off when the
+    /// thread of one is busy all the time.
     pub fn loops(mut self, loops: usize) -> Self {
         self.config.loops = loops;
         self
     }
 
-    /// Worker threads, which run the handler, at most 4,096. Default: one per core. Handlers that wait a
-    /// lot need more; 0 runs them on the loops, which is fastest and right for single-core machines, but
-    /// then they must not block. Anything else is an [`Error::Config`] when the server is started.
+    /// Worker threads, which run the handler, at most 4,096. Anything else is an [`Error::Config`] when the
+    /// server is started. Default: one per core. Handlers that wait a lot need more workers. With 0, handlers run
+    /// on the loops, which is fastest and right for single-core machines; then they must not block.
     pub fn workers(mut self, workers: usize) -> Self {
         self.config.workers = workers;
         self
@@ -153,8 +173,8 @@ impl Server {
     // ---- limits ----
 
     /// The longest message, in bytes, assembled from all its fragments: 1 byte to 1 GiB. Default: 1 MiB.
-    /// Anything else is an [`Error::Config`] when the server is started. Memory grows with what has
-    /// arrived, never with what a header claims.
+    /// Anything else is an [`Error::Config`] when the server is started. Memory grows with the bytes that have
+    /// arrived, never with the length that a header claims.
     pub fn max_message(mut self, bytes: usize) -> Self {
         // What does not fit is over the most that `check` allows anyway.
         self.config.max_message = bytes.try_into().unwrap_or(u32::MAX);
@@ -175,22 +195,21 @@ impl Server {
         self
     }
 
-    /// What may wait for the handler of one connection: messages, and bytes, each from 1 to 2³⁰.
-    /// Default: 64, 1 MiB. Anything else is an [`Error::Config`] when the server is started. When either
-    /// is reached, the connection is not read from until a quarter is left; TCP slows the sender down.
-    /// The message that reaches the limit in bytes is still taken whole.
+    /// How many messages, and how many bytes of them, may wait for the handler of one connection, each from 1 to
+    /// 2³⁰. Default: 64, 1 MiB. Anything else is an [`Error::Config`] when the server is started. When either
+    /// limit is reached, the connection is not read from until a quarter is left; TCP slows the sender down. The
+    /// message that reaches the limit in bytes is still taken whole.
     pub fn inbound_limit(mut self, messages: usize, bytes: usize) -> Self {
         self.config.inbound_messages = messages;
         self.config.inbound_bytes = bytes;
         self
     }
 
-    /// What may wait to be written to one peer, in bytes, at most 1 GiB. Default: 1 MiB. Anything else is
-    /// an [`Error::Config`] when the server is started. Past the limit, [`overflow`](Self::overflow) says
-    /// what happens.
+    /// How many bytes may wait to be written to one peer, at most 1 GiB. Default: 1 MiB. Anything else is
+    /// an [`Error::Config`] when the server is started. [`overflow`](Self::overflow) sets what happens at the limit.
     ///
-    /// While more than half of it is queued, messages *from* that peer are held back: a peer that asks
-    /// without reading the answers is slowed down, not overflowed.
+    /// Once more than half of the limit is queued, messages *from* that peer wait until a quarter is left: a peer
+    /// that asks without reading the answers is slowed down, not overflowed.
     pub fn outbound_limit(mut self, bytes: usize) -> Self {
         self.config.outbound_bytes = bytes;
         self
@@ -202,11 +221,11 @@ impl Server {
         self
     }
 
-    /// The most topics one connection may subscribe to, including those whose missed messages are still
-    /// being sent. Default: 1,024. One more is refused: [`Peer::subscribe`](crate::Peer::subscribe) returns
-    /// `false`, and a client that has asked to [follow](crate::Follow) it is told. Each takes some hundreds
-    /// of bytes and its name a few times; names of more than 1,024 bytes are refused as well, whatever is
-    /// set here.
+    /// The most topics that one connection may subscribe to, including those whose missed messages are still
+    /// being sent. Default: 1,024. One more is refused: [`Peer::subscribe`](crate::Peer::subscribe) returns `false`,
+    /// and a client that has asked to [follow](crate::Follow) it is sent `refused`. Each subscription takes some
+    /// hundreds of bytes and a few copies of the topic's name. Names of more than 1,024 bytes are refused in the
+    /// same way, whatever is set here.
     pub fn max_subscriptions(mut self, topics: usize) -> Self {
         self.config.max_subscriptions = topics;
         self
@@ -234,62 +253,62 @@ impl Server {
         self
     }
 
-    /// How many connections are accepted a second, on all addresses together, and how many at once after
-    /// a silence, each at least 1. Default: as many as come. Anything else is an [`Error::Config`] when the
-    /// server is started. More wait in the system's backlog, where they cost the process nothing; what the
-    /// backlog has no room for, the system turns away.
+    /// How many connections are accepted a second, on all addresses together, and how many at once after a
+    /// silence, each at least 1; 0 is an [`Error::Config`] when the server is started. Default: as many as come.
+    /// Further connections wait in the system's backlog, where they cost the process nothing. If the backlog is
+    /// full, the system turns them away.
     pub fn accept_rate(mut self, per_second: u32, burst: u32) -> Self {
         self.config.accept_rate = Some(Rate { per_second, burst });
         self
     }
 
-    /// The same for one IPv4 address or one IPv6 [prefix](Self::ipv6_prefix), each at least 1. Default: as
-    /// many as come. Anything else is an [`Error::Config`] when the server is started. One more is answered
-    /// with 429.
+    /// How many connections are accepted a second from one IPv4 address or one IPv6 [prefix](Self::ipv6_prefix),
+    /// and how many at once after a silence, each at least 1; 0 is an [`Error::Config`] when the server is started.
+    /// Default: as many as come. Further connections are answered with 429.
     pub fn accept_rate_per_ip(mut self, per_second: u32, burst: u32) -> Self {
         self.config.accept_rate_per_ip = Some(Rate { per_second, burst });
         self
     }
 
-    /// The most opening handshakes at a time, from accepting a connection to the answer, including
-    /// [`Handler::open`](crate::Handler::open); 0 counts as 1. Default: unlimited. More connections wait to
-    /// be accepted; while they do, a connection that has sent nothing for 2 s is closed, so that silent ones
-    /// don't keep others out. Those over `max_connections` or a limit per address don't count; at most 256 of them are
-    /// answered at a time, and the others are closed without an answer.
+    /// The most opening handshakes at a time, each from accepting the connection to the answer, including
+    /// [`Handler::open`](crate::Handler::open); 0 counts as 1. Default: unlimited.
+    ///
+    /// Further connections wait in the backlog. While the limit is reached, a handshake in which the client has sent
+    /// nothing for 2 s is closed. Connections that are being refused (503, 429) do not count; at most 256 of these
+    /// are answered at a time, the rest are closed without an answer.
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.config.max_handshakes = handshakes.max(1);
         self
     }
 
-    /// How many bytes a second each peer may send; rate and burst are at least 1. Default: as many as it
-    /// likes. Anything else is an [`Error::Config`] when the server is started.
+    /// How many bytes a second each peer may send. Default: as many as it likes. A rate or burst of 0 is an
+    /// [`Error::Config`] when the server is started.
     pub fn byte_rate(mut self, rate: ByteRate) -> Self {
         self.config.byte_rate = Some(rate);
         self
     }
 
-    /// How many messages a second each peer may send; rate and burst are at least 1. Default: as many as
-    /// it likes. Anything else is an [`Error::Config`] when the server is started.
+    /// How many messages a second each peer may send. Default: as many as it likes. A rate or burst of 0 is an
+    /// [`Error::Config`] when the server is started.
     pub fn message_rate(mut self, rate: MessageRate) -> Self {
         self.config.message_rate = Some(rate);
         self
     }
 
-    /// Which origins browser pages may connect from. Default: [`Origin::SameHost`]. Others are answered
-    /// with 403.
+    /// The origins from which browser pages may connect. Default: [`Origin::SameHost`]. Pages of other origins
+    /// are answered with 403.
     pub fn origin(mut self, origin: Origin) -> Self {
         self.config.origin = origin;
         self
     }
 
-    /// Subprotocols that the server speaks, in order of preference; each must be a token (RFC 9110 §5.6.2).
-    /// Default: none. Anything else is an [`Error::Config`] when the server is started.
+    /// Subprotocols that the server speaks, in order of preference. Default: none. A name that is not a token
+    /// (RFC 9110 §5.6.2) is an [`Error::Config`] when the server is started.
     ///
-    /// The first of them that a client offers is agreed on, unless
-    /// [`Handler::open`](crate::Handler::open) has chosen another: so
-    /// closures, rooms and [`events`](Self::events) can have one.
-    /// [`Peer::subprotocol`](crate::Peer::subprotocol) tells which. A client that offers only others is let
-    /// in without one; browsers then fail the connection.
+    /// The first of them that a client offers is agreed on, unless [`Handler::open`](crate::Handler::open) has chosen
+    /// another. So closures, rooms and [`events`](Self::events) can have a subprotocol too.
+    /// [`Peer::subprotocol`](crate::Peer::subprotocol) tells which was agreed on. A client that offers only other
+    /// subprotocols is let in without one; browsers then fail the connection.
     pub fn subprotocols<I>(mut self, names: I) -> Self
     where
         I: IntoIterator<Item: Into<String>>,
@@ -302,14 +321,13 @@ impl Server {
     /// `"unix"` for connections through a Unix socket. Default: none.
     ///
     /// For a connection from one of them, [`Peer::remote_addr`](crate::Peer::remote_addr),
-    /// [`Request::remote_addr`](crate::Request::remote_addr) and the limits per address mean the client
-    /// that the proxy names: in the [`forwarded_header`](Self::forwarded_header), read from the right
-    /// up to the first address that is not a proxy's, or with the
-    /// [`proxy_protocol`](Self::proxy_protocol). What others claim is ignored. The proxies themselves
-    /// are not held to the limits per address.
+    /// [`Request::remote_addr`](crate::Request::remote_addr) and the limits per address mean the client that the
+    /// proxy names: in the [`forwarded_header`](Self::forwarded_header), which is read from the right up to the
+    /// first address that is not a proxy's, or with the [`proxy_protocol`](Self::proxy_protocol). A header from any
+    /// other address is ignored. The proxies themselves are not held to the limits per address.
     ///
     /// # Errors
-    /// [`Error::Config`] for what is not a network.
+    /// [`Error::Config`] if one of these is not a network.
     pub fn trust_proxies<I>(mut self, networks: I) -> Result<Self>
     where
         I: IntoIterator<Item: AsRef<str>>,
@@ -332,10 +350,9 @@ impl Server {
     }
 
     /// Whether connections from trusted proxies begin with a header of the PROXY protocol, version 1
-    /// or 2, before TLS. Default: they don't. A connection with a malformed header is closed; the header of
-    /// a health check (`LOCAL`, `UNKNOWN`) leaves the proxy's own address. If it names a client, the
-    /// [`forwarded_header`](Self::forwarded_header) is believed only if that client is a trusted proxy
-    /// in turn.
+    /// or 2, before TLS. Default: they don't. A connection with a malformed header is closed. After the header
+    /// of a health check (`LOCAL`, `UNKNOWN`), the address is the proxy's own. If the header names a client, the
+    /// [`forwarded_header`](Self::forwarded_header) is believed only if that client is a trusted proxy in turn.
     pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Self {
         self.config.proxy_protocol = Some(proxies);
         self
@@ -344,8 +361,8 @@ impl Server {
     /// Offers permessage-deflate (RFC 7692) to clients that ask for it. Default: off.
     ///
     /// Messages are compressed by the thread that sends them and inflated by the worker that handles
-    /// them. A message that would be longer than [`max_message`](Self::max_message) once inflated
-    /// closes the connection with 1009; no more than that is ever allocated for it.
+    /// them. A message that would be longer than [`max_message`](Self::max_message) once inflated closes the
+    /// connection with 1009; no more than `max_message` is ever allocated for it.
     #[cfg(feature = "deflate")]
     pub fn deflate(mut self, deflate: Deflate) -> Self {
         self.config.deflate = Some(deflate);
@@ -364,7 +381,7 @@ impl Server {
     }
 
     /// The most TLS handshakes at a time, each of which costs memory and a signature; 0 counts as 1.
-    /// Default: 256. More connections wait to be accepted, as with
+    /// Default: 256. Further connections wait in the backlog, and silent ones are closed after 2 s, as with
     /// [`max_handshakes`](Self::max_handshakes).
     #[cfg(feature = "tls")]
     pub fn max_tls_handshakes(mut self, handshakes: usize) -> Self {
@@ -374,37 +391,36 @@ impl Server {
 
     // ---- topics ----
 
-    /// Whether what is published to some topics is compressed, whatever its length: [`Compress::Never`]
-    /// where it is compressed already, or holds secrets. `topics` is a name, or a prefix and a `*`; where
-    /// several match, the first that was set counts. Default: [`Compress::Auto`] for all. Without
-    /// permessage-deflate there is no difference.
+    /// Sets compression for the topics that match `topics` (a name, or a prefix followed by `*`; the first match
+    /// counts). Default: [`Compress::Auto`] for all. Use [`Compress::Never`] for payloads that are already compressed
+    /// or hold secrets. Without permessage-deflate there is no difference.
     ///
-    /// It also applies to what comes from other nodes, and from a [history](Self::history): so set it on
-    /// all nodes.
+    /// The setting also applies to messages from other nodes and from a [history](Self::history). So make it on all
+    /// nodes.
     pub fn compress(mut self, topics: &str, compress: Compress) -> Self {
         self.config.topic_compression.add(topics, compress);
         self
     }
 
-    /// Topics that keep their last messages, so that a client that comes back gets what it missed:
-    /// [`Peer::subscribe_from`](crate::Peer::subscribe_from). `topics` is a name, or a prefix and a `*`;
-    /// where several match, the first that was set counts. Default: none.
+    /// Has the topics that match `topics` (a name, or a prefix followed by `*`; the first match counts) keep their
+    /// last messages, so that a client that comes back gets what it missed:
+    /// [`Peer::subscribe_from`](crate::Peer::subscribe_from). Default: none.
     ///
-    /// Their subscribers get each message with a line before it that tells its position, see
-    /// [`Follower`](crate::Follower) and `docs/scaling.md`. With [`Redis`](crate::Server::backplane), which
-    /// then keeps the messages and decides on their order, all subscribers get them by way of Redis: in one
-    /// order for all nodes, but later than what the same thread sends meanwhile, and not while Redis is
-    /// away. Without Redis, they are kept in memory and arrive as promptly as others; they are kept even
-    /// while nobody subscribes, within [`idle_histories`](Self::idle_histories).
+    /// Each message to subscribers of such a topic begins with a line that tells its position, see
+    /// [`Follower`](crate::Follower) and `docs/scaling.md`.
+    ///
+    /// With [`Redis`](crate::Server::backplane), Redis keeps the messages and decides on their order, and all
+    /// subscribers get them by way of Redis: in one order for all nodes, but later than other messages that the same
+    /// thread sends afterwards, and not while Redis is away. Without Redis, messages are kept in memory, even while
+    /// nobody subscribes (within [`idle_histories`](Self::idle_histories)), and arrive as promptly as others.
     pub fn history(mut self, topics: &str, history: History) -> Self {
         self.histories.keep(topics, history);
         self
     }
 
-    /// What topics with history but without subscribers may take in this server's memory, all together, in
-    /// bytes, approximately. Default: 256 MiB. Past it, those are forgotten to which nothing was published
-    /// for the longest time: a client that comes back to one is told that messages are missing. Topics with
-    /// subscribers don't count, and those whose history Redis keeps are in memory only while they have any.
+    /// The memory, in bytes (approximate), for histories of topics that nobody subscribes to. Default: 256 MiB.
+    /// Past it, the topics published to least recently are forgotten; a returning client is sent `gap`. A history
+    /// that Redis keeps is in memory only while its topic has subscribers.
     pub fn idle_histories(mut self, bytes: usize) -> Self {
         self.config.idle_histories = bytes;
         self
@@ -412,7 +428,7 @@ impl Server {
 
     // ---- other nodes ----
 
-    /// How topics span several servers. Default: [`Local`](crate::Local), so they don't. With the
+    /// How topics span several servers. Default: [`Local`](crate::Local), with which they don't. With the
     /// feature `redis` there is `Redis`.
     pub fn backplane(mut self, backplane: impl Backplane) -> Self {
         self.backplane = Some(Arc::new(backplane));
@@ -421,30 +437,27 @@ impl Server {
 
     // ---- times ----
 
-    /// How long a connection may take to become a WebSocket, [`Handler::open`](crate::Handler::open) included,
-    /// or until [`Handler::http`](crate::Handler::http) has answered it. Then it is closed: with 408 if its
-    /// request has begun and is not complete, otherwise without a word. Default: 10 s. Zero is an
-    /// [`Error::Config`] when the server is started.
-    ///
-    /// This one, those of [`ping`](Self::ping) and [`close_timeout`](Self::close_timeout) are rounded up to whole
-    /// milliseconds, and 49.7 days or more are for ever.
+    /// How long a connection may take to become a WebSocket, [`Handler::open`](crate::Handler::open) included, or
+    /// until [`Handler::http`](crate::Handler::http) has answered it. After that time it is closed: with 408 if its
+    /// request has begun and is not complete, otherwise without an answer. Default: 10 s. Zero is an
+    /// [`Error::Config`] when the server is started. Resolution as with [`ping`](Self::ping).
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.config.handshake_timeout = timeout;
         self
     }
 
-    /// How long a peer may be silent before it is pinged, and how much longer before it is dropped.
-    /// Default: 25 s, 20 s. Zero for either is an [`Error::Config`] when the server is started.
-    ///
-    /// Anything received counts as a sign of life, and while something waits for a peer that does not keep up, so does whatever it takes of that. What the kernel holds (a few MB at most) is in
-    /// front of the ping, so it must have read that by then.
+    /// Pings a peer after `after` of silence and drops it if nothing is heard for another `timeout`. Default: 25 s,
+    /// 20 s. Any byte received counts as life; so does any progress in writing to a peer that does not keep up. The
+    /// ping waits behind what the kernel has buffered (up to a few MB), so the peer must read that within `timeout`.
+    /// Resolution 1 ms, rounded up; 49.7 days or more: never. Zero for either is an [`Error::Config`] when the server is
+    /// started.
     pub fn ping(mut self, after: Duration, timeout: Duration) -> Self {
         self.config.ping_interval = Some(after);
         self.config.pong_timeout = timeout;
         self
     }
 
-    /// Sends no pings: a peer that vanishes without a word is not noticed until something is sent.
+    /// Sends no pings: a peer that vanishes without closing is not noticed until something is sent to it.
     pub fn no_ping(mut self) -> Self {
         self.config.ping_interval = None;
         self
@@ -473,26 +486,25 @@ impl Server {
 
     // ---- memory ----
 
-    /// The buffer that each loop reads into, in bytes, 1 KiB (with `proxy_protocol` 4 KiB) to 16 MiB.
-    /// Default: 64 KiB. Anything else is an [`Error::Config`] when the server is started. It is also the
-    /// most that one connection may bring before others have their turn, but for the rest of a message of
-    /// more than 32 KiB.
+    /// The buffer that each loop reads into, in bytes, 1 KiB (with `proxy_protocol` 4 KiB) to 16 MiB. Default:
+    /// 64 KiB. Anything else is an [`Error::Config`] when the server is started.
     ///
-    /// A smaller one saves memory, its own size once per loop, or twice while messages of 8 to 32 KiB are
-    /// handled on the loop; if it holds less than peers usually send at a time, more reads are needed.
+    /// It also bounds what one connection may bring per turn, except inside a message over 32 KiB. Memory: one buffer
+    /// per loop, and a second with `workers(0)` while messages of 8 to 32 KiB arrive. If it is smaller than peers'
+    /// usual bursts, more reads are needed.
     pub fn read_buffer(mut self, bytes: usize) -> Self {
         self.config.read_buffer = bytes;
         self
     }
 
-    /// Has `call` called by a loop that has had nothing to do for 100 ms, after it has freed the memory that
-    /// it kept for reuse. Default: nothing is called.
+    /// Calls `call` on a loop's thread when that loop has been idle for 100 ms and has freed the memory it kept
+    /// for reuse. Default: nothing is called. The loop waits for the call, so it must not block, and should take
+    /// milliseconds at most.
     ///
-    /// For allocators that keep what is freed until they are told otherwise. glibc's does: much of
-    /// what a burst took may stay resident until a program calls
-    /// [`malloc_trim`](https://man7.org/linux/man-pages/man3/malloc_trim.3.html), which is `unsafe` and so
-    /// is left to you. The loop waits for the call, so it should take milliseconds at most. If it panics, that is
-    /// logged.
+    /// This is for allocators that keep freed memory until they are told to give it back. With glibc's, much of the
+    /// memory of a burst may stay resident until a program calls
+    /// [`malloc_trim`](https://man7.org/linux/man-pages/man3/malloc_trim.3.html), which is `unsafe` and so is left to
+    /// you. If `call` panics, that is logged.
     pub fn on_quiet(mut self, call: impl Fn() + Send + Sync + 'static) -> Self {
         self.config.on_quiet = Some(OnQuiet(Arc::new(call)));
         self

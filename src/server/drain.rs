@@ -26,14 +26,13 @@ pub struct Drain {
     /// 1012, tells clients to come back. A code that must not be sent counts as `Away`.
     pub code: CloseCode,
     /// How long connections are still accepted while [`health`](crate::ServerHandle::health) already
-    /// says 503, so that a load balancer notices. Default: 5 s.
+    /// says 503, so that a load balancer can notice. Default: 5 s.
     pub notice: Duration,
-    /// The time over which connections are closed after that, in batches and at random, so that they
-    /// don't all come back elsewhere at once. It takes at most nine tenths of what is then left until the
-    /// `deadline`, so that the last can answer. Default: 10 s.
+    /// The time over which connections are closed after the `notice`, in batches and at random, so that clients
+    /// don't all come back elsewhere at once. Default: 10 s. It takes at most nine tenths of the time that is left
+    /// until the `deadline` when the notice is over, so that the last clients can answer.
     pub spread: Duration,
-    /// When all of it is over, counted from the beginning; connections that are left are cut off.
-    /// Default: 30 s.
+    /// When the drain is over, counted from its beginning; connections that are left are cut off. Default: 30 s.
     pub deadline: Duration,
 }
 

@@ -11,10 +11,10 @@ use crate::peer::Peer;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A client asks to open a WebSocket. The handshake is answered once this event is in the channel;
-    /// what you send to the peer from now on follows the answer, and [`Peer::subprotocol`] is unknown
-    /// until then. `Close` follows if the channel stayed full for
-    /// [`handshake_timeout`](crate::Server::handshake_timeout), or if the client gave up.
+    /// A client asks to open a WebSocket. The handshake is answered once this event is in the channel. Until then
+    /// [`Peer::subprotocol`] is unknown; messages that you send to the peer from now on arrive after the answer.
+    /// `Close` follows if the channel stayed full for [`handshake_timeout`](crate::Server::handshake_timeout), or if
+    /// the client gave up.
     Open(Peer, Box<Request>),
     /// A text or binary message has arrived.
     Message(Peer, Message),
@@ -22,6 +22,18 @@ pub enum Event {
     Writable(Peer),
     /// The connection is over; nothing more comes from it.
     Close(Peer, CloseReason),
+}
+
+impl Event {
+    /// The connection that the event is about.
+    pub fn peer(&self) -> &Peer {
+        match self {
+            Self::Open(peer, _)
+            | Self::Message(peer, _)
+            | Self::Writable(peer)
+            | Self::Close(peer, _) => peer,
+        }
+    }
 }
 
 /// Passes on everything about the connections that `decide` lets in.

@@ -27,7 +27,41 @@ use crate::sync::lock;
 use crate::worker::Pool;
 
 /// A handle to a server: cheap to clone, and usable from any thread. Dropping it changes nothing; the
-/// server runs until [`shutdown`](Self::shutdown).
+/// server runs until [`shutdown`](Self::shutdown) or [`drain`](Self::drain).
+///
+/// ```no_run
+/// use framemill::{CloseCode, Drain, Message, Peer, Server};
+/// use std::time::Duration;
+///
+/// fn main() -> framemill::Result<()> {
+///     let handle = Server::bind("127.0.0.1:9001")?.start(|peer: &Peer, message: Message| {
+///         peer.subscribe("clock");
+///         peer.send(message)
+///     })?;
+///
+///     let (clock, mut seconds) = (handle.clone(), 0);
+///     let timer = handle.every(Duration::from_secs(1), move || {
+///         seconds += 1;
+///         clock.publish("clock", format!("up for {seconds} s")); // on a worker
+///     });
+///     let all = handle.clone();
+///     handle.after(Duration::from_secs(3600), move || {
+///         all.broadcast("this server restarts in a few minutes"); // to every connection
+///     });
+///
+///     std::io::stdin().read_line(&mut String::new())?; // until somebody presses Enter
+///     timer.cancel();
+///     // Where no others take over, end sooner: `handle.shutdown(Duration::from_secs(5))`.
+///     let clean = handle.drain(Drain {
+///         code: CloseCode::Restart,          // come back
+///         spread: Duration::from_secs(45),   // after the notice, which is 5 s by default
+///         deadline: Duration::from_secs(60), // from now on
+///         ..Drain::default()
+///     });
+///     println!("{}", if clean { "all have left" } else { "not all had left in time" });
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ServerHandle {
     inner: Arc<Inner>,
@@ -35,7 +69,7 @@ pub struct ServerHandle {
 
 #[derive(Debug)]
 struct Inner {
-    addrs: Vec<LocalAddr>,
+    addrs: Mutex<Vec<LocalAddr>>,
     /// For rooms and timers.
     services: Arc<Services>,
     running: OnceLock<Running>,
@@ -77,10 +111,10 @@ pub(super) struct Threads {
 const GRACE: Duration = Duration::from_millis(100);
 
 impl ServerHandle {
-    pub(super) fn new(addrs: Vec<LocalAddr>) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             inner: Arc::new(Inner {
-                addrs,
+                addrs: Mutex::default(),
                 services: Services::new(),
                 running: OnceLock::new(),
                 state: Mutex::new(State::NotStarted),
@@ -90,6 +124,10 @@ impl ServerHandle {
                 notifies: AtomicBool::new(false),
             }),
         }
+    }
+
+    pub(super) fn add_addrs(&self, more: Vec<LocalAddr>) {
+        lock(&self.inner.addrs).extend(more);
     }
 
     pub(super) fn services(&self) -> &Arc<Services> {
@@ -133,17 +171,18 @@ impl ServerHandle {
 
     /// The address of the first TCP listener: with port 0, this is how to find the port.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.inner.addrs.iter().find_map(|addr| match addr {
+        lock(&self.inner.addrs).iter().find_map(|addr| match addr {
             LocalAddr::Ip(addr) => Some(*addr),
             LocalAddr::Unix(_) => None,
         })
     }
 
     /// All addresses that are listened on, in the order they were bound, as text that
-    /// [`Server::bind`](crate::Server::bind) would take. A Unix socket that was open already, and has no path,
-    /// is `unix:(unnamed)`.
+    /// [`Server::bind`](crate::Server::bind) would take. A Unix socket without a path, which can only be one that
+    /// was open already, is `unix:(unnamed)`.
     pub fn local_addrs(&self) -> Vec<String> {
-        self.inner.addrs.iter().map(ToString::to_string).collect()
+        let addrs = lock(&self.inner.addrs);
+        addrs.iter().map(ToString::to_string).collect()
     }
 
     /// Connections that are open or opening.
@@ -152,9 +191,8 @@ impl ServerHandle {
         running.map_or(0, |r| r.shared.connections.load(Ordering::Relaxed))
     }
 
-    /// What the server has done so far, and its state now. This reads counters that its threads keep
-    /// anyway: it takes a few microseconds per thread and holds up none of them. Empty before the server
-    /// is started.
+    /// What the server has done so far, and its state now. This reads counters that the server's threads keep
+    /// anyway: it takes a few microseconds per thread and delays none of them. Empty before the server is started.
     pub fn metrics(&self) -> Metrics {
         let Some(running) = self.inner.running.get() else {
             return Metrics::default();
@@ -186,14 +224,14 @@ impl ServerHandle {
     /// once for each window size that was agreed on). Each connection's own queue limit and
     /// [`Overflow`](crate::Overflow) apply.
     ///
-    /// Waits while many earlier broadcasts are still to be carried out, unless it is called on a loop (a
-    /// handler with `workers(0)`). `false`: it is not a text or binary message, or the server is not
-    /// running (not started yet, or ended).
+    /// Waits while 256 messages to many are on their way to a loop, unless it is called on a loop (a handler with
+    /// `workers(0)`). `false`: it is not a text or binary message, or the server is not running (not started
+    /// yet, or ended).
     pub fn broadcast(&self, message: impl Into<Message>) -> bool {
         self.broadcast_with(message, Compress::Auto)
     }
 
-    /// The same, saying whether to compress, as [`Peer::send_with`](crate::Peer::send_with) does.
+    /// The same as [`broadcast`](Self::broadcast), with a choice of whether to compress this one message.
     pub fn broadcast_with(&self, message: impl Into<Message>, compress: Compress) -> bool {
         let Some(running) = self.running() else {
             return false;
@@ -212,13 +250,14 @@ impl ServerHandle {
     }
 
     /// Calls `f` once in every `period` (of at least 100 µs), from one period from now until the server
-    /// ends or the timer is [cancelled](Timer::cancel). The times are fixed: a late call does not delay
-    /// the next. `f` runs on a worker, so it may block; it never runs twice at once, and a call that is
-    /// due while an earlier one waits or runs is skipped. If `f` panics, that was the last call. It must
-    /// not call [`shutdown`](Self::shutdown), which would wait for it.
+    /// ends or the timer is [cancelled](Timer::cancel). The times are fixed: a late call does not delay the next.
     ///
-    /// With `workers(0)` it runs on the thread of all timers, where it delays the others. Timers of a
-    /// server that has not been started fire once it has.
+    /// `f` runs on a worker, so it may block. It never runs twice at once: a call that is due while an earlier one
+    /// waits or runs is skipped. If `f` panics, that was the last call. `f` must not call
+    /// [`shutdown`](Self::shutdown) or [`drain`](Self::drain), which would wait for it.
+    ///
+    /// With `workers(0)` `f` runs on the one thread of all timers, and delays the others. Timers that are set before
+    /// the server is started fire only after it has been.
     pub fn every(&self, period: Duration, f: impl FnMut() + Send + 'static) -> Timer {
         self.inner.services.every(period, f)
     }
@@ -233,16 +272,16 @@ impl ServerHandle {
     /// `topic`. Publishing to a topic without subscribers is fine and reaches nobody. Whether the message
     /// is compressed is set by topic: [`Server::compress`](crate::Server::compress).
     ///
-    /// Waits, and returns `false`, when [`broadcast`](Self::broadcast) does.
-    /// [`Peer::publish`](crate::Peer::publish) leaves out the sender.
+    /// It waits when [`broadcast`](Self::broadcast) does. It returns `false` when `broadcast` does, and when
+    /// [`Peer::publish`](crate::Peer::publish) does for a topic with history. `Peer::publish` leaves out the sender.
     pub fn publish(&self, topic: &str, message: impl Into<Message>) -> bool {
         self.publish_to(topic, &message.into(), None)
     }
 
-    /// Publishes a message of which only the latest matters: a subscriber that does not keep up gets
-    /// only the newest for each key of the topic, as with [`Peer::send_latest`](crate::Peer::send_latest).
-    /// One that keeps up gets all of them; [`Peer::publish_latest`](crate::Peer::publish_latest) says how it
-    /// is with history.
+    /// Publishes a message of which only the latest matters: a subscriber that does not keep up gets only the
+    /// newest for each key of the topic, as with [`Peer::send_latest`](crate::Peer::send_latest). A subscriber that
+    /// keeps up gets all of them. For topics with history see
+    /// [`Peer::publish_latest`](crate::Peer::publish_latest).
     pub fn publish_latest(
         &self,
         topic: &str,
@@ -263,18 +302,52 @@ impl ServerHandle {
         running.map_or(0, |r| r.shared.topics.subscribers(topic))
     }
 
-    /// Enters a name in a topic, for others to [see](Self::who) on all nodes, until the returned value is
-    /// dropped. Who may use which name, and whether a name may be entered twice, is up to you; it has
-    /// nothing to do with subscriptions. `None`: the server is not running.
+    /// Enters a name in a topic, for others to [see](Self::who) on all nodes, until the returned value is dropped.
+    /// It is up to you who may use which name, and whether a name may be entered twice. Names are independent of
+    /// subscriptions. `None`: the server is not running.
     ///
-    /// Others see it a moment later. When a node dies, its names are seen for another 10 s.
+    /// Other nodes see a name a moment later. When a node dies, its names are seen for another 10 s.
+    ///
+    /// ```no_run
+    /// use framemill::{Accept, Handler, Message, Peer, Presence, Request, Response, Server, ServerHandle};
+    ///
+    /// /// `who` is answered with the names of all who are here, on all nodes.
+    /// struct Lobby {
+    ///     server: ServerHandle,
+    /// }
+    ///
+    /// impl Handler for Lobby {
+    ///     /// In the session, so the name goes when the connection does.
+    ///     type Session = Option<Presence>;
+    ///
+    ///     fn open(&self, request: &Request, _: &Peer) -> Result<Accept<Option<Presence>>, Response> {
+    ///         match request.query_param("name") {
+    ///             Some(name) => Ok(Accept::new(self.server.enter("lobby", &name))),
+    ///             None => Err(Response::forbidden()),
+    ///         }
+    ///     }
+    ///
+    ///     fn message(&self, _: &mut Option<Presence>, peer: &Peer, message: Message) {
+    ///         if message.to_text().is_ok_and(|text| text == "who") {
+    ///             peer.send(self.server.who("lobby").join(", ")).ok(); // may block: handlers run on workers
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// fn main() -> framemill::Result<()> {
+    ///     let server = Server::bind("127.0.0.1:9001")?; // … and `.backplane(Redis::new(url)?)` for several nodes
+    ///     let lobby = Lobby { server: server.handle() };
+    ///     server.run(lobby)
+    /// }
+    /// ```
     pub fn enter(&self, topic: &str, name: &str) -> Option<Presence> {
         let running = self.running()?;
         Some(Presence::begin(running.shared.clone(), topic, name))
     }
 
-    /// The names in a topic, on all nodes, each once, in order; while Redis can't be reached, only those
-    /// of this node. With `Redis` this asks Redis, so it blocks, for at most 3 s: don't call it in a
+    /// The names in a topic, on all nodes, each once, sorted; while Redis can't be reached, only those of
+    /// this node. Names are [entered](Self::enter) by `enter`. With `Redis` this asks Redis, so it blocks, for at
+    /// most 3 s (and while the system looks up the name of the Redis server, if its URL has one): don't call it in a
     /// handler with `workers(0)`.
     pub fn who(&self, topic: &str) -> Vec<String> {
         let Some(running) = self.inner.running.get() else {
@@ -285,8 +358,8 @@ impl ServerHandle {
         everywhere.unwrap_or_else(|| shared.presences.of(topic))
     }
 
-    /// How the [backplane](crate::Server::backplane) is doing. With [`Local`](crate::Local), which is
-    /// the default, it is all zeros.
+    /// How the [backplane](crate::Server::backplane) is doing. With [`Local`](crate::Local), the default, everything
+    /// is zero.
     pub fn backplane_state(&self) -> BackplaneState {
         let running = self.inner.running.get();
         let backplane = running.and_then(|r| r.shared.backplane.as_ref());
@@ -294,11 +367,11 @@ impl ServerHandle {
     }
 
     /// Uses another certificate and key for new connections, after a renewal for instance. Open
-    /// connections keep theirs.
+    /// connections keep the old ones.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) if the server was started without
-    /// [`tls`](crate::Server::tls), or is not running. What is wrong with files is reported earlier, when a
+    /// [`tls`](crate::Server::tls), or is not running. Errors in the files are reported earlier, when a
     /// [`Tls`](crate::Tls) is made of them.
     #[cfg(feature = "tls")]
     pub fn reload_tls(&self, tls: Tls) -> Result<()> {
@@ -311,16 +384,16 @@ impl ServerHandle {
         }
     }
 
-    /// Ends the server in good order, and waits for that: stops listening, lets handlers deal with what
-    /// has arrived, sends what is queued and then a close frame with 1001 to every connection, and waits
-    /// for the answers. After `deadline` the connections that are left are cut off, and their
+    /// Ends the server in good order, and waits for the end: stops listening, lets handlers deal with the messages
+    /// that have arrived, sends to every connection the messages in its queue and then a close frame with 1001, and
+    /// waits for the answers. After `deadline` the connections that are left are cut off; their
     /// [`CloseReason`](crate::CloseReason) says how much was not delivered.
     ///
-    /// `true` if everything ended by itself, handlers included, and no connection was cut off. A
-    /// handler that still blocks is left behind on its thread.
+    /// `true`: everything ended by itself, handlers included, and no connection was cut off. A handler that still
+    /// blocks then is left behind on its thread.
     ///
-    /// Must not be called by a handler, a room or a timer, which would wait for itself: call it on a
-    /// thread of your own.
+    /// Must not be called by a handler, a room or a timer, which would wait for itself: call it on a thread of
+    /// your own.
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline.min(NEVER);
         self.begin_draining();
@@ -333,14 +406,14 @@ impl ServerHandle {
 
     /// Takes the server out of service while others take over, and waits for its end:
     ///
-    /// 1. [`is_draining`](Self::is_draining) is true and [`health`](Self::health) says 503, while
-    ///    connections are still accepted, for the `notice` of `drain`;
-    /// 2. the server stops listening, and connections are closed as by [`shutdown`](Self::shutdown), but
-    ///    in batches, at random, over the `spread` of `drain`;
-    /// 3. at its `deadline` what is left is cut off.
+    /// 1. For [`Drain::notice`], connections are still accepted, but [`is_draining`](Self::is_draining) is true and
+    ///    [`health`](Self::health) says 503.
+    /// 2. The server stops listening, and closes connections as [`shutdown`](Self::shutdown) does, but in batches,
+    ///    at random, over [`Drain::spread`], with [`Drain::code`].
+    /// 3. At [`Drain::deadline`], counted from the call, the connections that are left are cut off.
     ///
-    /// Meanwhile `shutdown`, called on another thread, cuts it short. The result is that of `shutdown`;
-    /// like `shutdown`, it must not be called by a handler, a room or a timer.
+    /// `shutdown`, called on another thread meanwhile, cuts the drain short. The result is that of `shutdown`. Like
+    /// `shutdown`, `drain` must not be called by a handler, a room or a timer.
     pub fn drain(&self, drain: Drain) -> bool {
         let deadline = Instant::now() + drain.deadline.min(NEVER);
         self.begin_draining();
@@ -400,9 +473,9 @@ impl ServerHandle {
         }
     }
 
-    /// Waits until the server has ended because somebody called [`shutdown`](Self::shutdown), or because one
-    /// of its loops has failed, which is logged: then all end, as with a shutdown within the
-    /// [`close_timeout`](crate::Server::close_timeout). Returns at once if it is not running.
+    /// Waits until the server has ended because somebody called [`shutdown`](Self::shutdown) or
+    /// [`drain`](Self::drain), or because one of its loops has failed, which is logged: then all loops end as with a
+    /// shutdown within the [`close_timeout`](crate::Server::close_timeout). Returns at once if it is not running.
     pub fn wait(&self) {
         self.end();
     }

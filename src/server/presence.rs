@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use crate::link::Shared;
 
-/// A name in a topic, for as long as this lives: see
-/// [`ServerHandle::enter`](super::ServerHandle::enter). Keep it in the session of the connection, and it
-/// ends with the connection.
+/// A name in a topic, for as long as this value lives: see [`ServerHandle::enter`](super::ServerHandle::enter). Keep
+/// it in the session of a connection, and the name leaves with the connection.
 #[must_use = "whoever enters leaves when this is dropped"]
 pub struct Presence {
     shared: Arc<Shared>,

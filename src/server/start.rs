@@ -8,10 +8,12 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::builder::Server;
 use super::check::check;
-use super::engine::{Engine, OnTheLoop, ToWorkers};
+use super::engine::Engine;
 use super::events::{Event, ToChannel};
 use super::handle::{Running, ServerHandle, Threads};
 use super::handler::{Accept, Handler};
+use super::inline::OnTheLoop;
+use super::workers::ToWorkers;
 use crate::backplane::Node;
 use crate::error::{Error, Result};
 use crate::http::{Request, Response};
@@ -39,10 +41,11 @@ impl Server {
         }
     }
 
-    /// Runs on threads of its own.
+    /// Runs on threads of its own, and returns at once.
     ///
     /// # Errors
-    /// [`Error::Config`] for a setting that is out of range, [`Error::Io`] if a thread or a poll instance can't be created.
+    /// [`Error::Config`] for a setting that is out of range, [`Error::Io`] if a thread or a poll instance can't be
+    /// created, and the error of [`Backplane::start`](crate::Backplane::start).
     pub fn start(self, handler: impl Handler) -> Result<ServerHandle> {
         check(&self.config)?;
         let listeners = spread(self.listeners, self.config.loops)?;
@@ -102,11 +105,11 @@ impl Server {
     /// works in `crossbeam_channel::select!` and may be received from by any threads. Events of one
     /// connection are in order.
     ///
-    /// The channel holds 1024 events; when nobody receives, the peers are slowed down. At least one
-    /// worker runs, whatever [`workers`](Self::workers) says.
+    /// The channel holds 1,024 events; when nobody receives, the peers are slowed down. At least one worker runs,
+    /// whatever [`workers`](Self::workers) says.
     ///
-    /// A shutdown also passes the end of every connection on, so it waits for room in the channel: drop the
-    /// receiver first, or receive on another thread.
+    /// A shutdown puts the end of every connection into the channel too, and waits for room in it. So drop the
+    /// receiver before, or receive on another thread.
     ///
     /// All clients within the server's limits are let in; [`events_with`](Self::events_with) can refuse.
     ///
@@ -116,9 +119,9 @@ impl Server {
         self.events_with(|_| Ok(Accept::new(())))
     }
 
-    /// Like [`events`](Self::events), but `decide` is asked first: it lets connections in, perhaps with a
-    /// subprotocol and headers, or refuses them with a response, and then they produce no event. It is
-    /// called as [`Handler::open`] is, on workers, and may block.
+    /// Like [`events`](Self::events), but `decide` is asked first: it lets a connection in, perhaps with a
+    /// subprotocol and headers, or refuses it with a response. A refused connection produces no event. `decide` is
+    /// called on workers, as [`Handler::open`] is, and may block.
     ///
     /// ```no_run
     /// use framemill::{Accept, Response, Server};

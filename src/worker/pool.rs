@@ -59,13 +59,13 @@ impl<T> Clone for RunQueue<T> {
 /// What workers do with the items.
 pub(crate) trait Work<T>: Send + Sync + 'static {
     /// What a worker has for itself.
-    type Desk;
+    type State;
     /// A worker thread begins, the n-th.
-    fn begin(&self, n: usize) -> Self::Desk;
+    fn begin(&self, n: usize) -> Self::State;
     /// Runs one item. `true`: it goes back on the run queue. Must not panic.
-    fn run(&self, desk: &mut Self::Desk, item: &mut T) -> bool;
+    fn run(&self, state: &mut Self::State, item: &mut T) -> bool;
     /// A worker is about to wait, or has run many items: what it held back should go out.
-    fn pause(&self, desk: &mut Self::Desk);
+    fn pause(&self, state: &mut Self::State);
     /// Whether a worker keeps what should go when it has had nothing to do for a while.
     fn keeps(&self) -> bool;
     /// Lets go of it.
@@ -133,13 +133,13 @@ impl Pool {
 }
 
 fn work_off<T, W: Work<T>>(n: usize, work: &W, items: &Receiver<T>, back: &Weak<Sender<T>>) {
-    let mut desk = work.begin(n);
+    let mut state = work.begin(n);
     let mut runs = 0;
     loop {
         let mut item = match items.try_recv() {
             Ok(item) => item,
             Err(_) => {
-                work.pause(&mut desk);
+                work.pause(&mut state);
                 match wait(work, items) {
                     Some(item) => item,
                     None => return,
@@ -148,9 +148,9 @@ fn work_off<T, W: Work<T>>(n: usize, work: &W, items: &Receiver<T>, back: &Weak<
         };
         runs += 1;
         if runs % RUNS == 0 {
-            work.pause(&mut desk);
+            work.pause(&mut state);
         }
-        while work.run(&mut desk, &mut item) {
+        while work.run(&mut state, &mut item) {
             // To the end of the queue, so that others get their turn.
             if let Some(back) = back.upgrade() {
                 let _ = back.send(item);

@@ -54,8 +54,9 @@ const FLAGS: &[&str] = &[
 
 /// Runs a browser until its own standard input ends, also because the test process was killed. Then
 /// all of it is told to end, and nothing is left of it: `cat` ends once none of its processes is there.
+/// If it ends by itself before, there is a file that says so.
 const TETHER: &str = r#"
-"$@" 2>&1 | (trap '' TERM; exec cat >"$DIR/log") &
+("$@"; : >"$DIR/ended") 2>&1 | (trap '' TERM; exec cat >"$DIR/log") &
 read -r _
 trap : TERM
 kill 0
@@ -110,11 +111,19 @@ pub struct Browser {
 }
 
 impl Browser {
+    /// A browser crashes at times while it starts: that is not what is tested.
     fn start(executable: &Path) -> Self {
-        let dir = Path::new(TARGET).join(format!("tmp/chromium-{}", std::process::id()));
+        let started = (0..3).find_map(|attempt| Self::try_start(executable, attempt));
+        started.expect("the browser starts in one of three attempts")
+    }
+
+    /// `None`: it ended at once.
+    fn try_start(executable: &Path, attempt: u32) -> Option<Self> {
+        let name = format!("tmp/chromium-{}-{attempt}", std::process::id());
+        let dir = Path::new(TARGET).join(name);
         let profile = dir.join("profile");
         fs::create_dir_all(&profile).unwrap();
-        let process = Command::new("sh")
+        let mut process = Command::new("sh")
             .args(["-c", TETHER, "sh"])
             .arg(executable)
             .args(FLAGS)
@@ -134,18 +143,24 @@ impl Browser {
             if let Some((port, path)) = text.split_once('\n').filter(|(_, path)| !path.is_empty()) {
                 break (port.parse().unwrap(), path.trim().to_owned());
             }
+            let log = || fs::read_to_string(dir.join("log")).unwrap_or_default();
+            if dir.join("ended").exists() {
+                eprintln!("{} ended at once: {}", executable.display(), log());
+                drop(process.stdin.take());
+                process.wait().unwrap();
+                return None;
+            }
             if started.elapsed() > WAIT {
-                let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
-                panic!("{} does not start: {log}", executable.display());
+                panic!("{} does not start: {}", executable.display(), log());
             }
             std::thread::sleep(PAUSE);
         };
         let addr = SocketAddr::from(([127, 0, 0, 1], address.0));
-        Self {
+        Some(Self {
             addr,
             devtools: Mutex::new(DevTools::connect(addr, &address.1)),
             _process: process,
-        }
+        })
     }
 
     fn call(&self, method: &str, params: Value) -> Value {

@@ -65,22 +65,22 @@ const COMPLAINTS: Duration = Duration::from_secs(5);
 /// Topics that span all nodes that use the same Redis and the same [`prefix`](Self::prefix): feature
 /// `redis`. It speaks RESP2 to Redis 5 or newer, over TCP or a Unix socket, on two threads of its own.
 ///
-/// - What is published on any node reaches each subscriber on every node once, as long as that node
-///   hears Redis. What one thread publishes arrives in the order of its calls, there as here.
-/// - Redis cuts off a node for which too much waits (`client-output-buffer-limit`: 32 MB, or 8 MB for a
-///   minute, unless it is set), as when it is too slow, or when one message is larger. It connects anew,
-///   and has missed what waited; that is seen in its [`BackplaneState::failures`] only.
-/// - Only topics with subscribers here are subscribed to. That takes a moment after
-///   [`Peer::subscribe`](crate::Peer::subscribe) has returned: what other nodes publish meanwhile does
-///   not arrive.
-/// - While Redis is away, subscribers here go on getting what is published here. What others should
-///   get is [queued](Self::queue), and what doesn't fit is lost, counted in
-///   [`BackplaneState::lost`] and logged. What others publish meanwhile is missed.
-/// - While Redis takes no writes, as when its memory is full, topics with history wait and the others
-///   go on.
-/// - Topics with [history](crate::Server::history) are kept here, in Redis Streams, and miss nothing:
-///   what could not be heard when it was published is fetched later. They need a Redis that
-///   keeps what it has acknowledged (`appendonly yes`), or those who missed something are told so.
+/// - A message that is published on any node reaches each subscriber on every node once, as long as that node hears
+///   Redis. The messages of one thread arrive in the order of its calls, on all nodes.
+/// - Redis cuts off a node for which too much waits (`client-output-buffer-limit`: 32 MB, or 8 MB for a minute, unless
+///   it is set), because the node is too slow, or because one message is larger. The node connects anew, and has
+///   missed what waited; only its [`BackplaneState::failures`] tells.
+/// - A node subscribes only to topics that have subscribers on it. That takes a moment after
+///   [`Peer::subscribe`](crate::Peer::subscribe) has returned; messages that other nodes publish meanwhile don't
+///   arrive.
+/// - While Redis is away, subscribers go on getting what is published on their own node. Messages for other nodes are
+///   [queued](Self::queue); those that don't fit are lost, counted in [`BackplaneState::lost`] and logged. Messages
+///   that other nodes publish meanwhile are missed.
+/// - While Redis takes no writes, for instance because its memory is full, messages to topics with history wait, and
+///   other topics go on.
+/// - Topics with [history](crate::Server::history) are kept in Redis Streams, and miss nothing: messages that could
+///   not be heard when they were published are fetched later. This needs a Redis that keeps what it has acknowledged
+///   (`appendonly yes`); otherwise clients that missed something are sent `gap`.
 ///
 /// ```no_run
 /// use framemill::{Message, Peer, Redis, Server};
@@ -189,7 +189,7 @@ impl Redis {
     /// lost, after a pause that grows from 50 ms to 5 s.
     ///
     /// # Errors
-    /// [`Error::Config`] if it is no such URL.
+    /// [`Error::Config`] if this is not the URL of a Redis server.
     pub fn new(url: impl AsRef<str>) -> Result<Self> {
         // What the crate says may contain the password.
         let address = Address::parse(url.as_ref())
@@ -226,17 +226,21 @@ impl Redis {
         })
     }
 
-    /// What all keys and channels begin with. Servers with different ones have nothing to do with each
-    /// other, if none of these begins with another: beside `app:` there may be `app2:`, but not `app:t:`,
-    /// whose topic `lobby` would be the topic `t:lobby` of `app:`; and nothing beside an empty one. That
-    /// can't be seen from here, so it is not refused. Default: `framemill:`.
+    /// The prefix of all keys and channels. Default: `framemill:`.
+    ///
+    /// Servers with different prefixes are separate, provided that no prefix begins with another: `app:` and `app2:`
+    /// are fine; `app:` and `app:t:` are not (the topic `lobby` of the second is `t:lobby` of the first); an empty
+    /// prefix allows no other. This is not checked.
+    #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.settings().prefix = prefix.into();
         self
     }
 
-    /// What may wait for Redis: messages, and their bytes with those of names. Default: 65,536, 64 MiB. One
-    /// more is lost to the other nodes.
+    /// How many messages may wait for Redis, and how many bytes of them, the names of topics included. Default:
+    /// 65,536, 64 MiB. Further messages are lost to the other nodes; for topics with history,
+    /// [`Peer::publish`](crate::Peer::publish) returns `false`.
+    #[must_use]
     pub fn queue(mut self, messages: usize, bytes: usize) -> Self {
         let settings = self.settings();
         (settings.most, settings.most_bytes) = (messages, bytes);

@@ -21,15 +21,15 @@ fn kept(epoch: u64, number: u64, sequence: u64) -> Kept {
 }
 
 /// Adopts this, and gives what those who are live get.
-fn adopt(feed: &mut Feed, last: Offset, kept: Vec<Kept>) -> News {
+fn adopt(feed: &mut Feed, last: Offset, kept: Vec<Kept>) -> FeedUpdate {
     let topic = "t".into();
     let mut tail = Tail { topic, last, kept };
-    let mut news = feed.rejoin(&mut tail);
+    let mut update = feed.rejoin(&mut tail);
     for kept in tail.kept {
-        news.messages.extend(feed.take_in(kept).messages);
+        update.messages.extend(feed.take_in(kept).messages);
     }
     feed.catch_up(last);
-    news
+    update
 }
 
 fn texts(messages: impl Iterator<Item = (Offset, Message)>) -> Vec<String> {
@@ -82,38 +82,38 @@ fn whoever_comes_back_gets_what_it_missed_or_is_told() {
 fn what_is_missed_is_adopted_once() {
     let mut feed = Feed::new(History::last(10), None);
     assert!(feed.follow(kept(5, 1, 1)).unwrap().messages.is_empty());
-    let news = adopt(&mut feed, offset(5, 2), vec![kept(5, 1, 1), kept(5, 2, 2)]);
-    assert_eq!((news.messages.len(), news.gap), (2, None));
+    let update = adopt(&mut feed, offset(5, 2), vec![kept(5, 1, 1), kept(5, 2, 2)]);
+    assert_eq!((update.messages.len(), update.gap), (2, None));
     assert_eq!(feed.follow(kept(5, 3, 3)).unwrap().messages.len(), 1);
     assert!(feed.follow(kept(5, 3, 3)).unwrap().messages.is_empty());
     assert!(feed.follow(kept(5, 5, 5)).is_none(), "4 is missing");
-    let news = adopt(&mut feed, offset(5, 5), vec![kept(5, 4, 4), kept(5, 5, 5)]);
-    assert_eq!((news.messages.len(), news.gap), (2, None));
+    let update = adopt(&mut feed, offset(5, 5), vec![kept(5, 4, 4), kept(5, 5, 5)]);
+    assert_eq!((update.messages.len(), update.gap), (2, None));
     // Some of it is gone.
-    let news = adopt(&mut feed, offset(5, 9), vec![kept(5, 8, 8), kept(5, 9, 9)]);
-    assert_eq!(news.gap, Some(Message::text("gap 5-7 t\n")));
-    assert_eq!(news.messages.len(), 2);
+    let update = adopt(&mut feed, offset(5, 9), vec![kept(5, 8, 8), kept(5, 9, 9)]);
+    assert_eq!(update.gap, Some(Message::text("gap 5-7 t\n")));
+    assert_eq!(update.messages.len(), 2);
     // What is there under the number of the latest is something else.
     let seen = Offset {
         tag: 7,
         ..offset(5, 8)
     };
-    let news = adopt(
+    let update = adopt(
         &mut feed,
         offset(5, 10),
         vec![kept(5, 9, 10), kept(5, 10, 11)],
     );
-    assert_eq!(news.gap, Some(Message::text("gap 5-8 t\n")));
-    assert_eq!(news.messages.len(), 2);
+    assert_eq!(update.gap, Some(Message::text("gap 5-8 t\n")));
+    assert_eq!(update.messages.len(), 2);
     let replay = feed.replay(Since::After(seen));
     assert!(replay.gap.is_some(), "8 may have been another as well");
     let replay = feed.replay(Since::After(offset(5, 8)));
     assert!(replay.gap.is_none(), "who has been told of it");
     // Redis has lost everything, and was sent 11 again.
     let again = vec![kept(5, 11, 12), kept(6, 1, 11), kept(6, 2, 12)];
-    let news = adopt(&mut feed, offset(6, 2), again);
-    assert_eq!(news.gap, Some(Message::text("gap 6-0 t\n")));
-    assert_eq!(news.messages.len(), 1);
+    let update = adopt(&mut feed, offset(6, 2), again);
+    assert_eq!(update.gap, Some(Message::text("gap 6-0 t\n")));
+    assert_eq!(update.messages.len(), 1);
     assert_eq!(feed.last(), offset(6, 2));
 }
 
@@ -145,8 +145,8 @@ fn the_first_message_of_all_is_no_gap() {
     let mut feed = Feed::new(History::last(10), None);
     adopt(&mut feed, Offset::default(), Vec::new());
     assert!(feed.follow(kept(7, 1, 1)).is_none(), "another epoch");
-    let news = adopt(&mut feed, offset(7, 1), vec![kept(7, 1, 1)]);
-    assert_eq!((news.messages.len(), news.gap), (1, None));
+    let update = adopt(&mut feed, offset(7, 1), vec![kept(7, 1, 1)]);
+    assert_eq!((update.messages.len(), update.gap), (1, None));
     assert_eq!(feed.replay(Since::After(Offset::default())).gap, None);
 }
 
@@ -157,8 +157,8 @@ fn whoever_saw_what_is_lost_is_not_sent_it_again() {
     adopt(&mut feed, offset(5, 1), vec![kept(5, 1, 1)]);
     let mut other = Feed::new(History::last(10), None);
     adopt(&mut other, offset(5, 1), vec![kept(5, 1, 1)]);
-    let news = adopt(&mut feed, Offset::default(), Vec::new());
-    assert_eq!(news.gap, Some(Message::text("gap 0-0-1 t\n")));
+    let update = adopt(&mut feed, Offset::default(), Vec::new());
+    assert_eq!(update.gap, Some(Message::text("gap 0-0-1 t\n")));
     let told: Offset = "0-0-1".parse().unwrap();
     let mut get = |offset: Offset| {
         let replay = feed.replay(Since::After(offset));
@@ -168,8 +168,8 @@ fn whoever_saw_what_is_lost_is_not_sent_it_again() {
     assert_eq!(get(told), "live 0-0-1 t\n");
     assert_eq!(get(Offset::default()), "live 0-0 t\n");
     assert!(other.replay(Since::After(told)).gap.is_some());
-    let news = adopt(&mut feed, offset(6, 1), vec![kept(6, 1, 2)]);
-    assert_eq!((news.messages.len(), news.gap), (1, None));
+    let update = adopt(&mut feed, offset(6, 1), vec![kept(6, 1, 2)]);
+    assert_eq!((update.messages.len(), update.gap), (1, None));
 }
 
 #[test]

@@ -10,33 +10,34 @@ use crate::error::{Error, Result};
 
 /// The certificate and private key of a server, ready to accept TLS connections.
 ///
-/// Cheap to clone. Loading takes some milliseconds: the files are read, and one handshake is made
-/// in memory, so that a key that is not the certificate's is found here and not by the first client.
+/// Cheap to clone. Loading takes some milliseconds: the files are read, and one handshake is made in memory, so that
+/// a key that does not fit the certificate is found here and not by the first client.
 ///
-/// # What is set
+/// # Settings
 /// - TLS 1.2 is the oldest version that is spoken.
 /// - ALPN answers `http/1.1` to clients that ask (not on Apple systems, where native-tls can't).
-/// - Everything else is native-tls's default. On Linux that is OpenSSL with the "intermediate" ciphers of
-///   Mozilla's recommendations, session tickets, and no renegotiation (with OpenSSL 3; 1.1.1 makes a few).
+/// - Everything else is native-tls's default. On Linux that is OpenSSL with the "intermediate" ciphers of Mozilla's
+///   recommendations, session tickets, and no renegotiation (with OpenSSL 3; 1.1.1 makes a few renegotiations, then
+///   the connection ends).
 ///
 /// # What native-tls can't do
-/// - No certificates are asked of clients.
-/// - One identity per server: there is no choice by the name a client asks for (SNI). A certificate
-///   with several names serves them all.
-/// - No choice of ciphers or curves, and on Linux no TLS 1.3 for servers: native-tls 0.2 builds its
-///   acceptor with TLS 1.3 switched off.
+/// - Ask clients for certificates.
+/// - Choose an identity by the name that a client asks for (SNI). There is one identity per server; a certificate with
+///   several names serves them all.
+/// - Choose ciphers or curves.
+/// - On Linux, speak TLS 1.3 as a server: native-tls 0.2 builds its acceptor with TLS 1.3 switched off.
 ///
 /// If you need these, put a proxy in front that terminates TLS.
 #[derive(Clone)]
 pub struct Tls(TlsAcceptor);
 
 impl Tls {
-    /// From PEM: the certificate followed by the intermediate ones, if any, and the private key of
-    /// the first, unencrypted, in PKCS#8 (`BEGIN PRIVATE KEY`).
-    /// Keys in other forms are refused, with the command that converts them.
+    /// From PEM: `cert_chain` is the certificate followed by the intermediate ones, if any; `key` is the private key
+    /// of the first, unencrypted, in PKCS#8 (`BEGIN PRIVATE KEY`). A key in another form is refused; the error has the
+    /// command that converts it.
     ///
     /// # Errors
-    /// [`Error::Tls`], which says what is wrong with which.
+    /// [`Error::Tls`], which says which of the two is wrong and why.
     pub fn from_pem(cert_chain: &[u8], key: &[u8]) -> Result<Self> {
         from_pem("the certificate chain", cert_chain, "the private key", key)
     }
@@ -45,7 +46,7 @@ impl Tls {
     /// client, for instance.
     ///
     /// # Errors
-    /// [`Error::Tls`], which says what is wrong with which file.
+    /// [`Error::Tls`], which says which file is wrong and why.
     pub fn from_pem_files(cert_chain: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self> {
         let (cert_path, key_path) = (cert_chain.as_ref(), key.as_ref());
         let (cert, key) = (read(cert_path)?, read(key_path)?);

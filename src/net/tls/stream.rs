@@ -235,7 +235,10 @@ impl<S: Socket> TlsStream<S> {
             }
         }
         if let Err(error) = stream.get_mut().settle() {
-            self.end.get_or_insert(End::Failed(Some(error)));
+            // What has arrived is there all the same, if it is only that an answer of TLS could not be sent.
+            if !stream.get_ref().is_mute() {
+                self.end.get_or_insert(End::Failed(Some(error)));
+            }
         }
         if filled > 0 || buf.is_empty() {
             return Ok(filled);
@@ -267,7 +270,7 @@ impl<S: Socket> TlsStream<S> {
         let State::Open(stream) = &mut self.state else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        if stream.get_ref().is_ending() {
+        if stream.get_ref().is_ending() || stream.get_ref().is_mute() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let taken = seal(stream, bufs);
@@ -278,6 +281,13 @@ impl<S: Socket> TlsStream<S> {
     /// Sends what earlier writes left behind. `true`: nothing is left.
     pub(crate) fn flush_pending(&mut self) -> io::Result<bool> {
         self.wire().map_or(Ok(true), Wire::flush_pending)
+    }
+
+    /// A write has failed: none will be tried any more.
+    pub(crate) fn fall_mute(&mut self) {
+        if let Some(wire) = self.wire() {
+            wire.fall_mute();
+        }
     }
 
     /// How much of what was taken is not with the kernel yet, encrypted.
@@ -339,14 +349,6 @@ impl TlsStream<Stream> {
         match self.wire() {
             Some(wire) => wire.socket.register(registry, token),
             None => Err(io::ErrorKind::NotConnected.into()),
-        }
-    }
-
-    pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        match self.wire() {
-            Some(wire) => wire.socket.deregister(registry),
-            // Closed, so epoll has forgotten it.
-            None => Ok(()),
         }
     }
 }

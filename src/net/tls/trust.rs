@@ -8,17 +8,16 @@ use native_tls::{Certificate, Protocol, TlsConnector, TlsConnectorBuilder};
 use super::pem;
 use crate::error::{Error, Result};
 
-/// Whom a client trusts to be the server it asked for. Cheap to clone.
+/// The certificates that a client trusts. Cheap to clone.
 ///
-/// TLS 1.2 is the oldest version that is spoken, and ALPN offers `http/1.1`. The host of the URL is
-/// sent as server name (SNI), and the certificate must be for it. native-tls can't send a certificate
-/// of the client's own.
+/// TLS 1.2 is the oldest version that is spoken, and ALPN offers `http/1.1`. The host of the URL is sent as server
+/// name (SNI), and the certificate must be for that name. native-tls can't send a certificate of the client's own.
 #[derive(Clone)]
 pub struct Trust(TlsConnector);
 
 impl Trust {
-    /// The certificate authorities of the system, as they are when the process first asks for them:
-    /// reading them takes tens of milliseconds. The default.
+    /// The certificate authorities of the system, as they are when the process first asks for them. That first
+    /// reading takes tens of milliseconds. The default.
     ///
     /// # Errors
     /// [`Error::Tls`] if they can't be read.
@@ -31,7 +30,7 @@ impl Trust {
         Ok(SYSTEM.get_or_init(|| trust).clone())
     }
 
-    /// Those of the system and the certificates in `pem`: authorities, or a server's own.
+    /// The certificate authorities of the system, and the certificates in `pem`: authorities, or a server's own.
     ///
     /// # Errors
     /// [`Error::Tls`] if there is none in `pem`, or one that can't be read.
@@ -48,8 +47,7 @@ impl Trust {
         build(add_roots(builder.disable_built_in_roots(true), pem)?)
     }
 
-    /// Any certificate, for any name, so that TLS no longer protects against an active attacker. For tests
-    /// only.
+    /// Any certificate, for any name. For tests only: TLS then no longer protects against an active attacker.
     ///
     /// # Errors
     /// [`Error::Tls`] if the TLS library fails.

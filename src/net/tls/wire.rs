@@ -166,6 +166,8 @@ pub(super) struct Wire<S> {
     /// The end of the sending half waits for `pending`, or has been done.
     ending: bool,
     ended: bool,
+    /// The kernel takes nothing any more: it failed once, which was told, and what is written goes nowhere.
+    mute: bool,
 }
 
 impl<S: Socket> Wire<S> {
@@ -185,6 +187,7 @@ impl<S: Socket> Wire<S> {
             shaking: true,
             ending: false,
             ended: false,
+            mute: false,
         }
     }
 
@@ -333,8 +336,12 @@ impl<S: Socket> Wire<S> {
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         self.credit = (self.credit + (bytes.len() / SENT) as u32).min(CREDIT);
-        if self.flush_pending()? {
-            send_all(&mut self.socket, &mut rest)?;
+        if self.flush_pending()? && !self.mute {
+            let sent = send_all(&mut self.socket, &mut rest);
+            sent.inspect_err(|_| self.fall_mute())?;
+        }
+        if self.mute {
+            return Ok(());
         }
         if self.pending() + rest.len() > PENDING {
             self.exhausted = true;
@@ -356,7 +363,7 @@ impl<S: Socket> Wire<S> {
         if sent > 0 {
             self.pending.advance(sent);
         }
-        result?;
+        result.inspect_err(|_| self.fall_mute())?;
         if self.has_pending() {
             return Ok(false);
         }
@@ -364,6 +371,15 @@ impl<S: Socket> Wire<S> {
             self.socket.end()?;
         }
         Ok(true)
+    }
+
+    pub(super) fn fall_mute(&mut self) {
+        self.mute = true;
+        self.pending = Leftover::default();
+    }
+
+    pub(super) fn is_mute(&self) -> bool {
+        self.mute
     }
 
     /// Ends the sending half once all is sent.

@@ -45,9 +45,9 @@ fn receive_by<'a>(
         let mut input = &mut piece[..];
         loop {
             let plain = short.then(|| protocol.next_plain(&mut input)).flatten();
-            if let Some((text, payload, key)) = plain {
-                let coming = payload.len() + input.len();
-                match blocks.message(text, payload, key, coming, &mut messages) {
+            if let Some(plain) = plain {
+                let coming = plain.payload.len() + input.len();
+                match blocks.message(plain, coming, &mut messages) {
                     Ok(()) => continue,
                     Err(violation) => return (messages, Some(violation)),
                 }

@@ -15,6 +15,7 @@ use crate::link::Link;
 use crate::metrics::Refusal;
 use crate::net::Stream;
 use crate::peer::Peer;
+use crate::proto::Role;
 use crate::reactor::acceptor;
 use crate::reactor::conn::{Conn, Phase};
 use crate::reactor::dialing::{self, Dialing};
@@ -128,10 +129,9 @@ impl<U: Upstream> EventLoop<U> {
             let id = PeerId::new(handle.index, key);
             let link = Arc::new(Link::new(id, remote, handle.clone(), client));
             let mut conn = Conn::new(stream, Peer { link }, phase, now);
-            let way = if U::DIALS {
-                "connecting to"
-            } else {
-                "connected from"
+            let way = match U::ROLE {
+                Role::Client => "connecting to",
+                Role::Server => "connected from",
             };
             let over = match conn.is_refused() {
                 true => ", over a limit",

@@ -7,7 +7,7 @@ use crate::id::Key;
 use crate::link::{Command, Link, Permit};
 use crate::message::CloseCause;
 use crate::peer::Peer;
-use crate::reactor::spreading::{Reach, Spread};
+use crate::reactor::fan_out::{FanOut, Frames, Recipients};
 use crate::reactor::stopping::Stopping;
 use crate::reactor::upstream::Upstream;
 
@@ -30,7 +30,7 @@ impl<U: Upstream> EventLoop<U> {
         }
         self.held_back = !self.held_back && self.stopping.is_none() && self.may_be_joined();
         if !self.held_back {
-            self.spread(true);
+            self.fan_out_and_write();
         }
     }
 
@@ -38,27 +38,27 @@ impl<U: Upstream> EventLoop<U> {
     /// them this turn: one write to each of many costs more than the wait, which a nap bounds.
     fn may_be_joined(&self) -> bool {
         let gave_work = self.gave_work || !self.runnable.is_empty();
-        gave_work && !self.upstream.is_inline() && self.reaches() >= MANY
+        gave_work && !self.upstream.is_inline() && self.most_recipients() >= MANY
     }
 
     /// To how many connections at most the gathered frames go.
-    fn reaches(&self) -> usize {
-        self.run.first().map_or(0, |spread| match spread {
-            Spread::All(..) => self.conns.len(),
-            Spread::Topic(publication, _) => self.audience.of(publication.topic).len(),
-            Spread::Members(_, keys, _) => keys.len(),
+    fn most_recipients(&self) -> usize {
+        self.gathered.first().map_or(0, |fan_out| match fan_out {
+            FanOut::All(..) => self.conns.len(),
+            FanOut::Topic(publication, _) => self.audience.of(publication.topic).len(),
+            FanOut::Members(_, keys, _) => keys.len(),
         })
     }
 
     fn execute(&mut self, command: Command) {
         use Command::{Batch, Broadcast, Flush, Multicast, Publish, Resume};
-        let goes_with_spreads = matches!(
+        let goes_with_fan_outs = matches!(
             command,
             Broadcast(..) | Publish(..) | Multicast { .. } | Batch(..) | Flush(_) | Resume(_)
         );
-        if !goes_with_spreads {
+        if !goes_with_fan_outs {
             // It may write to outboxes, or change who is there.
-            self.spread(false);
+            self.fan_out();
         }
         match command {
             Command::Flush(key) => self.touch(key),
@@ -89,12 +89,12 @@ impl<U: Upstream> EventLoop<U> {
             }),
             Command::SendLatest { link, key } => self.apply(&link, |link| link.push_latest(key)),
             Command::Close(link) => self.apply(&link, |link| link.outbox().push_close_frame()),
-            Command::Broadcast(frame, permit) => self.gather(Spread::All(frame, permit)),
+            Command::Broadcast(frame, permit) => self.gather(FanOut::All(frame, permit)),
             Command::Publish(publication, permit) => {
-                self.gather(Spread::Topic(publication, permit));
+                self.gather(FanOut::Topic(publication, permit));
             }
             Command::Multicast { frame, to, except } => {
-                self.gather(Spread::Members(frame, to, except));
+                self.gather(FanOut::Members(frame, to, except));
             }
             Command::Batch(commands, permit) => self.execute_all(commands, permit),
             // If the connection is gone, it is struck off by a command behind this one.
@@ -136,48 +136,56 @@ impl<U: Upstream> EventLoop<U> {
         self.handle.ordered_done();
     }
 
-    /// Spreads a frame together with those before and behind it, if they are for the same connections.
-    fn gather(&mut self, spread: Spread) {
-        if !self.run.takes(&spread) {
-            self.spread(false);
+    /// Fans a frame out together with those before and behind it, if they are for the same connections.
+    fn gather(&mut self, fan_out: FanOut) {
+        if !self.gathered.takes(&fan_out) {
+            self.fan_out();
         }
-        self.run.push(spread);
+        self.gathered.push(fan_out);
     }
 
-    /// Puts what was gathered into the outboxes. If it is the last of the turn, it is also written, by
-    /// groups, while it is in the cache; otherwise more may follow for the same connections.
-    fn spread(&mut self, is_last: bool) {
-        if self.run.is_empty() {
-            return;
-        }
-        let mut run = std::mem::take(&mut self.run);
-        if let Some(frames) = run.frames() {
-            let most = if is_last { GROUP } else { usize::MAX };
+    /// Puts what was gathered into the outboxes; more may follow for the same connections.
+    fn fan_out(&mut self) {
+        self.fan_out_by(|this, frames| {
+            this.recipients().send(frames, 0, usize::MAX);
+        });
+    }
+
+    /// Puts the last of a turn into the outboxes and writes it, by groups, while it is in the cache.
+    fn fan_out_and_write(&mut self) {
+        self.fan_out_by(|this, frames| {
             let mut from = Some(0);
             while let Some(next) = from {
-                if is_last {
-                    // Who was sent something before has it written together with this, later.
-                    self.later.append(&mut self.touched);
-                }
-                from = self.reach().spread(&frames, next, most);
-                if is_last {
-                    self.flush();
-                    // To write to thousands takes milliseconds, for which what was read needn't wait.
-                    self.pass_on();
-                }
+                // Who was sent something before has it written together with this, later.
+                this.later.append(&mut this.touched);
+                from = this.recipients().send(frames, next, GROUP);
+                this.flush();
+                // To write to thousands takes milliseconds, for which what was read needn't wait.
+                this.pass_on();
             }
-            self.touched.append(&mut self.later);
+            this.touched.append(&mut this.later);
+        });
+    }
+
+    /// `put` is given what was gathered, if that is anything.
+    fn fan_out_by(&mut self, put: impl FnOnce(&mut Self, &Frames<'_>)) {
+        if self.gathered.is_empty() {
+            return;
         }
-        for spread in run.drain() {
-            self.receiver.return_permit(spread.into_permit());
+        let mut gathered = std::mem::take(&mut self.gathered);
+        if let Some(frames) = gathered.frames() {
+            put(self, &frames);
+        }
+        for fan_out in gathered.drain() {
+            self.receiver.return_permit(fan_out.into_permit());
             self.handle.ordered_done();
         }
         // Keeps the memory.
-        self.run = run;
+        self.gathered = gathered;
     }
 
-    fn reach(&mut self) -> Reach<'_> {
-        Reach {
+    fn recipients(&mut self) -> Recipients<'_> {
+        Recipients {
             conns: &mut self.conns,
             audience: &self.audience,
             touched: &mut self.touched,

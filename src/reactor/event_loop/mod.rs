@@ -23,18 +23,18 @@ use std::{fmt, io};
 
 use mio::{Events, Poll, Token};
 
-use self::sleep::Aside;
+use self::sleep::StepAside;
 use self::start::{LAST_LISTENER, LISTENERS, WAKER};
 use super::acceptor::{self, Acceptor};
-use super::conn::{Conn, Context, News, TURN_BUDGET};
+use super::audience::Audience;
+use super::conn::{Conn, Context, Readiness, TURN_BUDGET};
+use super::fan_out::Gathered;
 use super::kept::Kept;
 use super::outbound::Outbound;
 use super::slab::Slab;
-use super::spreading::Run;
 use super::stopping::Stopping;
-use super::timer::Wheel;
-use super::topics::Audience;
 use super::upstream::Upstream;
+use super::wheel::Wheel;
 use crate::config::NEVER;
 use crate::error::Error;
 use crate::guard::guarded;
@@ -43,7 +43,7 @@ use crate::link::{self, Command, CommandReceiver, Dial, EventBatch, LoopHandle};
 use crate::message::{CloseCause, Message};
 use crate::metrics::Refusal;
 use crate::peer::Peer;
-use crate::proto::{Blocks, InPlace, ReadBuffer};
+use crate::proto::{Blocks, InPlace, ReadBuffer, Role};
 
 pub(crate) use self::start::{Prepared, handles, spawn_all};
 
@@ -81,8 +81,8 @@ pub(crate) struct EventLoop<U> {
     again: Vec<Key>,
     /// Connections that are to be made; always empty on a server.
     dials: VecDeque<Box<Dial>>,
-    /// Frames for many, gathered and not spread yet; empty between turns unless they are held back.
-    run: Run,
+    /// Frames for many, not in the outboxes yet; empty between turns unless they are held back.
+    gathered: Gathered,
     /// They wait for more, until the next turn.
     held_back: bool,
     /// Connections that were sent something this turn, each once.
@@ -97,7 +97,7 @@ pub(crate) struct EventLoop<U> {
     nap: bool,
     /// It was this turn.
     gave_work: bool,
-    aside: Aside,
+    aside: StepAside,
     /// Another loop is behind with what handlers of this one ask for: nothing is read meanwhile.
     ahead: bool,
     /// There was something to do since memory was last let go of.
@@ -143,7 +143,7 @@ impl<U: Upstream> EventLoop<U> {
             runs: 0,
             again: Vec::new(),
             dials: VecDeque::new(),
-            run: Run::default(),
+            gathered: Gathered::default(),
             held_back: false,
             touched: Vec::new(),
             later: Vec::new(),
@@ -152,7 +152,7 @@ impl<U: Upstream> EventLoop<U> {
             large_left: 0,
             nap: false,
             gave_work: false,
-            aside: Aside::default(),
+            aside: StepAside::default(),
             ahead: false,
             untidy: false,
             stopping: None,
@@ -190,7 +190,7 @@ impl<U: Upstream> EventLoop<U> {
         self.large_left = TURN_BUDGET;
         self.gave_work = false;
         self.ahead = link::still_ahead();
-        self.go_on();
+        self.resume_cut_short();
         self.sockets();
         self.accept();
         self.commands();
@@ -209,7 +209,7 @@ impl<U: Upstream> EventLoop<U> {
     // ---- the steps ----
 
     /// First those that were cut short: they have waited longer than those with new events.
-    fn go_on(&mut self) {
+    fn resume_cut_short(&mut self) {
         let mut served = 0;
         for key in std::mem::take(&mut self.again) {
             self.serve(key, |conn, cx| {
@@ -233,13 +233,13 @@ impl<U: Upstream> EventLoop<U> {
                     self.acceptor.ready(n - LISTENERS)
                 }
                 Token(n) => {
-                    let news = News {
+                    let readiness = Readiness {
                         readable: event.is_readable(),
                         writable: event.is_writable(),
                         closed: event.is_read_closed() || event.is_error(),
                     };
                     if let Some(key) = self.key(n) {
-                        self.serve(key, |conn, cx| conn.ready(news, cx));
+                        self.serve(key, |conn, cx| conn.ready(readiness, cx));
                     }
                     if self.runnable.len() >= GROUP {
                         self.pass_on();
@@ -327,9 +327,9 @@ impl<U: Upstream> EventLoop<U> {
             conn.leave_opening();
             // A connection that goes, and of which nothing else is known, has hung up.
             conn.note_refusal(Refusal::HungUp);
-            conn.part(self.poll.registry());
+            conn.part();
             #[cfg(feature = "tls")]
-            if !U::DIALS && conn.is_securing() {
+            if U::ROLE == Role::Server && conn.is_securing() {
                 conn.leave_handshake();
             }
             conn.uncount();
@@ -352,9 +352,9 @@ impl<U: Upstream> EventLoop<U> {
             // A late command for a connection that is gone.
             return;
         };
-        let own_config = match U::DIALS {
-            true => kept.peer().map(|peer| peer.link.config().clone()),
-            false => None,
+        let own_config = match U::ROLE {
+            Role::Client => kept.peer().map(|peer| peer.link.config().clone()),
+            Role::Server => None,
         };
         let config = own_config.as_ref().unwrap_or(&self.handle.config);
         let mut cx = Context {
@@ -451,9 +451,6 @@ impl<U: Upstream> EventLoop<U> {
 
     /// Drops every connection, telling the handlers.
     fn end_all(&mut self) {
-        if !self.conns.is_empty() {
-            self.handle.shared.note_cut_off();
-        }
         for key in self.conns.keys() {
             self.serve(key, |conn, cx| conn.cut_off(cx));
         }

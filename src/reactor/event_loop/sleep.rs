@@ -35,14 +35,14 @@ const STAYS_AT_MOST: Duration = Duration::from_secs(10);
 
 /// When the loop lets workers that share its core go first. Times in milliseconds of the loop's clock.
 #[derive(Debug, Default)]
-pub(super) struct Aside {
+pub(super) struct StepAside {
     /// Not before.
     next: u64,
     /// Long ones in a row.
     long: u32,
 }
 
-impl Aside {
+impl StepAside {
     fn is_due(&self, now: u64) -> bool {
         now >= self.next
     }
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     /// How long the loop keeps its core after it stepped aside for so many milliseconds.
-    fn stays(aside: &mut Aside, ms: u64) -> u64 {
+    fn stays(aside: &mut StepAside, ms: u64) -> u64 {
         let now = aside.next;
         aside.took(Duration::from_millis(ms), now);
         aside.next - now
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn long_waits_in_a_row_become_rare() {
-        let mut aside = Aside::default();
+        let mut aside = StepAside::default();
         assert!(aside.is_due(0));
         let all: Vec<_> = (0..6).map(|_| stays(&mut aside, 3)).collect();
         assert_eq!(all, [24, 48, 96, 192, 384, 384]);

@@ -71,7 +71,6 @@ fn serve(socket: TcpStream, tls: &Tls) -> Box<TlsStream> {
             stream.write(&byte).unwrap();
             let more = stream.has_buffered() && stream.read(&mut byte).is_ok();
             assert!(!more);
-            stream.deregister(poll.registry()).unwrap();
             return stream;
         }
     }

@@ -6,26 +6,26 @@
 
 use std::sync::Arc;
 
+use super::audience::Audience;
 use super::kept::Kept;
 use super::slab::Slab;
-use super::topics::Audience;
 use crate::id::Key;
 use crate::link::{Permit, Publication, SharedFrame};
 use crate::peer::Peer;
 
 /// Frames are gathered up to this many bytes: then a copy costs as much as all else.
-const RUN: usize = 4096;
+const JOINED: usize = 4096;
 
 /// One frame on its way to many.
 #[derive(Debug)]
-pub(super) enum Spread {
+pub(super) enum FanOut {
     All(Arc<SharedFrame>, Permit),
     Topic(Arc<Publication>, Permit),
     /// These but one. The call of a room that asks for it has a permit for all it asks.
     Members(Arc<SharedFrame>, Arc<Vec<Key>>, Option<Key>),
 }
 
-impl Spread {
+impl FanOut {
     fn frame(&self) -> &SharedFrame {
         match self {
             Self::All(frame, _) | Self::Members(frame, ..) => frame,
@@ -58,59 +58,59 @@ impl Spread {
 
 /// Frames that go to the same connections.
 #[derive(Debug, Default)]
-pub(super) struct Run {
-    spreads: Vec<Spread>,
+pub(super) struct Gathered {
+    all: Vec<FanOut>,
     bytes: usize,
 }
 
-impl Run {
+impl Gathered {
     pub(super) fn is_empty(&self) -> bool {
-        self.spreads.is_empty()
+        self.all.is_empty()
     }
 
-    pub(super) fn first(&self) -> Option<&Spread> {
-        self.spreads.first()
+    pub(super) fn first(&self) -> Option<&FanOut> {
+        self.all.first()
     }
 
     /// Whether this one may be added.
-    pub(super) fn takes(&self, spread: &Spread) -> bool {
-        let room = self.bytes + spread.frame().len() <= RUN;
-        self.spreads
+    pub(super) fn takes(&self, fan_out: &FanOut) -> bool {
+        let room = self.bytes + fan_out.frame().len() <= JOINED;
+        self.all
             .last()
-            .is_none_or(|last| room && last.goes_with(spread))
+            .is_none_or(|last| room && last.goes_with(fan_out))
     }
 
-    pub(super) fn push(&mut self, spread: Spread) {
-        self.bytes += spread.frame().len();
-        self.spreads.push(spread);
+    pub(super) fn push(&mut self, fan_out: FanOut) {
+        self.bytes += fan_out.frame().len();
+        self.all.push(fan_out);
     }
 
-    /// Ready to be spread; `None` if there are none.
+    /// Ready to be sent; `None` if there are none.
     pub(super) fn frames(&self) -> Option<Frames<'_>> {
-        let (first, rest) = self.spreads.split_first()?;
+        let (first, rest) = self.all.split_first()?;
         let several = (!rest.is_empty()).then(|| {
-            let all: Vec<_> = self.spreads.iter().map(Spread::frame).collect();
+            let all: Vec<_> = self.all.iter().map(FanOut::frame).collect();
             (SharedFrame::join(&all), all)
         });
         Some(Frames { first, several })
     }
 
-    /// Lets go of all, when they are spread.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = Spread> {
+    /// Lets go of all, when they are sent.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = FanOut> {
         self.bytes = 0;
-        self.spreads.drain(..)
+        self.all.drain(..)
     }
 }
 
-/// The frames of a [`Run`], and what was made of them.
+/// The frames of a [`Gathered`], and what was made of them.
 pub(super) struct Frames<'a> {
-    first: &'a Spread,
+    first: &'a FanOut,
     /// If they are several: all in one, and each.
     several: Option<(SharedFrame, Vec<&'a SharedFrame>)>,
 }
 
-/// What is needed to reach connections.
-pub(super) struct Reach<'a> {
+/// The connections that frames may be for, and what it takes to reach them.
+pub(super) struct Recipients<'a> {
     pub(super) conns: &'a mut Slab<Kept>,
     pub(super) audience: &'a Audience,
     /// Connections that are to be flushed.
@@ -119,18 +119,18 @@ pub(super) struct Reach<'a> {
     pub(super) index: usize,
 }
 
-impl Reach<'_> {
+impl Recipients<'_> {
     /// Puts all frames into the outboxes of those whom they are for, beginning with the one of number `from`
     /// and until `most` are to be flushed. `Some`: the number of the next.
-    pub(super) fn spread(self, frames: &Frames<'_>, from: u32, most: usize) -> Option<u32> {
+    pub(super) fn send(self, frames: &Frames<'_>, from: u32, most: usize) -> Option<u32> {
         match &frames.several {
             Some((joined, all)) => self.each(frames.first, from, most, |peer| {
                 peer.link.send_shared_run(joined, all);
             }),
             None => {
                 let latest = match frames.first {
-                    Spread::Topic(publication, _) => publication.latest.as_ref(),
-                    Spread::All(..) | Spread::Members(..) => None,
+                    FanOut::Topic(publication, _) => publication.latest.as_ref(),
+                    FanOut::All(..) | FanOut::Members(..) => None,
                 };
                 self.each(frames.first, from, most, |peer| {
                     peer.link.send_shared(frames.first.frame(), latest);
@@ -139,42 +139,42 @@ impl Reach<'_> {
         }
     }
 
-    fn each(self, spread: &Spread, from: u32, most: usize, send: impl Fn(&Peer)) -> Option<u32> {
+    fn each(self, fan_out: &FanOut, from: u32, most: usize, send: impl Fn(&Peer)) -> Option<u32> {
         let Self {
             conns,
             audience,
             touched,
             index,
         } = self;
-        let (keys, except) = match spread {
-            Spread::All(..) => {
+        let (keys, except) = match fan_out {
+            FanOut::All(..) => {
                 for (key, kept) in conns.iter_mut_from(from) {
                     if touched.len() >= most {
                         return Some(key.slot);
                     }
-                    reach(key, kept, touched, &send);
+                    send_to(key, kept, touched, &send);
                 }
                 return None;
             }
-            Spread::Topic(publication, _) => {
+            FanOut::Topic(publication, _) => {
                 let except = publication.except.filter(|id| id.loop_index() == index);
                 (audience.of(publication.topic), except.map(|id| id.key()))
             }
-            Spread::Members(_, keys, except) => (&keys[..], *except),
+            FanOut::Members(_, keys, except) => (&keys[..], *except),
         };
         for (number, &key) in (from..).zip(keys.iter().skip(from as usize)) {
             if touched.len() >= most {
                 return Some(number);
             }
             if let (false, Some(kept)) = (Some(key) == except, conns.get_mut(key)) {
-                reach(key, kept, touched, &send);
+                send_to(key, kept, touched, &send);
             }
         }
         None
     }
 }
 
-fn reach(key: Key, kept: &mut Kept, touched: &mut Vec<Key>, send: impl Fn(&Peer)) {
+fn send_to(key: Key, kept: &mut Kept, touched: &mut Vec<Key>, send: impl Fn(&Peer)) {
     let Some(peer) = kept.hears_broadcasts() else {
         return;
     };

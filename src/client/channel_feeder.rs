@@ -52,7 +52,7 @@ impl Watched {
 }
 
 /// See the module's documentation.
-pub(super) struct Feeder {
+pub(super) struct ChannelFeeder {
     state: Mutex<State>,
     ended: Condvar,
     /// The engine has ended: what finds no room is dropped.
@@ -73,7 +73,7 @@ struct State {
     left: Vec<Peer>,
 }
 
-impl Feeder {
+impl ChannelFeeder {
     pub(super) fn new() -> Self {
         let (poke, poked) = bounded(1);
         Self {
