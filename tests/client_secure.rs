@@ -457,6 +457,34 @@ fn a_server_that_never_answers() {
     drop(keeps);
 }
 
+/// It says so at once, or in answer, and stays: that is no reason to wait, or to try again.
+#[test]
+fn a_server_that_speaks_something_else() {
+    for says in [
+        "SSH-2.0-OpenSSH_9.6\r\n",
+        "HTTP/1.1 400 Bad Request\r\n\r\n",
+        "+OK\r\n",
+        "\u{0}",
+    ] {
+        for waits in [false, true] {
+            let (keep, kept) = unbounded();
+            let addr = each_connection(move |mut stream| {
+                if waits {
+                    let _ = stream.read(&mut [0; 4096]);
+                }
+                let _ = stream.write_all(says.as_bytes());
+                keep.send(stream).unwrap();
+            });
+            let settings = secure(addr).reconnect(Reconnect::default());
+            match refusal(settings.handshake_timeout(4 * WAIT)) {
+                Error::Tls(why) => assert!(why.contains("does not speak TLS"), "{why}"),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(kept.len(), 1);
+        }
+    }
+}
+
 /// Wherever the server's side of the handshake is cut off.
 #[test]
 fn a_server_that_hangs_up_in_the_middle() {

@@ -43,12 +43,16 @@ use super::opening::Opening;
 use super::outbound::Outbound;
 use super::upstream::Upstream;
 use crate::config::{Config, OverRate};
+#[cfg(feature = "tls")]
+use crate::error::Error;
 use crate::error::duplicate;
 use crate::link::{Dial, EventBatch, is_ahead};
 use crate::logging::Throttle;
 use crate::message::{CloseCause, CloseCode, Message};
 use crate::metrics::{LoopCounters, Refusal};
 use crate::net::Stream;
+#[cfg(feature = "tls")]
+use crate::net::TlsError;
 use crate::peer::Peer;
 use crate::proto::{Blocks, InPlace, MessageReader, Role};
 
@@ -506,7 +510,10 @@ impl Conn {
 
     /// All that had arrived before a write failed has been looked at.
     pub(super) fn end_mute<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        self.fail_transport(&io::ErrorKind::BrokenPipe.into(), cx);
+        match self.is_dialing() {
+            true => self.not_answered(cx),
+            false => self.fail_transport(&io::ErrorKind::BrokenPipe.into(), cx),
+        }
     }
 
     /// Ends the connection at once because the transport failed.
@@ -517,6 +524,10 @@ impl Conn {
     ) {
         log::debug!("{}: {error}", self.peer.link.id);
         if self.is_dialing() {
+            #[cfg(feature = "tls")]
+            if let Some(why) = TlsError::of(error) {
+                return self.not_opened(Error::Tls(why.to_string()), cx);
+            }
             return self.not_connected(duplicate(error), cx);
         }
         let cause = self.closing_cause().unwrap_or(CloseCause::Transport);

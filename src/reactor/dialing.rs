@@ -288,6 +288,12 @@ impl Conn {
         }
     }
 
+    /// The server was there, and hung up.
+    pub(super) fn not_answered<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        let why = "the server hung up before it answered";
+        self.not_connected(io::Error::new(io::ErrorKind::UnexpectedEof, why), cx);
+    }
+
     /// No connection to this address, or none any more.
     pub(super) fn not_connected<U: Upstream>(
         &mut self,

@@ -21,8 +21,6 @@
 //! The answer to a close frame waits until the handler has dealt with the messages before it, so
 //! that their replies still go out.
 
-use std::io;
-
 use super::conn::{Conn, Context, HandlerKnows, Phase};
 use super::liveness::Moment;
 use super::upstream::Upstream;
@@ -141,7 +139,7 @@ impl Conn {
         match self.phase {
             Phase::Lingering => self.gone = self.is_all_written(),
             Phase::Opening(_) => self.gone = true,
-            Phase::Dialing(_) => self.not_connected(io::ErrorKind::UnexpectedEof.into(), cx),
+            Phase::Dialing(_) => self.not_answered(cx),
             // The handler is asked already; its answer may still be read.
             Phase::Deciding => {}
             Phase::Open(_) if self.mute => self.end_mute(cx),

@@ -79,7 +79,7 @@ impl Conn {
         if self.hung_up && self.is_securing() && !self.readable {
             // It has left in the middle, and the step above has seen all that it sent.
             if U::ROLE == Role::Client {
-                self.not_connected(io::ErrorKind::UnexpectedEof.into(), cx);
+                self.not_answered(cx);
             }
             self.gone = true;
         }

@@ -43,7 +43,11 @@ impl Outbox {
         }
         self.aside().local_close = Some(LocalClose {
             code,
-            text: truncate_reason(text).into(),
+            // There is no room for one without a code.
+            text: match code {
+                CloseCode::Status => Utf8Bytes::default(),
+                _ => truncate_reason(text).into(),
+            },
             cause,
             frame_len: 0,
             untold: false,

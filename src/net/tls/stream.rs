@@ -46,6 +46,8 @@ pub(crate) enum TlsError {
     NotTls,
     /// No common version or cipher, a certificate that isn't trusted, and so on.
     Handshake(native_tls::Error),
+    /// After the handshake: an alert, for instance because there was no certificate of the client's.
+    Session(io::Error),
 }
 
 impl TlsError {
@@ -60,6 +62,7 @@ impl fmt::Display for TlsError {
             Self::PlainHttp => f.write_str("plain HTTP on a TLS port"),
             Self::NotTls => f.write_str("the peer does not speak TLS"),
             Self::Handshake(error) => write!(f, "the handshake failed: {error}"),
+            Self::Session(error) => write!(f, "{error}"),
         }
     }
 }
@@ -70,6 +73,9 @@ impl std::error::Error for TlsError {}
 fn failure(error: native_tls::Error) -> io::Error {
     let source = std::error::Error::source(&error);
     match source.and_then(|source| source.downcast_ref()) {
+        Some(socket) if matches!(TlsError::of(socket), Some(TlsError::NotTls)) => {
+            TlsError::NotTls.into()
+        }
         Some(socket) => duplicate(socket),
         None => TlsError::Handshake(error).into(),
     }
@@ -231,7 +237,14 @@ impl<S: Socket> TlsStream<S> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // Some versions call it an error when close_notify is missing.
                 Err(_) if stream.get_ref().is_at_eof() => self.end = Some(End::Eof { told: false }),
-                Err(error) => self.end = Some(End::Failed(Some(error))),
+                // Of the socket; or of TLS, and then with the reason inside.
+                Err(error) if error.get_ref().is_none() => {
+                    self.end = Some(End::Failed(Some(error)));
+                }
+                Err(error) => {
+                    let error = TlsError::Session(error).into();
+                    self.end = Some(End::Failed(Some(error)));
+                }
             }
         }
         if let Err(error) = stream.get_mut().settle() {

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io::{self, Read, Write};
 
+use super::stream::TlsError;
 use crate::net::Stream;
 
 /// What is read from a socket at once: two records of the longest kind.
@@ -242,6 +243,15 @@ impl<S: Socket> Wire<S> {
         (there >= wanted).then_some(wanted)
     }
 
+    /// Whether what comes next can be the head of a record: a type, and SSL 3.0 or any TLS. Otherwise its length
+    /// would be anything, and never there.
+    fn may_be_tls(&self) -> bool {
+        let (old, fresh) = self.input();
+        let mut head = old.iter().chain(fresh);
+        head.next().is_none_or(|kind| (20..=24).contains(kind))
+            && head.next().is_none_or(|&major| major == 3)
+    }
+
     fn has_record(&self) -> bool {
         self.whole_record().is_some()
     }
@@ -249,6 +259,9 @@ impl<S: Socket> Wire<S> {
     /// Reads until a whole record is there; or what there is, at the end of the stream.
     fn gather(&mut self) -> io::Result<()> {
         loop {
+            if self.shaking && !self.may_be_tls() {
+                return Err(TlsError::NotTls.into());
+            }
             if let Some(record) = self.whole_record() {
                 self.record = record;
                 return Ok(());
