@@ -1,10 +1,15 @@
 //! Every setting with its unit and default. The builder's methods on [`Server`](crate::Server)
 //! document what happens at each limit; here is only the data.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::network::Networks;
 use crate::patterns::Patterns;
+
+/// In effect never, and small enough that no sum with it overflows.
+pub(crate) const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// What happens to a message that finds the outbound queue of its peer full.
 ///
@@ -144,7 +149,7 @@ pub enum OverRate {
     Close,
 }
 
-/// How fast a [`Bucket`](crate::bucket::Bucket) fills and how much it holds, both in tokens. At least one.
+/// How fast a [`TokenBucket`](crate::token_bucket::TokenBucket) fills and how much it holds, both in tokens. At least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
     pub(crate) per_second: u32,
@@ -308,6 +313,16 @@ impl Default for Deflate {
     }
 }
 
+/// What a loop calls when it has been quiet; see [`Server::on_quiet`](crate::Server::on_quiet).
+#[derive(Clone)]
+pub(crate) struct OnQuiet(pub(crate) Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for OnQuiet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnQuiet")
+    }
+}
+
 /// The settings of a server as plain data.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -346,7 +361,7 @@ pub(crate) struct Config {
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) nodelay: bool,
     pub(crate) read_buffer: usize,
-    pub(crate) on_quiet: Option<fn()>,
+    pub(crate) on_quiet: Option<OnQuiet>,
     pub(crate) origin: Origin,
     /// The best first.
     pub(crate) subprotocols: Vec<String>,
@@ -355,6 +370,21 @@ pub(crate) struct Config {
     #[cfg(feature = "deflate")]
     pub(crate) deflate: Option<Deflate>,
     pub(crate) topic_compression: Patterns<Compress>,
+}
+
+impl Config {
+    /// Whether the times make sense, or what is wrong with them.
+    pub(crate) fn check_times(&self) -> Result<(), &'static str> {
+        if self.handshake_timeout.is_zero() {
+            return Err("handshake_timeout must be more than 0");
+        }
+        if self.ping_interval == Some(Duration::ZERO)
+            || (self.ping_interval.is_some() && self.pong_timeout.is_zero())
+        {
+            return Err("both times of ping must be more than 0");
+        }
+        Ok(())
+    }
 }
 
 impl Default for Config {

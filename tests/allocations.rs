@@ -11,38 +11,43 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use framemill::{Message, Peer};
-use support::{Raw, frame, serve};
+use crossbeam_channel::bounded;
+use framemill::{Message, Origin, Peer};
+use support::{Raw, Transport, WAIT, frame, serve, until};
 
 /// Counts what all threads allocate but those that say otherwise: the client of these tests.
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+static BYTES: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static UNCOUNTED: Cell<bool> = const { Cell::new(false) };
 }
 
-fn count() {
+fn count(bytes: usize) {
     if !UNCOUNTED.get() {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        BYTES.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size());
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size());
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(size);
         unsafe { System.realloc(at, layout, size) }
     }
 
@@ -106,10 +111,16 @@ const PIECE: usize = 16 << 10;
 const SLACK: usize = 50;
 const MESSAGES: usize = 6_400;
 
-/// One test, so that no other thread of this process does anything meanwhile.
+/// One test at a time, so that no other thread of this process does anything meanwhile.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    UNCOUNTED.set(true);
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn messages() {
-    UNCOUNTED.set(true);
+    let _alone = alone();
     let mut too_many = Vec::new();
     for workers in [0, 1] {
         let echo = |peer: &Peer, message: Message| peer.send(message);
@@ -131,4 +142,39 @@ fn messages() {
         }
     }
     assert!(too_many.is_empty(), "{too_many:?}");
+}
+
+/// What was read at once and waits is moved a few times at most, however many turns it takes.
+#[test]
+fn a_long_read_of_short_frames() {
+    const FRAMES: usize = 1 << 19;
+    let _alone = alone();
+    for workers in [0, 1] {
+        let (release, gate) = bounded::<()>(0);
+        let handled = Arc::new(AtomicUsize::new(0));
+        let counted = handled.clone();
+        let handler = move |_: &Peer, _: Message| {
+            if counted.fetch_add(1, Ordering::Relaxed) == 0 {
+                gate.recv_timeout(WAIT).unwrap();
+            }
+        };
+        // So much that the kernel holds all of it.
+        let (server, bound) = Transport::Plain.bind_narrow(4 << 20);
+        let server = server.workers(workers).read_buffer(16 << 20);
+        let server = bound.running(server.origin(Origin::Any).start(handler).unwrap());
+        let mut raw = Raw::open(server.addr);
+        raw.write(&frame(0x82, b"first"));
+        until("it is there", || handled.load(Ordering::Relaxed) == 1);
+        let frames = frame(0x82, b"").repeat(FRAMES);
+        raw.write(&frames);
+        let (before, began) = (BYTES.load(Ordering::Relaxed), Instant::now());
+        release.send_timeout((), WAIT).unwrap();
+        until("all are", || handled.load(Ordering::Relaxed) == 1 + FRAMES);
+        let bytes = BYTES.load(Ordering::Relaxed) - before;
+        let (sent, took) = (frames.len(), began.elapsed());
+        eprintln!("{workers} workers: {bytes} bytes for {sent}, {took:?}");
+        // And so much for the batches in which workers get them.
+        let most = (4 + workers * 36) * sent;
+        assert!(bytes < most, "{bytes} bytes for {sent}");
+    }
 }

@@ -640,6 +640,9 @@ fn urls_and_settings_that_make_no_sense() {
         good.clone().inbound_limit(0, 1),
         good.clone().outbound_limit(usize::MAX),
         good.clone().outbound_limit((1 << 30) + 1),
+        good.clone().handshake_timeout(Duration::ZERO),
+        good.clone().ping(Duration::ZERO, WAIT),
+        good.clone().ping(WAIT, Duration::ZERO),
     ] {
         assert!(matches!(wrong.connect(), Err(Error::Config(_))));
     }

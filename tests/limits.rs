@@ -377,7 +377,7 @@ fn max_message_has_a_limit_itself() {
 #[test]
 fn other_limits_have_limits_too() {
     type Settings = fn(Server) -> Server;
-    let refused: [(&str, Settings); 5] = [
+    let refused: [(&str, Settings); 8] = [
         ("max_head", |s| s.max_head(usize::MAX, 64)),
         ("max_head", |s| s.max_head((1 << 30) + 1, 64)),
         ("outbound_limit", |s| s.outbound_limit(usize::MAX)),
@@ -388,6 +388,9 @@ fn other_limits_have_limits_too() {
         ("read_buffer", |s| {
             s.proxy_protocol(ProxyProtocol::Optional).read_buffer(4095)
         }),
+        ("handshake_timeout", |s| s.handshake_timeout(Duration::ZERO)),
+        ("ping", |s| s.ping(Duration::ZERO, WAIT)),
+        ("ping", |s| s.ping(WAIT, Duration::ZERO)),
     ];
     for (name, settings) in refused {
         let server = settings(Server::bind("127.0.0.1:0").unwrap());
@@ -400,6 +403,8 @@ fn other_limits_have_limits_too() {
         s.max_head(1 << 30, usize::MAX)
             .max_body(usize::MAX)
             .outbound_limit(1 << 30)
+            .ping(Duration::MAX, Duration::MAX)
+            .close_timeout(Duration::ZERO)
     });
     raw_echoes(&mut Raw::open(server.addr));
 }

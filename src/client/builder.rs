@@ -13,7 +13,7 @@ use super::reconnect::Reconnect;
 use super::url::{Place, Url, without_secrets};
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
-use crate::config::{Config, Overflow};
+use crate::config::{Config, NEVER, Overflow};
 use crate::error::{Error, Result};
 use crate::message::CloseReason;
 #[cfg(feature = "tls")]
@@ -59,13 +59,16 @@ pub fn connect(url: impl AsRef<str>) -> Result<(Peer, Receiver<ClientEvent>)> {
 fn common() -> Result<Arc<Clients>> {
     static COMMON: std::sync::Mutex<Option<Arc<Clients>>> = std::sync::Mutex::new(None);
     let mut common = lock(&COMMON);
-    if let Some(clients) = &*common {
+    if let Some(clients) = common.as_ref().filter(|clients| !clients.have_failed()) {
         return Ok(clients.clone());
     }
     let workers = std::thread::available_parallelism().map_or(4, |n| n.get());
     // Two, so that one handler that blocks does not stop all others.
     let clients = Arc::new(Clients::start(1, workers.max(2))?);
-    *common = Some(clients.clone());
+    let failed = common.replace(clients.clone());
+    drop(common);
+    // It waits for its threads.
+    drop(failed);
     Ok(clients)
 }
 
@@ -116,9 +119,6 @@ pub(super) struct Plan {
     pub(super) tls: Option<(Trust, String)>,
     pub(super) reconnect: Option<Reconnect>,
 }
-
-/// In effect never, and small enough that no sum with it overflows.
-const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl Client {
     /// A client for this URL.
@@ -233,7 +233,8 @@ impl Client {
     // ---- times ----
 
     /// How long it may take to open a WebSocket: resolving the name, connecting to one address after the other, and
-    /// the server's answer. Default: 10 s.
+    /// the server's answer. Default: 10 s. Zero is an [`Error::Config`]
+    /// when the client is started.
     ///
     /// If the name has several addresses, each but the last gets its share of that time, at most 2 s. At most eight
     /// names are resolved at a time, by the system's resolver, which can't be interrupted: eight names without an
@@ -244,7 +245,8 @@ impl Client {
     }
 
     /// Pings the server after `after` of silence and drops the connection if nothing is heard for another `timeout`.
-    /// Default: 25 s, 20 s. Everything else is as with [`Server::ping`](crate::Server::ping).
+    /// Default: 25 s, 20 s. Zero for either is an [`Error::Config`] when the client is started. Everything else is as
+    /// with [`Server::ping`](crate::Server::ping).
     pub fn ping(mut self, after: Duration, timeout: Duration) -> Self {
         self.config.ping_interval = Some(after);
         self.config.pong_timeout = timeout;
@@ -329,6 +331,9 @@ impl Client {
             return invalid(why.to_owned());
         }
         if let Some(why) = out_of_range(&self.config) {
+            return invalid(why.to_owned());
+        }
+        if let Err(why) = self.config.check_times() {
             return invalid(why.to_owned());
         }
         let mut request = ClientRequest {

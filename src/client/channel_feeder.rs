@@ -200,9 +200,9 @@ impl ChannelFeeder {
             waiting = stay;
             go.into_iter().for_each(|waiting| self.go_on(waiting));
             if waiting.is_empty() {
-                let idle = !self.is_abandoned() && self.poked.recv_timeout(IDLE).is_ok();
+                let poked = !self.is_abandoned() && self.poked.recv_timeout(IDLE).is_ok();
                 let mut state = lock(&self.state);
-                if !idle && state.fresh.is_empty() {
+                if !poked && state.fresh.is_empty() {
                     state.running = false;
                     self.ended.notify_all();
                     return;

@@ -16,7 +16,7 @@ use super::dialer::Dialer;
 use super::handle::ClientHandle;
 use super::handler::{ClientEvent, ClientHandler};
 use super::session::{Session, Sink};
-use crate::config::Config;
+use crate::config::{Config, NEVER};
 use crate::error::{Error, Result};
 use crate::id::PeerId;
 use crate::link::{
@@ -43,7 +43,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// with one loop and a worker per core, at least two; start your own to choose the number of threads, or
 /// to be able to [shut it down](Self::shutdown).
 ///
-/// Dropping it cuts off all its connections at once.
+/// Dropping it cuts off all its connections at once. If one of its loops fails, which is logged, all its
+/// clients end; those that are connected without a `Clients` of their own get new threads then.
 ///
 /// ```no_run
 /// use framemill::{Client, Clients, Message, Peer};
@@ -194,6 +195,11 @@ impl Clients {
         self.engine.shared.connections.load(Ordering::Relaxed)
     }
 
+    /// A loop has failed, and so the others end.
+    pub(super) fn have_failed(&self) -> bool {
+        self.engine.shared.has_failed()
+    }
+
     /// Ends all clients in good order, and waits for the end: makes no more attempts, lets handlers deal with the
     /// messages that have arrived, sends the queued messages and then a close frame with 1001, and waits for the
     /// answers. After `deadline` the connections that are left are cut off. Clients that had no connection are told
@@ -235,11 +241,7 @@ impl Threads {
     /// After all have been told to stop, by `deadline`: waits for that, and does what is left then. `true`
     /// if nothing was cut off and nobody is still busy.
     fn join(self, engine: &Engine, deadline: Instant) -> bool {
-        for thread in self.loops {
-            if thread.join().is_err() {
-                log::error!("a loop panicked: this is a bug in framemill");
-            }
-        }
+        self.loops.into_iter().for_each(|t| drop(t.join()));
         let late = deadline.max(Instant::now()) + Duration::from_millis(100);
         // The loops have ended, so nobody else runs these.
         let run_left = || {
@@ -253,12 +255,9 @@ impl Threads {
         let idle = self.pool.is_none_or(|pool| pool.join(late));
         // A worker may have found no room just before, and have set a connection aside since.
         run_left();
-        idle && !engine.shared.has_cut_off()
+        idle && !engine.shared.has_cut_off() && !engine.shared.has_failed()
     }
 }
-
-/// In effect never, and small enough that no sum with it overflows.
-const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl Drop for Clients {
     fn drop(&mut self) {

@@ -7,6 +7,10 @@ use http::StatusCode;
 use crate::error::Error;
 use crate::message::{CloseCause, CloseCode, CloseReason, Initiator};
 
+/// No longest wait is shorter than this: a server that refuses at once would be asked again at once.
+const LEAST: Duration = Duration::from_millis(10);
+const MOST: Duration = Duration::from_secs(365 * 86_400);
+
 /// How a client reconnects; see [`Client::reconnect`](crate::Client::reconnect).
 ///
 /// The wait before attempt *n* is chosen at random between 0 and `base` · 2ⁿ⁻¹, at most `max`: exponential back-off
@@ -54,10 +58,11 @@ impl Reconnect {
         Self::default()
     }
 
-    /// The longest wait before the first attempt (`base`), and before any attempt (`max`). Default: 500 ms, 30 s.
+    /// The longest wait before the first attempt (`base`), and before any attempt (`max`); each is 10 ms at least.
+    /// Default: 500 ms, 30 s.
     #[must_use]
     pub fn delays(mut self, base: Duration, max: Duration) -> Self {
-        (self.base, self.max) = (base, max.min(Duration::from_secs(365 * 86_400)));
+        (self.base, self.max) = (base.max(LEAST), max.clamp(LEAST, MOST));
         self
     }
 
@@ -165,6 +170,16 @@ mod tests {
             *high - *low > Duration::from_millis(300),
             "{low:?}..{high:?}"
         );
+    }
+
+    /// Or a server that refuses would be asked again at once, for ever.
+    #[test]
+    fn there_is_some_wait_whatever_is_set() {
+        let reconnect = Reconnect::new().delays(Duration::ZERO, Duration::ZERO);
+        for attempt in [1, 100] {
+            assert_eq!(reconnect.ceiling(attempt), Duration::from_millis(10));
+        }
+        assert!(!reconnect.has_settled(Duration::ZERO));
     }
 
     #[test]

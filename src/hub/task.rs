@@ -31,6 +31,13 @@ thread_local! {
 /// bring each other work don't pile up on the stack. What has got more to do meanwhile goes to `later`:
 /// others may bring it work for ever.
 pub(super) fn run_here(runnable: Arc<dyn Runnable>, later: impl Fn(Arc<dyn Runnable>)) {
+    if HERE.try_with(|_| ()).is_err() {
+        // The thread has all but ended.
+        if runnable.run() {
+            later(runnable);
+        }
+        return;
+    }
     HERE.with(|(busy, next)| {
         next.borrow_mut().push_back(runnable);
         if busy.replace(true) {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::logging::Throttle;
 use crate::sync::lock;
 
 /// Something that is looked at when it is due.
@@ -55,7 +56,7 @@ struct State {
 enum Stage {
     /// The server has not been started: entries are only kept. The thread will hold this.
     Waiting(Sender<()>),
-    /// Nothing has been due yet.
+    /// Nothing has been due yet, or there was no thread to be had.
     Idle(Sender<()>),
     Running,
     Stopped,
@@ -133,10 +134,15 @@ impl Ticker {
         if state.entries.is_empty() {
             return;
         }
-        let alive = alive.clone();
-        state.stage = Stage::Running;
-        if let Err(error) = self.spawn(alive) {
-            log::error!("no thread for ticks and timers: {error}");
+        match self.spawn(alive.clone()) {
+            Ok(()) => state.stage = Stage::Running,
+            // The next that is added tries again.
+            Err(error) => {
+                static THREADLESS: Throttle = Throttle::new();
+                if let Some(more) = THREADLESS.pass() {
+                    log::error!("no thread for ticks and timers: {error}{more}");
+                }
+            }
         }
     }
 

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crossbeam_channel::{Sender, bounded, unbounded};
 
 use super::command::{BROADCASTS, Command, CommandReceiver, Permit};
-use super::thread::{self, THREAD, wake_deferred};
+use super::thread::{self, LISTS, THREAD, wake_deferred};
 use super::{Dial, OutboxGuard, Publication, Shared, SharedFrame};
 use crate::config::Config;
 use crate::id::{Key, PeerId};
@@ -107,14 +107,11 @@ impl LoopHandle {
 
     /// Asks the loop. What one thread asks is carried out in the order of its calls.
     pub(crate) fn post(self: &Arc<Self>, command: Command) {
-        let command = THREAD.with(|thread| {
-            if thread.own_loop.get() == self.address() && !thread.corked.get() {
-                thread.own_commands.borrow_mut().push(command);
-                return None;
-            }
-            Some(command)
-        });
-        if let Some(command) = command {
+        let here =
+            THREAD.with(|thread| thread.own_loop.get() == self.address() && !thread.corked.get());
+        if here {
+            LISTS.with(|lists| lists.own_commands.borrow_mut().push(command));
+        } else {
             self.enqueue(command);
         }
     }
@@ -145,7 +142,7 @@ impl LoopHandle {
     pub(super) fn post_now(self: &Arc<Self>, command: Command) {
         let here = THREAD.with(|thread| thread.own_loop.get() == self.address());
         if here {
-            THREAD.with(|thread| thread.own_commands.borrow_mut().push(command));
+            LISTS.with(|lists| lists.own_commands.borrow_mut().push(command));
         } else {
             self.enqueue_raw(command);
         }
@@ -206,11 +203,8 @@ impl LoopHandle {
     fn wake(self: &Arc<Self>) {
         match self.state.load(Ordering::SeqCst) {
             AWAKE => {}
-            NAPPING => THREAD.with(|thread| {
-                if !thread.defers.get() {
-                    return self.wake_now();
-                }
-                let mut deferred = thread.deferred.borrow_mut();
+            NAPPING if THREAD.with(|thread| thread.defers.get()) => LISTS.with(|lists| {
+                let mut deferred = lists.deferred.borrow_mut();
                 if !deferred.iter().any(|other| Arc::ptr_eq(other, self)) {
                     deferred.push(self.clone());
                 }
@@ -357,11 +351,11 @@ impl LoopHandle {
 
     /// Moves the commands that the loop gave itself to the end of `into`.
     pub(crate) fn take_own(&self, into: &mut Vec<Command>) {
-        THREAD.with(|thread| into.append(&mut thread.own_commands.borrow_mut()));
+        LISTS.with(|lists| into.append(&mut lists.own_commands.borrow_mut()));
     }
 
     pub(crate) fn has_own(&self) -> bool {
-        THREAD.with(|thread| !thread.own_commands.borrow().is_empty())
+        LISTS.with(|lists| !lists.own_commands.borrow().is_empty())
     }
 
     /// Declares that the loop is about to sleep. `false`: there is something to do first.

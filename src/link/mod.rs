@@ -23,7 +23,8 @@
 //! says so.
 //!
 //! 1. The state of a server (`server::handle`). Only the user's own threads take it, to start the server
-//!    and to wait for its end, for which they wait with it held.
+//!    and to wait for its end, for which they wait with it held. Or whether somebody wants to hurry a drain
+//!    (`server::drain`), which they take to begin it. Inside either, the deadline of the end.
 //! 2. The *stage* of a room (`hub::actor`), the call of a timer. Only the thread whose turn it is to run the
 //!    room or timer takes it, so nobody ever waits for it. User code runs under it. (The session of a
 //!    connection needs no lock of its own: who runs the connection takes it out of its `Traffic`.)

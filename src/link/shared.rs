@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     handshakes: AtomicUsize,
     /// Connections were dropped because the deadline of a shutdown had come.
     cut_off: AtomicBool,
+    /// A loop could not go on, so all end.
+    failed: AtomicBool,
     /// All has ended: nothing is published any more.
     ended: AtomicBool,
     /// Open connections by the window of their compression, see `SharedFrame`.
@@ -67,6 +69,7 @@ impl Shared {
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
             cut_off: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             #[cfg(feature = "deflate")]
             classes: Default::default(),
@@ -160,6 +163,14 @@ impl Shared {
 
     pub(crate) fn has_cut_off(&self) -> bool {
         self.cut_off.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_failure(&self) {
+        self.failed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::SeqCst)
     }
 
     /// The last that is said of this server.

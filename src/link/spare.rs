@@ -5,6 +5,9 @@
 //! thread keeps what it has emptied, takes from that what it fills, and passes on in one go what is
 //! too much. With handlers inline it is the same thread that does both, and an echo allocates
 //! nothing.
+//!
+//! When a thread ends, what it keeps is gone before the last of its destructors has run: whoever sends there
+//! gets a fresh buffer, and what is emptied there is freed.
 #![allow(
     clippy::box_collection,
     clippy::vec_box,
@@ -143,19 +146,22 @@ pub(crate) fn release_own() {
 
 #[inline]
 fn take<T: Default>(own: &'static Own<T>, common: &Common<T>, kept: usize) -> T {
-    own.with_borrow_mut(|own| {
+    let taken = own.try_with(|own| {
+        let mut own = own.borrow_mut();
         if own.is_empty() {
             for_common(common, |common| {
                 own.extend(common.drain(common.len().saturating_sub(kept / 2)..));
             });
         }
-        own.pop().unwrap_or_default()
-    })
+        own.pop()
+    });
+    taken.ok().flatten().unwrap_or_default()
 }
 
 #[inline]
 fn give<T>(emptied: T, own: &'static Own<T>, common: &Common<T>, kept: usize) {
-    own.with_borrow_mut(|own| {
+    let _ = own.try_with(|own| {
+        let mut own = own.borrow_mut();
         if own.len() == kept {
             for_common(common, |common| {
                 let room = (COMMON * kept).saturating_sub(common.len()).min(kept / 2);

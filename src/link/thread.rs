@@ -6,24 +6,41 @@ use std::sync::Arc;
 use super::{Command, LoopHandle};
 use crate::id::PeerId;
 
-/// What a thread is to the loops: nothing, a loop itself, or a worker in a batch.
+/// What a thread is to the loops: nothing, a loop itself, or a worker in a batch. It has no destructor, so it is
+/// there to the very end of a thread, where the user's own thread-locals may still send.
 pub(super) struct Thread {
     /// Address of the `LoopHandle` of the loop that this thread is; 0 for others.
     pub(super) own_loop: Cell<usize>,
-    /// Commands of the loop to itself.
-    pub(super) own_commands: RefCell<Vec<Command>>,
     /// The connection whose handler runs inline right now; it is flushed afterwards anyway.
     pub(super) inline: Cell<Option<PeerId>>,
     /// This thread is a worker: it holds back wake-ups of napping loops.
     pub(super) defers: Cell<bool>,
-    pub(super) deferred: RefCell<Vec<Arc<LoopHandle>>>,
-    /// This thread is a loop, and these have more messages to many from it than they should.
-    pub(super) behind: RefCell<Vec<Arc<LoopHandle>>>,
-    /// Whether there are any.
+    /// Whether there is any loop that is [`behind`](Lists::behind).
     pub(super) is_ahead: Cell<bool>,
     /// A room is being called: what it asks of the loops waits in `held`.
     pub(super) corked: Cell<bool>,
+}
+
+/// What a thread has for the loops. All of it is empty unless [`Thread`] says that there may be something, and
+/// only then it is looked at, as it is gone before a thread has quite ended.
+pub(super) struct Lists {
+    /// Commands of the loop to itself.
+    pub(super) own_commands: RefCell<Vec<Command>>,
+    pub(super) deferred: RefCell<Vec<Arc<LoopHandle>>>,
+    /// This thread is a loop, and these have more messages to many from it than they should.
+    behind: RefCell<Vec<Arc<LoopHandle>>>,
     held: RefCell<Vec<Held>>,
+}
+
+impl Drop for Lists {
+    fn drop(&mut self) {
+        THREAD.with(|thread| {
+            thread.own_loop.set(0);
+            thread.defers.set(false);
+            thread.is_ahead.set(false);
+            thread.corked.set(false);
+        });
+    }
 }
 
 /// What one loop is to be asked when the call is over.
@@ -69,13 +86,17 @@ thread_local! {
     pub(super) static THREAD: Thread = const {
         Thread {
             own_loop: Cell::new(0),
-            own_commands: RefCell::new(Vec::new()),
             inline: Cell::new(None),
             defers: Cell::new(false),
-            deferred: RefCell::new(Vec::new()),
-            behind: RefCell::new(Vec::new()),
             is_ahead: Cell::new(false),
             corked: Cell::new(false),
+        }
+    };
+    pub(super) static LISTS: Lists = const {
+        Lists {
+            own_commands: RefCell::new(Vec::new()),
+            deferred: RefCell::new(Vec::new()),
+            behind: RefCell::new(Vec::new()),
             held: RefCell::new(Vec::new()),
         }
     };
@@ -88,8 +109,11 @@ pub(crate) fn defer_wakes() {
 
 /// Sends off the wake-ups that were held back.
 pub(crate) fn wake_deferred() {
-    THREAD.with(|thread| {
-        for handle in thread.deferred.borrow_mut().drain(..) {
+    if !THREAD.with(|thread| thread.defers.get()) {
+        return;
+    }
+    LISTS.with(|lists| {
+        for handle in lists.deferred.borrow_mut().drain(..) {
             handle.wake_now();
         }
     });
@@ -105,10 +129,10 @@ pub(crate) fn is_ahead() -> bool {
 /// Looks again whether it is so.
 pub(crate) fn still_ahead() -> bool {
     is_ahead()
-        && THREAD.with(|thread| {
-            let mut behind = thread.behind.borrow_mut();
+        && LISTS.with(|lists| {
+            let mut behind = lists.behind.borrow_mut();
             behind.retain(|handle| handle.is_behind());
-            thread.is_ahead.set(!behind.is_empty());
+            THREAD.with(|thread| thread.is_ahead.set(!behind.is_empty()));
             !behind.is_empty()
         })
 }
@@ -116,13 +140,13 @@ pub(crate) fn still_ahead() -> bool {
 /// Notes a loop that has not kept up with this one.
 #[cold]
 pub(super) fn note_behind(handle: &Arc<LoopHandle>) {
-    THREAD.with(|thread| {
-        let mut behind = thread.behind.borrow_mut();
+    LISTS.with(|lists| {
+        let mut behind = lists.behind.borrow_mut();
         if !behind.iter().any(|other| Arc::ptr_eq(other, handle)) {
             behind.push(handle.clone());
         }
-        thread.is_ahead.set(true);
     });
+    THREAD.with(|thread| thread.is_ahead.set(true));
 }
 
 /// Marks the connection whose handler this loop runs inline, for as long as it lives.
@@ -153,7 +177,9 @@ pub(crate) struct Cork {
 
 impl Cork {
     pub(crate) fn new() -> Self {
-        let outermost = THREAD.with(|thread| !thread.corked.replace(true));
+        // Where nothing can be held back any more, all goes out at once.
+        let outermost =
+            LISTS.try_with(|_| ()).is_ok() && THREAD.with(|thread| !thread.corked.replace(true));
         Self { outermost }
     }
 }
@@ -163,10 +189,8 @@ impl Drop for Cork {
         if !self.outermost {
             return;
         }
-        let held = THREAD.with(|thread| {
-            thread.corked.set(false);
-            std::mem::take(&mut *thread.held.borrow_mut())
-        });
+        THREAD.with(|thread| thread.corked.set(false));
+        let held = LISTS.with(|lists| std::mem::take(&mut *lists.held.borrow_mut()));
         for held in held {
             let handle = held.handle.clone();
             handle.enqueue_batch(held.into_commands());
@@ -192,8 +216,8 @@ pub(super) fn hold_flush(handle: &Arc<LoopHandle>, id: PeerId) {
 }
 
 fn with_held(handle: &Arc<LoopHandle>, add: impl FnOnce(&mut Held)) {
-    THREAD.with(|thread| {
-        let mut held = thread.held.borrow_mut();
+    LISTS.with(|lists| {
+        let mut held = lists.held.borrow_mut();
         let place = held.iter().position(|h| Arc::ptr_eq(&h.handle, handle));
         let place = place.unwrap_or_else(|| {
             held.push(Held::new(handle));
@@ -205,8 +229,11 @@ fn with_held(handle: &Arc<LoopHandle>, add: impl FnOnce(&mut Held)) {
 
 /// What is held back from this loop.
 pub(super) fn take_held(handle: &Arc<LoopHandle>) -> Option<Vec<Command>> {
-    THREAD.with(|thread| {
-        let mut held = thread.held.borrow_mut();
+    if !is_corked() {
+        return None;
+    }
+    LISTS.with(|lists| {
+        let mut held = lists.held.borrow_mut();
         let at = held.iter().position(|h| Arc::ptr_eq(&h.handle, handle))?;
         Some(held.remove(at).into_commands())
     })

@@ -13,7 +13,7 @@ pub(crate) enum Refusal {
     /// `max_connections_per_ip` or `accept_rate_per_ip`: 429.
     PerAddress,
     /// Over a limit like those, and dropped, as too many are being answered already. Or the system could
-    /// not watch one more socket.
+    /// not watch one more socket, or a loop has all that it can number.
     Unanswered,
     /// 400 and its like: no sound request.
     BadRequest,

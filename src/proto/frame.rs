@@ -3,6 +3,11 @@
 //! A header is refused at the first byte that decides it, so a ping that claims 16 MiB or a length
 //! over the limit costs its sender two to fourteen bytes and us nothing.
 
+use std::cell::RefCell;
+
+use rand::rngs::{StdRng, SysRng};
+use rand::{RngExt, SeedableRng};
+
 use super::close::Violation;
 use super::mask::mask;
 use super::message_reader::Role;
@@ -229,7 +234,18 @@ impl From<Opcode> for FirstByte {
 /// A new masking key. §5.3: it "MUST be derived from a strong source of entropy", and not be
 /// predictable from those before it.
 pub(crate) fn new_mask() -> [u8; 4] {
-    rand::random()
+    let own = MASKS.try_with(|own| own.borrow_mut().random());
+    own.unwrap_or_else(|_| seeded().random())
+}
+
+thread_local! {
+    /// Not the one that `rand` has for each thread: user code may still send when that is gone, and it panics.
+    static MASKS: RefCell<StdRng> = RefCell::new(seeded());
+}
+
+#[cold]
+fn seeded() -> StdRng {
+    StdRng::try_from_rng(&mut SysRng).expect("a system has random numbers")
 }
 
 /// Writes the header of an unfragmented frame into `out`; gives the bytes used.

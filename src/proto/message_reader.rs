@@ -50,7 +50,7 @@ pub(crate) struct Masked<'a> {
 pub(crate) struct MessageReader {
     role: Role,
     accepts: Accepts,
-    /// Frames seen, wrapping: a measure of work where bytes are none.
+    /// Frames of one read, as far as they can be counted: a measure of work where bytes are none.
     frames: u16,
     /// Longest message, assembled, in bytes.
     max_message: u32,
@@ -154,7 +154,7 @@ impl MessageReader {
         if whole.end - whole.start > self.max_message as usize {
             return None;
         }
-        self.frames = self.frames.wrapping_add(1);
+        self.frames = self.frames.saturating_add(1);
         let (frame, rest) = std::mem::take(input).split_at_mut(whole.end);
         *input = rest;
         Some(Masked {
@@ -173,7 +173,7 @@ impl MessageReader {
         let whole = Whole::find(input, self.role)?;
         let within = (least..=self.max_message as usize).contains(&(whole.end - whole.start));
         if within {
-            self.frames = self.frames.wrapping_add(1);
+            self.frames = self.frames.saturating_add(1);
         }
         within.then_some(whole)
     }
@@ -194,7 +194,7 @@ impl MessageReader {
             let whole = header.len.saturating_add(u64::from(header.size)) <= input.len() as u64;
             if whole && header.fin && header.opcode != Opcode::Continuation {
                 self.check(&header)?;
-                self.frames = self.frames.wrapping_add(1);
+                self.frames = self.frames.saturating_add(1);
                 let coming = input.len();
                 let (_, rest) = std::mem::take(input).split_at_mut(header.size as usize);
                 let (payload, rest) = rest.split_at_mut(header.len as usize);
@@ -262,7 +262,7 @@ impl MessageReader {
         if read.is_wasted_on(header.len as usize) {
             return Err(read);
         }
-        self.frames = self.frames.wrapping_add(1);
+        self.frames = self.frames.saturating_add(1);
         self.begin(header);
         let partial = self.partial.get_or_insert_default();
         if let (Some(frame), Some(message)) = (&mut partial.frame, &mut partial.message) {
@@ -283,9 +283,13 @@ impl MessageReader {
         frame_len(len, self.role == Role::Server)
     }
 
-    /// Frames seen so far; only differences mean something.
+    /// Frames seen since [`count_afresh`](Self::count_afresh); `u16::MAX` stands for any more.
     pub(crate) fn frames(&self) -> u16 {
         self.frames
+    }
+
+    pub(crate) fn count_afresh(&mut self) {
+        self.frames = 0;
     }
 
     /// Whether a large message is arriving, of which more should be read while it is in the cache.
@@ -417,7 +421,7 @@ impl MessageReader {
                     return Ok(None);
                 };
                 self.check(&header)?;
-                self.frames = self.frames.wrapping_add(1);
+                self.frames = self.frames.saturating_add(1);
                 self.begin(header);
             }
             if let Some(message) = self.payload(input, blocks)? {

@@ -99,6 +99,11 @@ impl Acceptor {
         }
     }
 
+    /// All loops, this one too.
+    pub(crate) fn loops(&self) -> &[Arc<LoopHandle>] {
+        &self.loops
+    }
+
     /// Registers the listeners under the tokens `first`, `first + 1`, …
     pub(crate) fn register(&mut self, registry: &mio::Registry, first: usize) -> io::Result<()> {
         for (n, listening) in self.listeners.iter_mut().enumerate() {

@@ -175,10 +175,39 @@ pub(crate) struct Conn {
     pub(crate) gone: bool,
 }
 
-/// Bytes that were read and not yet looked at. Behind a pointer of one word, as nearly always there
-/// are none.
+/// Bytes that were read and not yet looked at: those from `at` on, where `at < bytes.len()`. Behind a pointer
+/// of one word, as nearly always there are none.
 #[derive(Debug)]
-pub(super) struct Rest(pub(super) Box<[u8]>);
+pub(super) struct Rest {
+    bytes: Box<[u8]>,
+    at: usize,
+}
+
+impl Rest {
+    /// `None`: there are none.
+    pub(super) fn new(bytes: &[u8]) -> Option<Box<Self>> {
+        (!bytes.is_empty()).then(|| {
+            Box::new(Self {
+                bytes: bytes.into(),
+                at: 0,
+            })
+        })
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.at..]
+    }
+
+    /// Itself, when only the last so many have still to be looked at. They stay where they are, or what
+    /// takes a thousand turns to look at would be moved a thousand times; unless most of the memory is done with.
+    fn last(mut self: Box<Self>, left: usize) -> Option<Box<Self>> {
+        self.at = self.bytes.len() - left;
+        match left < self.bytes.len() / 2 {
+            true => Self::new(self.bytes()),
+            false => Some(self),
+        }
+    }
+}
 
 /// What the handler knows of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -392,7 +421,10 @@ impl Conn {
             return;
         }
         if let Some(mut rest) = self.rest.take() {
-            self.input(&mut rest.0, cx);
+            let left = self.look_at(rest.bytes(), cx);
+            if left > 0 {
+                self.rest = rest.last(left);
+            }
         } else if self.readable && !self.eof {
             self.read(cx);
         }

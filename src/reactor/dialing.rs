@@ -86,8 +86,7 @@ impl Dialing {
             0 => left,
             others => (left / (others + 1)).min(ATTEMPT),
         };
-        // Rather a millisecond late than early.
-        let at = |wait| millis((now + wait).saturating_duration_since(start)) + 1;
+        let at = |wait| millis((now + wait).saturating_duration_since(start));
         Self {
             connecting: true,
             attempt_ends: at(attempt),

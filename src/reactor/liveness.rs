@@ -89,8 +89,10 @@ impl Allowance {
     }
 }
 
+/// Rounded up: what is set to less than a millisecond is still some time.
 pub(super) fn millis(duration: Duration) -> u64 {
-    duration.as_millis().try_into().unwrap_or(u64::MAX / 4)
+    let up = duration.saturating_add(Duration::from_nanos(999_999));
+    up.as_millis().try_into().unwrap_or(u64::MAX / 4)
 }
 
 impl Conn {
@@ -285,6 +287,14 @@ impl Conn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_of_a_millisecond_counts_as_one() {
+        for (micros, ms) in [(0, 0), (1, 1), (999, 1), (1000, 1), (1001, 2)] {
+            assert_eq!(millis(Duration::from_micros(micros)), ms);
+        }
+        assert!(millis(Duration::MAX) > 1 << 60);
+    }
 
     #[test]
     fn moments_survive_the_wrap() {

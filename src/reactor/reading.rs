@@ -126,7 +126,7 @@ impl Conn {
                 Some(result) => {
                     let filled = self.note_read(result, cx);
                     if filled.is_some() {
-                        self.frames(&mut [], cx);
+                        let _ = self.frames(&mut [], cx);
                     }
                     filled
                 }
@@ -201,7 +201,7 @@ impl Conn {
         if let Some(bytes) = last {
             self.note_message(bytes, cx);
         }
-        self.frames(&mut buf[..rest], cx);
+        self.input(&mut buf[..rest], cx);
         cx.buf = buf;
         Some(filled)
     }
@@ -224,7 +224,7 @@ impl Conn {
             ReadMode::Tiny => TINY_READ.min(buf.len()),
             ReadMode::Usual | ReadMode::Middling => buf.len(),
         };
-        let frames = self.reader.frames();
+        self.reader.count_afresh();
         let result = self.stream.read(&mut buf[..size]);
         let result = result.map(|arrived| Filled {
             arrived,
@@ -233,8 +233,7 @@ impl Conn {
         let filled = self.note_read(result, cx);
         if let Some(filled) = filled {
             self.input(&mut buf[..filled.arrived], cx);
-            let frames = self.reader.frames().wrapping_sub(frames) as usize;
-            if frames > filled.arrived / TINY {
+            if are_tiny(self.reader.frames(), filled.arrived) {
                 self.read_mode = ReadMode::Tiny;
             } else if self.read_mode == ReadMode::Tiny {
                 self.read_mode = ReadMode::Usual;
@@ -301,25 +300,36 @@ impl Conn {
 
     /// Looks at bytes in the order they came; keeps those whose time has not come.
     pub(super) fn input<U: Upstream>(&mut self, bytes: &mut [u8], cx: &mut Context<'_, U>) {
+        let left = self.look_at(bytes, cx);
+        self.keep(&bytes[bytes.len() - left..]);
+    }
+
+    /// The same, but tells how many are left to be kept by the caller, the last ones.
+    pub(super) fn look_at<U: Upstream>(
+        &mut self,
+        bytes: &mut [u8],
+        cx: &mut Context<'_, U>,
+    ) -> usize {
         match self.phase {
             Phase::Opening(_) => self.request_input(bytes, cx),
             Phase::Dialing(_) => self.answer_input(bytes, cx),
-            Phase::Deciding => self.keep(bytes),
-            Phase::Open(_) => self.frames(bytes, cx),
+            Phase::Deciding => return bytes.len(),
+            Phase::Open(_) => return self.frames(bytes, cx),
             Phase::Lingering => {}
         }
+        0
     }
 
     pub(super) fn keep(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.rest = Some(Box::new(Rest(bytes.into())));
+        if let Some(rest) = Rest::new(bytes) {
+            self.rest = Some(rest);
         }
     }
 
-    /// Frames to messages, as many as the handler has room for.
-    fn frames<U: Upstream>(&mut self, bytes: &mut [u8], cx: &mut Context<'_, U>) {
+    /// Frames to messages, as many as the handler has room for; tells how many bytes have to wait.
+    fn frames<U: Upstream>(&mut self, bytes: &mut [u8], cx: &mut Context<'_, U>) -> usize {
         if self.ending.as_ref().is_some_and(|e| e.has_failed()) {
-            return;
+            return 0;
         }
         let mut input = bytes;
         let inline = cx.upstream.inline();
@@ -351,18 +361,24 @@ impl Conn {
                 None => self.messages(&mut input, cx),
             };
             match stop {
-                Stop::Empty => return,
-                Stop::Full => return self.keep(input),
+                Stop::Empty => return 0,
+                Stop::Full => return input.len(),
                 Stop::OverRate if over_rate_waits(cx.config) => {
                     self.rearm = true;
-                    return self.keep(input);
+                    return input.len();
                 }
                 Stop::OverRate => {
                     let text = "too many messages";
                     self.close_for(CloseCode::Policy, text, CloseCause::RateLimit, cx);
                 }
-                Stop::Close(frame) => return self.on_close(frame, cx),
-                Stop::Failed(violation) => return self.fail(violation, cx),
+                Stop::Close(frame) => {
+                    self.on_close(frame, cx);
+                    return 0;
+                }
+                Stop::Failed(violation) => {
+                    self.fail(violation, cx);
+                    return 0;
+                }
             }
         }
     }
@@ -583,6 +599,12 @@ impl Conn {
     }
 }
 
+/// Whether a read of so many bytes brought frames that are tiny; or so many that they are not counted any more,
+/// which is enough for a turn however long they are.
+fn are_tiny(frames: u16, bytes: usize) -> bool {
+    frames == u16::MAX || usize::from(frames) > bytes / TINY
+}
+
 /// What is in the batch already: messages that stayed where they were read.
 #[inline(always)] // nearly always nothing
 fn found_before(messages: &[Message]) -> Load {
@@ -600,5 +622,17 @@ fn most_inflated(message: &Message, config: &Config) -> usize {
             most.min(config.max_message as usize)
         }
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_of_tiny_frames() {
+        assert!(!are_tiny(0, 0) && !are_tiny(4096, 64 << 10));
+        assert!(are_tiny(1, 6) && are_tiny(4097, 64 << 10));
+        assert!(are_tiny(u16::MAX, 16 << 20), "more than can be counted");
     }
 }

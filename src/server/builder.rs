@@ -8,7 +8,8 @@ use crate::backplane::Backplane;
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
 use crate::config::{
-    ByteRate, Compress, Config, ForwardedHeader, MessageRate, Origin, Overflow, ProxyProtocol, Rate,
+    ByteRate, Compress, Config, ForwardedHeader, MessageRate, OnQuiet, Origin, Overflow,
+    ProxyProtocol, Rate,
 };
 use crate::error::{Error, Result};
 use crate::history::History;
@@ -438,7 +439,8 @@ impl Server {
 
     /// How long a connection may take to become a WebSocket, [`Handler::open`](crate::Handler::open) included, or
     /// until [`Handler::http`](crate::Handler::http) has answered it. After that time it is closed: with 408 if its
-    /// request has begun and is not complete, otherwise without an answer. Default: 10 s.
+    /// request has begun and is not complete, otherwise without an answer. Default: 10 s. Zero is an
+    /// [`Error::Config`] when the server is started. Resolution as with [`ping`](Self::ping).
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.config.handshake_timeout = timeout;
         self
@@ -447,7 +449,8 @@ impl Server {
     /// Pings a peer after `after` of silence and drops it if nothing is heard for another `timeout`. Default: 25 s,
     /// 20 s. Any byte received counts as life; so does any progress in writing to a peer that does not keep up. The
     /// ping waits behind what the kernel has buffered (up to a few MB), so the peer must read that within `timeout`.
-    /// Resolution 1 ms; 49.7 days or more: never.
+    /// Resolution 1 ms, rounded up; 49.7 days or more: never. Zero for either is an [`Error::Config`] when the server is
+    /// started.
     pub fn ping(mut self, after: Duration, timeout: Duration) -> Self {
         self.config.ping_interval = Some(after);
         self.config.pong_timeout = timeout;
@@ -461,7 +464,7 @@ impl Server {
     }
 
     /// How long the closing handshake may take, counted from the first close frame, sent or received.
-    /// Default: 10 s.
+    /// Default: 10 s. Zero: nobody waits for an answer.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.config.close_timeout = timeout;
         self
@@ -501,9 +504,9 @@ impl Server {
     /// This is for allocators that keep freed memory until they are told to give it back. With glibc's, much of the
     /// memory of a burst may stay resident until a program calls
     /// [`malloc_trim`](https://man7.org/linux/man-pages/man3/malloc_trim.3.html), which is `unsafe` and so is left to
-    /// you.
-    pub fn on_quiet(mut self, call: fn()) -> Self {
-        self.config.on_quiet = Some(call);
+    /// you. If `call` panics, that is logged.
+    pub fn on_quiet(mut self, call: impl Fn() + Send + Sync + 'static) -> Self {
+        self.config.on_quiet = Some(OnQuiet(Arc::new(call)));
         self
     }
 }

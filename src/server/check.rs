@@ -82,6 +82,9 @@ pub(super) fn check(config: &Config) -> Result<()> {
     if let Some(Err(why)) = config.deflate.as_ref().map(Deflate::check) {
         return Err(Error::Config(why.into()));
     }
+    config
+        .check_times()
+        .map_err(|why| Error::Config(why.into()))?;
     match wrong.iter().find(|(wrong, _)| *wrong) {
         Some((_, why)) => Err(Error::Config((*why).into())),
         None => Ok(()),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::drain::{Drain, Hurry};
 use super::presence::Presence;
 use crate::backplane::BackplaneState;
-use crate::config::Compress;
+use crate::config::{Compress, NEVER};
 #[cfg(feature = "tls")]
 use crate::error::{Error, Result};
 use crate::http::Response;
@@ -110,9 +110,6 @@ pub(super) struct Threads {
 /// How much longer handlers get that are still busy when everything else has ended.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// In effect never, and small enough that no sum with it overflows.
-const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
-
 impl ServerHandle {
     pub(super) fn new() -> Self {
         Self {
@@ -160,7 +157,6 @@ impl ServerHandle {
     /// It could not be started after all, or its handler panicked meanwhile. `backplane`: that had begun.
     pub(super) fn failed(&self, backplane: bool) {
         let deadline = Instant::now() + GRACE;
-        self.tell_loops(Instant::now());
         let services = &self.inner.services;
         services.stop_ticker();
         services.join_ticker(deadline);
@@ -457,9 +453,16 @@ impl ServerHandle {
         notify("READY=1");
     }
 
-    /// Whether the server is being [drained](Self::drain) or shut down, or was.
+    /// Whether the server is being [drained](Self::drain) or shut down, or was; or has to end because one of its
+    /// loops has failed.
     pub fn is_draining(&self) -> bool {
-        self.inner.draining.load(Ordering::SeqCst)
+        self.inner.draining.load(Ordering::SeqCst) || self.has_failed()
+    }
+
+    /// One of the loops has failed, and so the others end.
+    pub(super) fn has_failed(&self) -> bool {
+        let running = self.inner.running.get();
+        running.is_some_and(|running| running.shared.has_failed())
     }
 
     /// The answer to the health check of a load balancer, for [`Handler::http`](crate::Handler::http):
@@ -472,7 +475,8 @@ impl ServerHandle {
     }
 
     /// Waits until the server has ended because somebody called [`shutdown`](Self::shutdown) or
-    /// [`drain`](Self::drain). Returns at once if it is not running.
+    /// [`drain`](Self::drain), or because one of its loops has failed, which is logged: then all loops end as with a
+    /// shutdown within the [`close_timeout`](crate::Server::close_timeout). Returns at once if it is not running.
     pub fn wait(&self) {
         self.end();
     }
@@ -495,16 +499,10 @@ impl ServerHandle {
         };
         let mut sound = true;
         for thread in loops {
-            if thread.join().is_err() {
-                log::error!("a loop panicked: this is a bug in framemill");
-                sound = false;
-            }
+            sound &= thread.join().is_ok();
         }
-        let cut_off = self
-            .inner
-            .running
-            .get()
-            .is_some_and(|r| r.shared.has_cut_off());
+        let running = self.inner.running.get();
+        let cut_off = running.is_some_and(|r| r.shared.has_cut_off() || r.shared.has_failed());
         let services = &self.inner.services;
         services.stop_ticker();
         let deadline = (*lock(&self.inner.deadline)).unwrap_or_else(Instant::now);

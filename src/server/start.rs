@@ -1,5 +1,6 @@
 //! From the settings to a server that runs.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use super::handler::{Accept, Handler};
 use super::inline::OnTheLoop;
 use super::workers::ToWorkers;
 use crate::backplane::Node;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::http::{Request, Response};
 use crate::link::Shared;
 use crate::net::Listener;
@@ -29,18 +30,22 @@ impl Server {
     /// Runs until [`ServerHandle::shutdown`] is called from elsewhere.
     ///
     /// # Errors
-    /// As for [`start`](Self::start).
+    /// As for [`start`](Self::start); and [`Error::Io`] if the server has ended because one of its loops has
+    /// failed, see [`ServerHandle::wait`].
     pub fn run(self, handler: impl Handler) -> Result<()> {
-        self.start(handler)?.wait();
-        Ok(())
+        let handle = self.start(handler)?;
+        handle.wait();
+        match handle.has_failed() {
+            true => Err(Error::Io(io::Error::other("a loop has failed"))),
+            false => Ok(()),
+        }
     }
 
     /// Runs on threads of its own, and returns at once.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for a setting that is out of range,
-    /// [`Error::Io`](crate::Error::Io) if a thread or a poll instance can't be created, and the error of
-    /// [`Backplane::start`](crate::Backplane::start).
+    /// [`Error::Config`] for a setting that is out of range, [`Error::Io`] if a thread or a poll instance can't be
+    /// created, and the error of [`Backplane::start`](crate::Backplane::start).
     pub fn start(self, handler: impl Handler) -> Result<ServerHandle> {
         check(&self.config)?;
         let listeners = spread(self.listeners, self.config.loops)?;
@@ -165,7 +170,7 @@ fn spread(listeners: Vec<Listener>, loops: usize) -> Result<Vec<Vec<Listener>>> 
     let mut of_loops = Vec::with_capacity(loops);
     for _ in 1..loops {
         let more = listeners.iter().filter_map(Listener::another);
-        of_loops.push(more.collect::<std::io::Result<_>>()?);
+        of_loops.push(more.collect::<io::Result<_>>()?);
     }
     of_loops.insert(0, listeners);
     Ok(of_loops)

@@ -9,8 +9,9 @@ pub(in crate::link) struct Aside {
     pub(super) queue: Queue,
     /// Decided: nothing more is accepted.
     pub(super) local_close: Option<LocalClose>,
-    /// Bytes that were accepted and then thrown away because there was no room: for the reason of the end.
-    pub(super) discarded: usize,
+    /// Bytes that were accepted and then thrown away because there was no room: for the reason of the end. All that
+    /// there ever were, which may be more than a small machine can address.
+    pub(super) discarded: u64,
 }
 
 impl Aside {

@@ -103,7 +103,9 @@ impl Outbox {
         let waiting = self.local_close().filter(|close| !close.written);
         let close_frame = waiting.map_or(0, |close| close.frame_len);
         let discarded = self.aside.as_ref().map_or(0, |aside| aside.discarded);
-        self.queued().saturating_sub(close_frame) + discarded
+        let queued = self.queued().saturating_sub(close_frame) as u64;
+        let all = discarded.saturating_add(queued);
+        all.try_into().unwrap_or(usize::MAX)
     }
 
     /// The connection is gone: nothing is accepted any more and nothing kept. `false`: it was gone before.

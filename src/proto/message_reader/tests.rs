@@ -399,3 +399,18 @@ proptest! {
         prop_assert_eq!(receive(&mut MessageReader::new(Role::Server, 1000), [head, tail]), whole);
     }
 }
+
+/// A megabyte may hold more of them than there are numbers: then there are very many, not few.
+#[test]
+fn the_count_of_frames_does_not_begin_again() {
+    let mut reader = MessageReader::new(Role::Server, 1 << 20);
+    let ping = frame(0x89, b"");
+    for (pings, counted) in [(1 << 16, u16::MAX), (3, u16::MAX)] {
+        let input = ping.repeat(pings);
+        assert_eq!(receive(&mut reader, [&input[..]]).0.len(), pings);
+        assert_eq!(reader.frames(), counted);
+    }
+    reader.count_afresh();
+    receive(&mut reader, [&ping[..]]);
+    assert_eq!(reader.frames(), 1);
+}

@@ -1,5 +1,6 @@
 //! Sockets that become connections of this loop: accepted here or by another loop, or dialed.
 
+use std::io;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -41,8 +42,11 @@ impl<U: Upstream> EventLoop<U> {
             let Some(mut dial) = self.dials.pop_front() else {
                 return;
             };
-            let begun = if self.stopping.is_some() || self.is_full() {
+            let begun = if self.stopping.is_some() {
                 Err(Error::Closed)
+            } else if self.is_full() {
+                let why = "a loop has all the connections that it can have";
+                Err(Error::Io(io::Error::other(why)))
             } else {
                 dialing::begin(&mut dial)
             };
@@ -62,10 +66,13 @@ impl<U: Upstream> EventLoop<U> {
     pub(super) fn adopt(&mut self, stream: Stream, remote: RemoteAddr) {
         let counters = &self.handle.counters;
         counters.accepted.add(1);
-        let admitted = match self.stopping.is_some() || self.is_full() {
-            true => return self.turn_away(remote, Refusal::Shutdown),
-            false => acceptor::admit(&self.handle.shared, remote),
-        };
+        if self.stopping.is_some() {
+            return self.turn_away(remote, Refusal::Shutdown);
+        }
+        if self.is_full() {
+            return self.turn_away(remote, Refusal::Unanswered);
+        }
+        let admitted = acceptor::admit(&self.handle.shared, remote);
         let refusal = match admitted {
             Ok(()) => None,
             Err(Some(status)) => {
@@ -102,6 +109,7 @@ impl<U: Upstream> EventLoop<U> {
         self.handle.shared.leave_opening();
     }
 
+    /// It can't number more.
     fn is_full(&self) -> bool {
         self.conns.len() >= PeerId::MAX_SLOTS as usize
     }

@@ -19,6 +19,7 @@ mod start;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
+use std::{fmt, io};
 
 use mio::{Events, Poll, Token};
 
@@ -34,9 +35,11 @@ use super::slab::Slab;
 use super::stopping::Stopping;
 use super::upstream::Upstream;
 use super::wheel::Wheel;
+use crate::config::NEVER;
 use crate::error::Error;
+use crate::guard::guarded;
 use crate::id::Key;
-use crate::link::{self, CommandReceiver, Dial, EventBatch, LoopHandle};
+use crate::link::{self, Command, CommandReceiver, Dial, EventBatch, LoopHandle};
 use crate::message::{CloseCause, Message};
 use crate::metrics::Refusal;
 use crate::peer::Peer;
@@ -166,18 +169,24 @@ impl<U: Upstream> EventLoop<U> {
 
     fn run(mut self) {
         self.handle.run_here();
-        while self.turn() {}
+        // To panic is a mistake of ours, or of a logger.
+        let outcome = guarded(|| self.turns());
         self.turn_ended(Instant::now());
-        log::debug!("loop {}: ended", self.handle.index);
+        match outcome {
+            Some(Ok(())) => log::debug!("loop {}: ended", self.handle.index),
+            Some(Err(error)) => self.fail(&error),
+            None => self.fail(&"it panicked"),
+        }
+    }
+
+    fn turns(&mut self) -> io::Result<()> {
+        while self.turn()? {}
+        Ok(())
     }
 
     /// `false` when the loop is done.
-    fn turn(&mut self) -> bool {
-        if let Err(error) = self.wait() {
-            log::error!("loop {}: {error}; stopping", self.handle.index);
-            self.end_all();
-            return false;
-        }
+    fn turn(&mut self) -> io::Result<bool> {
+        self.wait()?;
         self.large_left = TURN_BUDGET;
         self.gave_work = false;
         self.ahead = link::still_ahead();
@@ -194,7 +203,7 @@ impl<U: Upstream> EventLoop<U> {
             self.step_aside();
         }
         self.reap();
-        self.stopping.is_none() || !self.conns.is_empty() || !self.dials.is_empty()
+        Ok(self.stopping.is_none() || !self.conns.is_empty() || !self.dials.is_empty())
     }
 
     // ---- the steps ----
@@ -405,6 +414,39 @@ impl<U: Upstream> EventLoop<U> {
         if self.conns.get_mut(key).is_some_and(Kept::touch) {
             self.touched.push(key);
         }
+    }
+
+    /// This loop can't go on, so neither can the others: one of them may have the listeners, and goes on to deal
+    /// out to all. They end in good order.
+    #[cold]
+    fn fail(mut self, why: &dyn fmt::Display) {
+        let shared = &self.handle.shared;
+        shared.note_failure();
+        let deadline = match &self.stopping {
+            Some(stopping) => stopping.deadline,
+            None => Instant::now() + shared.config.close_timeout.min(NEVER),
+        };
+        for handle in self.acceptor.loops() {
+            handle.post(Command::Shutdown(deadline));
+        }
+        let index = self.handle.index;
+        guarded(|| log::error!("loop {index}: {why}; all loops end"));
+        // It may go wrong once more, as who knows what is left.
+        guarded(|| {
+            let Tools {
+                messages, batch, ..
+            } = &mut self.tools;
+            // They belong to nobody any more.
+            messages.clear();
+            batch.clear();
+            self.tools.out = Outbound::default();
+            let dials = self.receiver.commands.try_iter();
+            self.dials.extend(dials.filter_map(|command| match command {
+                Command::Dial(dial) => Some(dial),
+                _ => None,
+            }));
+            self.end_all();
+        });
     }
 
     /// Drops every connection, telling the handlers.

@@ -5,7 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::EventLoop;
+use crate::config::OnQuiet;
+use crate::guard::guarded;
 use crate::link;
+use crate::logging::Throttle;
 use crate::reactor::upstream::Upstream;
 
 /// How long a loop sleeps at most after it gave work to the workers; see
@@ -172,8 +175,13 @@ impl<U: Upstream> EventLoop<U> {
         self.tools.blocks.release();
         self.tools.in_place.release();
         link::release_spare();
-        if let Some(call) = self.handle.config.on_quiet {
-            call();
+        if let Some(OnQuiet(call)) = &self.handle.config.on_quiet {
+            if guarded(call.as_ref()).is_none() {
+                static PANICS: Throttle = Throttle::new();
+                if let Some(more) = PANICS.pass() {
+                    log::error!("loop {}: on_quiet panicked{more}", self.handle.index);
+                }
+            }
         }
     }
 

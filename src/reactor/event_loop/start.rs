@@ -3,12 +3,13 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use mio::{Poll, Token};
 
 use super::EventLoop;
 use crate::id::{Key, PeerId};
-use crate::link::{CommandReceiver, LoopHandle, Shared};
+use crate::link::{Command, CommandReceiver, LoopHandle, Shared};
 use crate::net::Listener;
 use crate::reactor::acceptor::Acceptor;
 use crate::reactor::upstream::Upstream;
@@ -56,18 +57,25 @@ pub(crate) fn handles(prepared: &[Prepared]) -> Vec<Arc<LoopHandle>> {
     prepared.iter().map(|p| p.handle.clone()).collect()
 }
 
-/// Starts the threads of all loops, each with the next of `listeners` and with what `upstream` makes.
+/// Starts the threads of all loops, each with the next of `listeners` and with what `upstream` makes. If one
+/// can't be started, those that were are told to end.
 pub(crate) fn spawn_all<U: Upstream>(
     prepared: Vec<Prepared>,
     upstream: impl Fn() -> U,
     listeners: impl IntoIterator<Item = Vec<Listener>>,
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let loops = handles(&prepared);
-    prepared
+    let threads: io::Result<Vec<_>> = prepared
         .into_iter()
         .zip(listeners)
         .map(|(prepared, listeners)| spawn(prepared, upstream(), listeners, loops.clone()))
-        .collect()
+        .collect();
+    if threads.is_err() {
+        for handle in loops {
+            handle.post(Command::Shutdown(Instant::now()));
+        }
+    }
+    threads
 }
 
 /// Starts the thread of a loop. What its listeners bring is dealt out to `loops`, unless each loop has
