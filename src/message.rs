@@ -82,7 +82,8 @@ pub enum CloseCause {
     Overflow,
     /// Nothing was heard from the peer, not even a pong to our ping.
     NoPong,
-    /// The peer took nothing of the messages queued for it, for as long as a ping may stay unanswered.
+    /// The peer took nothing of the messages queued for it, for as long as a ping may stay unanswered; or, when the
+    /// connection was closed, for as long as the closing handshake may take, so that it never got the close frame.
     WriteStall,
     /// The close frame was sent, but the peer did not answer in time.
     CloseTimeout,

@@ -259,8 +259,9 @@ impl Client {
         self
     }
 
-    /// How long the closing handshake may take, counted from the first close frame, sent or received,
-    /// and how long the server may then take to end the TCP connection. Default: 10 s.
+    /// How long the server may take for the closing handshake, and then to end the TCP connection: counted from
+    /// the first close frame, sent or received; while messages in front of ours are still being written, from the
+    /// last time that the server took some of them. Default: 10 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.config.close_timeout = timeout.min(NEVER);
         self

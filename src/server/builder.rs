@@ -463,8 +463,9 @@ impl Server {
         self
     }
 
-    /// How long the closing handshake may take, counted from the first close frame, sent or received.
-    /// Default: 10 s. Zero: nobody waits for an answer.
+    /// How long a peer may take for the closing handshake: counted from the first close frame, sent or received;
+    /// while messages in front of ours are still being written, from the last time that the peer took some of
+    /// them. Default: 10 s. Zero: nobody waits for an answer.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.config.close_timeout = timeout;
         self
