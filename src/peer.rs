@@ -71,7 +71,7 @@ impl Peer {
     /// [`Message::Close`] of your own.
     ///
     /// The owner of a payload made with `Bytes::from_owner` may be dropped on a loop's thread, with a lock of the
-    /// connection held. So its `Drop` must be quick, must not panic, and must not use a [`Peer`].
+    /// connection held. So its `Drop` must be quick, and must not use a [`Peer`]. (There, a panic in it is caught.)
     ///
     /// The reason of a close frame is cut as in [`close`](Self::close), and code 1005 is sent as a close frame
     /// without a code.
@@ -212,7 +212,7 @@ impl Peer {
     }
 
     /// Begins the closing handshake (RFC 6455 §7.1.2), behind everything that was sent. The connection ends when
-    /// the peer answers, or after [`close_timeout`](crate::Server::close_timeout); to end it at once, call
+    /// the peer answers, or when [`close_timeout`](crate::Server::close_timeout) is over; to end it at once, call
     /// [`terminate`](Self::terminate).
     ///
     /// Messages that have arrived before this call are still handled. Those that arrive later are thrown away:

@@ -30,6 +30,7 @@ over_every_transport! {
     a_violation_behind_our_close_frame_ends_it_at_once,
     the_peer_vanishes,
     what_a_peer_said_before_it_left_is_heard,
+    a_peer_that_has_left_is_terminated,
     a_slow_reader_gets_all_before_the_close_frame,
     a_half_closed_peer_still_gets_its_answers,
     data_after_close_is_ignored,
@@ -287,11 +288,13 @@ fn what_a_peer_said_before_it_left_is_heard(transport: Transport) {
         .flat_map(|n| leave.iter().map(move |l| (n, l)))
     {
         let (go, gate) = bounded::<()>(0);
+        let (enter, entered) = bounded(1);
         let heard = Arc::new(AtomicU32::new(0));
         let count = heard.clone();
         let (handler, seen) = spy(move |peer: &Peer, message: Message| {
             let n = number(&message.clone().into_data());
             if n == 0 {
+                enter.send(()).unwrap();
                 gate.recv_timeout(WAIT).unwrap();
             }
             assert_eq!(count.fetch_add(1, Ordering::SeqCst), n);
@@ -299,7 +302,10 @@ fn what_a_peer_said_before_it_left_is_heard(transport: Transport) {
         });
         let server = transport.serve(|s| s.workers(workers), handler);
         let mut raw = Raw::open(server.addr);
-        raw.write(&frames(0..MESSAGES, 50));
+        raw.write(&frames(0..10, 50));
+        entered.recv_timeout(WAIT).unwrap();
+        // No event tells of these before those above have been answered.
+        raw.write(&frames(10..MESSAGES, 50));
         raw.write(&frame(0x88, b"\x0F\xA1"));
         leave(raw);
         go.send_timeout((), WAIT).unwrap();
@@ -313,9 +319,65 @@ fn what_a_peer_said_before_it_left_is_heard(transport: Transport) {
     }
 }
 
+/// Nothing can be written to it any more, and much of what it said is still to be read.
+fn a_peer_that_has_left_is_terminated(transport: Transport) {
+    const MESSAGES: u32 = 1000;
+    for closes in [false, true] {
+        let (enter, entered) = bounded(1);
+        let (go, gate) = bounded::<()>(0);
+        let (handler, seen) = spy(move |peer: &Peer, message: Message| {
+            match number(&message.clone().into_data()) {
+                0 => {
+                    enter.send(()).unwrap();
+                    gate.recv_timeout(WAIT).unwrap();
+                }
+                20 => {
+                    until("that is known", || peer.send("more").is_err());
+                    assert!(match closes {
+                        true => peer.close(CloseCode::Away, "enough"),
+                        false => peer.terminate(),
+                    });
+                }
+                _ => {}
+            }
+            let _ = peer.send(message);
+        });
+        let server = transport.serve(|s| s.workers(2), handler);
+        let mut raw = Raw::open(server.addr);
+        raw.write(&frames(0..MESSAGES, 50));
+        entered.recv_timeout(WAIT).unwrap();
+        drop(raw);
+        go.send_timeout((), WAIT).unwrap();
+        let reason = seen.end();
+        assert_eq!(reason.initiator(), Initiator::Local);
+        match closes {
+            true => assert_eq!(reason.code(), CloseCode::Away),
+            false => assert_eq!(reason.cause(), CloseCause::Terminated),
+        }
+        assert!(!reason.is_clean());
+        until("it is forgotten", || server.handle.connections() == 0);
+    }
+}
+
+/// It reads no more and writes on and on.
+#[cfg(unix)]
+#[test]
+fn a_peer_that_only_writes_is_dropped() {
+    for workers in [0, 2] {
+        let (handler, seen) = spy(|peer: &Peer, message| drop(peer.send(message)));
+        let server = Transport::Unix.serve(|s| s.workers(workers), handler);
+        let mut raw = Raw::open(server.addr);
+        raw.stream.shutdown(Shutdown::Read).unwrap();
+        let some = frames(0..100, 50);
+        while raw.stream.write_all(&some).is_ok() {}
+        assert_eq!(seen.end().cause(), CloseCause::Transport);
+        until("it is forgotten", || server.handle.connections() == 0);
+    }
+}
+
 /// However long that takes: the time to answer is counted from the close frame.
 fn a_slow_reader_gets_all_before_the_close_frame(transport: Transport) {
-    const TIMEOUT: Duration = Duration::from_millis(400);
+    const TIMEOUT: Duration = Duration::from_secs(1);
     const MESSAGES: u32 = 1000;
     /// What the kernel holds is read fast, as it is with the kernel that it counts as sent.
     const SLOW: u32 = 600;
@@ -332,7 +394,7 @@ fn a_slow_reader_gets_all_before_the_close_frame(transport: Transport) {
         raw.write(&frame(0x81, b"all of it"));
         for n in 0..MESSAGES {
             assert_eq!(number(&raw.frame().expect("a message").1), n);
-            if n < SLOW && n % 20 == 0 {
+            if n < SLOW && n % 40 == 0 {
                 thread::sleep(TIMEOUT / 5);
             }
         }
@@ -374,7 +436,6 @@ fn data_after_close_is_ignored(transport: Transport) {
     assert_eq!(raw.frame(), None);
 }
 
-/// At once and without a word, and told as such, once.
 /// Says something long, broadcasts, and closes.
 struct SaysAndCloses(OnceLock<ServerHandle>, Sender<CloseReason>);
 
@@ -416,6 +477,7 @@ fn a_broadcast_before_the_close_throws_nothing_away(transport: Transport) {
     }
 }
 
+/// At once and without a word, and told as such, once.
 fn a_peer_is_terminated(transport: Transport) {
     for workers in [0, 2] {
         // Not judged where it happens: behind the end, a panic changes nothing.

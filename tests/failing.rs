@@ -107,6 +107,25 @@ fn a_server_ends_if_a_loop_fails() {
     }
 }
 
+/// That which it was busy with, too.
+#[test]
+fn the_connection_that_a_loop_fails_at_is_told() {
+    let _alone = alone();
+    for workers in [0, 1] {
+        let (handler, seen) = spy(|_, _| ());
+        let server = serve(|s| s.workers(workers), handler);
+        let mut raw = Raw::open(server.addr);
+        let peer = seen.peer();
+        LOG.state().trap = Some(("framemill-loop-0", "mask"));
+        // Not masked.
+        raw.write(b"\x81\x01a");
+        assert_eq!(seen.end().cause(), CloseCause::Shutdown);
+        until("it is over", || server.handle.connections() == 0);
+        assert!(peer.is_closed());
+        assert!(!server.handle.shutdown(WAIT));
+    }
+}
+
 fn coming(events: &Receiver<ClientEvent>) -> impl Iterator<Item = ClientEvent> {
     std::iter::from_fn(|| events.recv_timeout(WAIT).ok())
 }
@@ -120,7 +139,7 @@ fn clients_connect_again_if_a_loop_failed() {
     let (_first, events) = connect(&url).unwrap();
     LOG.state().trap = Some(("framemill-loop-0", "connecting to"));
     assert!(connect(&url).is_err());
-    assert!(LOG.has("loop 0: it panicked"));
+    until("it is logged", || LOG.has("loop 0: it panicked"));
     let end = coming(&events).last();
     assert!(matches!(end, Some(ClientEvent::Close(_))), "{end:?}");
     let (peer, events) = connect(&url).unwrap();

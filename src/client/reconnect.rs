@@ -106,7 +106,10 @@ impl Reconnect {
                 let ours = reason.initiator() == Initiator::Local;
                 match reason.cause() {
                     CloseCause::Panic | CloseCause::Shutdown | CloseCause::Terminated => false,
-                    CloseCause::Handshake if ours => false,
+                    // Closed on this side, whatever became of that.
+                    CloseCause::Handshake | CloseCause::Transport | CloseCause::Eof if ours => {
+                        false
+                    }
                     CloseCause::Handshake => {
                         self.after_normal || reason.code() != CloseCode::Normal
                     }

@@ -126,6 +126,13 @@ impl Link {
         Some(self.unpark())
     }
 
+    /// Nothing can be sent any more, so nothing waits for room; for rooms that are behind it still does. `true`:
+    /// the mailbox was parked and runs again.
+    pub(crate) fn lose_writing(&self) -> bool {
+        self.flags.fetch_and(!CONGESTED, Ordering::SeqCst);
+        !self.must_wait() && self.unpark()
+    }
+
     /// Nothing more is sent, so nothing waits for room. `true`: the mailbox was parked and runs again.
     pub(crate) fn decongest(&self) -> bool {
         self.flags.fetch_and(!CONGESTED, Ordering::SeqCst);

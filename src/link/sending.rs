@@ -236,7 +236,8 @@ impl Link {
         if lost != Lost::default() {
             self.count_lost(lost);
         }
-        if outbox.queued() > self.config().outbound_bytes / 2 {
+        // What counts at the end was not delivered, and is in nobody's way.
+        if outbox.queued() > self.config().outbound_bytes / 2 && outbox.is_writable() {
             self.flags.fetch_or(CONGESTED, Ordering::SeqCst);
             outbox.stall();
         }

@@ -81,6 +81,19 @@ impl Stream {
         each!(self, stream => stream.register(registry, token, interest), tls: stream.register(registry, token), lent: lent())
     }
 
+    /// A write has failed: none will be tried any more, and what has arrived can still be read.
+    pub(crate) fn lose_writing(&mut self) {
+        match self {
+            // A peer that only shut its reading half might write for ever. (Elsewhere this would throw away what
+            // has arrived.)
+            #[cfg(target_os = "linux")]
+            Self::Unix(stream) => drop(stream.shutdown(Shutdown::Read)),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.lose_writing(),
+            _ => {}
+        }
+    }
+
     pub(crate) fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         each!(self, stream => stream.read(buf), tls: stream.read(buf), lent: lent())
     }
@@ -122,13 +135,6 @@ impl Stream {
     pub(crate) fn note_readable(&mut self, hung_up: bool) {
         if let Self::Tls(stream) = self {
             stream.socket_readable(hung_up);
-        }
-    }
-
-    /// A write has failed: none will be tried any more, so that reading goes on.
-    pub(crate) fn fall_mute(&mut self) {
-        if let Self::Tls(stream) = self {
-            stream.fall_mute();
         }
     }
 
@@ -204,8 +210,6 @@ impl Stream {
     }
 
     pub(crate) fn note_readable(&mut self, _: bool) {}
-
-    pub(crate) fn fall_mute(&mut self) {}
 
     pub(crate) fn send_close_notify(&mut self) {}
 

@@ -13,6 +13,9 @@
 //!  (a client's)              server accepts
 //! ```
 //!
+//! In `Open`, a write may fail before all that the peer has sent was read: then the connection is *unwritable*,
+//! and only read to its end.
+//!
 //! The loop calls [`ready`](Conn::ready) for a socket event, [`advance`](Conn::advance) to go on with
 //! what was cut short, [`flush`](Conn::flush) to write, [`on_deadline`](Conn::on_deadline) for the one
 //! deadline that a connection has at any time, and one method for each
@@ -149,7 +152,7 @@ pub(crate) struct Conn {
     /// The end of the stream has been read.
     pub(super) eof: bool,
     /// A write has failed, so nothing more is written; what has arrived is still read.
-    pub(super) mute: bool,
+    pub(super) unwritable: bool,
     /// A ping is out, since `since`, and nothing was received after it.
     pub(super) pinged: bool,
     /// No pong has answered the last ping yet. Either may end first: other bytes are as good a sign of life,
@@ -270,7 +273,7 @@ impl Conn {
             hung_up: false,
             paused: false,
             eof: false,
-            mute: false,
+            unwritable: false,
             pinged: false,
             awaits_pong: false,
             handler_knows: HandlerKnows::Nothing,
@@ -478,41 +481,6 @@ impl Conn {
         match &self.phase {
             Phase::Open(Some(allowance)) => self.ending.is_none() && allowance.is_out_of_bytes(now),
             _ => false,
-        }
-    }
-
-    /// A write has failed. The peer may have sent more before it left, and why it leaves: whatever has arrived
-    /// by now is dealt with first, and the end is told behind that.
-    pub(super) fn fall_mute<U: Upstream>(&mut self, error: &io::Error, cx: &mut Context<'_, U>) {
-        let hears = match &self.phase {
-            Phase::Open(_) => !self.eof,
-            Phase::Dialing(dialing) => !dialing.is_connecting(),
-            _ => false,
-        };
-        // `false`: the user was faster, and the command to end it is on its way.
-        if !hears || !self.peer.link.outbox().abandon() {
-            return self.fail_transport(error, cx);
-        }
-        log::debug!(
-            "{}: nothing more can be written: {error}",
-            self.peer.link.id
-        );
-        self.mute = true;
-        self.blocked = false;
-        if let Some(mut writing) = self.writing.take() {
-            writing.count_blocked(0, cx.counters);
-        }
-        self.release(cx);
-        // Until a read finds nothing more.
-        (self.readable, self.hung_up, self.again) = (true, true, true);
-        self.stream.fall_mute();
-    }
-
-    /// All that had arrived before a write failed has been looked at.
-    pub(super) fn end_mute<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        match self.is_dialing() {
-            true => self.not_answered(cx),
-            false => self.fail_transport(&io::ErrorKind::BrokenPipe.into(), cx),
         }
     }
 

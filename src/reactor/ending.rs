@@ -13,6 +13,7 @@
 //! | failed, all written | half-close, linger |
 //! | eof and nothing sent | the handler finishes what it has, then all is written, then gone |
 //! | eof otherwise, all written | gone |
+//! | a write has failed | what has arrived is read, then gone |
 //! | the close deadline, which is short for a peer that was told that it sends too much, and moves on for one that has broken no rule while it takes what is in front of our close frame | gone |
 //!
 //! To linger is to wait for the peer to hang up while throwing away what it still sends: closing a
@@ -20,6 +21,8 @@
 //!
 //! The answer to a close frame waits until the handler has dealt with the messages before it, so
 //! that their replies still go out.
+
+use std::io;
 
 use super::conn::{Conn, Context, HandlerKnows, Phase};
 use super::liveness::Moment;
@@ -73,8 +76,9 @@ impl Conn {
         frame: Option<CloseFrame>,
         cx: &mut Context<'_, U>,
     ) {
-        let peer_first = match self.mute {
-            true => self.peer.link.outbox().local_close().is_none(),
+        let peer_first = match self.unwritable {
+            // Ours has not reached it.
+            true => true,
             false => !self.peer.link.outbox().is_sealed(),
         };
         // §5.5.1: "the endpoint typically echos the status code it received".
@@ -82,8 +86,8 @@ impl Conn {
         let ending = self.begin_ending(cx);
         ending.received = Some(frame);
         ending.peer_first = peer_first;
-        if self.mute {
-            self.end_mute(cx);
+        if self.unwritable {
+            self.end_unwritable(cx);
         } else if peer_first {
             self.close_after_inbox(code, "", CloseCause::Handshake, cx);
         } else {
@@ -114,8 +118,8 @@ impl Conn {
     pub(super) fn fail<U: Upstream>(&mut self, violation: Violation, cx: &mut Context<'_, U>) {
         log::debug!("{}: {}", self.peer.link.id, violation.why);
         self.begin_ending(cx).failed = Some(violation);
-        if self.mute {
-            return self.end_mute(cx);
+        if self.unwritable {
+            return self.end_unwritable(cx);
         }
         self.close_after_inbox(violation.code, violation.why, violation.cause(), cx);
         // If a close frame is out already, nothing more will be: the verdict is due.
@@ -142,7 +146,7 @@ impl Conn {
             Phase::Dialing(_) => self.not_answered(cx),
             // The handler is asked already; its answer may still be read.
             Phase::Deciding => {}
-            Phase::Open(_) if self.mute => self.end_mute(cx),
+            Phase::Open(_) if self.unwritable => self.end_unwritable(cx),
             Phase::Open(_) if self.ending.is_some() || self.peer.link.outbox().is_finished() => {
                 self.dirty = true;
             }
@@ -177,7 +181,7 @@ impl Conn {
 
     fn judge<U: Upstream>(&mut self, sealed: bool, cx: &mut Context<'_, U>) {
         match self.phase {
-            Phase::Open(_) if self.peer.link.outbox().is_dead() => {
+            Phase::Open(_) if self.peer.link.outbox().is_gone() => {
                 return self.end_now(CloseCause::Terminated, cx);
             }
             Phase::Open(_) => {}
@@ -243,13 +247,16 @@ impl Conn {
         self.gone |= self.eof && self.is_all_written();
     }
 
-    /// Whether the peer has time for its last words to be written, as long as it takes some of them now and
-    /// then: it has broken no rule.
+    /// Whether the peer has time, as long as it takes now and then some of what is still to be written: that has
+    /// an end, and it has broken no rule.
     pub(super) fn has_time(&self) -> bool {
         let ending = self.ending.as_deref();
         match self.phase {
             Phase::Lingering => true,
-            Phase::Open(_) => ending.is_some_and(|e| e.failed.is_none() && !e.hurried),
+            Phase::Open(_) => {
+                ending.is_some_and(|e| e.failed.is_none() && !e.hurried)
+                    && self.peer.link.outbox().is_finished()
+            }
             _ => false,
         }
     }
@@ -277,8 +284,11 @@ impl Conn {
             HandlerKnows::Opening | HandlerKnows::End => drop(self.count_refusal(why)),
         }
         // First, so that nothing is accepted that the reason doesn't count.
-        let first = self.peer.link.outbox().abandon();
-        let cause = match first || self.mute {
+        let mut outbox = self.peer.link.outbox();
+        let closed_since = self.unwritable && outbox.local_close().is_some();
+        let first = outbox.abandon();
+        drop(outbox);
+        let cause = match first || closed_since {
             true => cause,
             // The user was faster, and the command is on its way.
             false => CloseCause::Terminated,
@@ -288,12 +298,62 @@ impl Conn {
         self.gone = true;
     }
 
-    /// The server's deadline has come. A peer that can still be told is told.
-    pub(super) fn cut_off<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        // One that has only not hung up yet misses nothing.
-        if !matches!(self.phase, Phase::Lingering) || !self.is_all_written() {
+    /// A write has failed. The peer may have sent more before it left, and why it leaves: whatever has arrived
+    /// by now is dealt with first, and the end is told behind that.
+    pub(super) fn lose_writing<U: Upstream>(&mut self, error: &io::Error, cx: &mut Context<'_, U>) {
+        let hears = match &self.phase {
+            Phase::Open(_) => !self.eof,
+            Phase::Dialing(dialing) => !dialing.is_connecting(),
+            _ => false,
+        };
+        // `false`: the user was faster, and the command to end it is on its way.
+        if !hears || !self.peer.link.outbox().lose_writing() {
+            return self.fail_transport(error, cx);
+        }
+        let id = self.peer.link.id;
+        log::debug!("{id}: nothing more can be written: {error}");
+        self.unwritable = true;
+        self.blocked = false;
+        if let Some(mut writing) = self.writing.take() {
+            writing.count_blocked(0, cx.counters);
+        }
+        if self.peer.link.lose_writing() {
+            cx.runnable.push(self.peer.clone());
+        }
+        self.stream.lose_writing();
+        // Until a read finds nothing more.
+        self.stream.note_readable(true);
+        (self.readable, self.hung_up, self.again) = (true, true, true);
+        self.since = Moment::at(cx.now);
+        self.rearm = true;
+    }
+
+    /// All that had arrived before a write failed has been looked at; or it takes too long, or was closed here,
+    /// too.
+    pub(super) fn end_unwritable<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        match self.is_dialing() {
+            true => self.not_answered(cx),
+            false => self.fail_transport(&io::ErrorKind::BrokenPipe.into(), cx),
+        }
+    }
+
+    /// The server stops, and the peer will not get all that was for it; if it could have.
+    pub(super) fn note_cut_off(&self) {
+        let misses = !self.is_all_written() && self.has_time();
+        if (misses || !self.is_over()) && !self.unwritable {
             self.peer.link.handle.shared.note_cut_off();
         }
+    }
+
+    /// All is said, or the peer broke a rule: what is left is that it hangs up.
+    fn is_over(&self) -> bool {
+        let failed = self.ending.as_ref().is_some_and(|e| e.has_failed());
+        failed || matches!(self.phase, Phase::Lingering)
+    }
+
+    /// The server's deadline has come. A peer that can still be told is told.
+    pub(super) fn cut_off<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+        self.note_cut_off();
         if self.is_dialing() {
             return self.not_opened(Error::Closed, cx);
         }
@@ -354,7 +414,7 @@ impl Conn {
             } else {
                 Initiator::Peer
             },
-            clean: received.is_some() && ours.is_some(),
+            clean: received.is_some() && ours.is_some_and(|ours| ours.was_written()),
             // A limit or a panic says more than the handshake that it led to.
             cause: match ours {
                 Some(ours) if local && ours.cause != CloseCause::Handshake => ours.cause,

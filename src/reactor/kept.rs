@@ -70,14 +70,16 @@ impl Kept {
     /// Has it do something. `max_message` is what it was made with.
     #[inline]
     pub(super) fn serve(&mut self, max_message: u32, act: impl FnOnce(&mut Conn)) {
-        let mut woken = self.take_silent(max_message);
-        act(match (&mut woken, &mut *self) {
+        let woken = self.take_silent(max_message);
+        let mut served = Served { kept: self, woken };
+        act(match (&mut served.woken, &mut *served.kept) {
             (Some(conn), _) => conn,
             (None, Self::Busy(conn)) => conn,
             // It is served already, which cannot be.
             (None, _) => return,
         });
-        self.settle(woken);
+        let woken = served.woken.take();
+        served.kept.settle(woken);
     }
 
     /// `None` if it is busy. Not inlined, nor is the next: that would be once for each thing that is done.
@@ -178,7 +180,7 @@ impl Kept {
             hung_up: _,
             paused: _,
             eof: _,
-            mute: _,
+            unwritable: _,
             pinged,
             awaits_pong,
             handler_knows: _,
@@ -236,7 +238,7 @@ fn is_silent(conn: &Conn) -> bool {
         hung_up,
         paused,
         eof,
-        mute,
+        unwritable,
         handler_knows,
         blocked,
         again,
@@ -272,12 +274,33 @@ fn is_silent(conn: &Conn) -> bool {
         && !hung_up
         && !paused
         && !eof
-        && !mute
+        && !unwritable
         && !blocked
         && !again
         && !listed
         && !rearm
         && !gone
+}
+
+/// A connection that is being served. If that panics it is put back, so that its handler is told the end.
+struct Served<'a> {
+    kept: &'a mut Kept,
+    woken: Option<Conn>,
+}
+
+impl Drop for Served<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(conn) = self.woken.take() {
+            put_back(self.kept, conn);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn put_back(kept: &mut Kept, conn: Conn) {
+    *kept = Kept::Busy(Box::new(conn));
 }
 
 impl Silent {
@@ -303,7 +326,7 @@ impl Silent {
             hung_up: false,
             paused: false,
             eof: false,
-            mute: false,
+            unwritable: false,
             pinged: has(PINGED),
             awaits_pong: has(AWAITS_PONG),
             handler_knows: HandlerKnows::Opening,

@@ -117,6 +117,7 @@ impl Conn {
             Phase::Open(_) if self.ending.is_some() => after(self.since, config.close_timeout),
             Phase::Open(allowance) => {
                 let alive = match config.ping_interval {
+                    _ if self.unwritable => after(self.since, config.close_timeout),
                     Some(_) if self.pinged => after(self.since, config.pong_timeout),
                     Some(interval) => after(self.last_seen, interval),
                     None => None,
@@ -155,10 +156,25 @@ impl Conn {
                 log::debug!("{}: the handler did not decide in time", self.peer.link.id);
                 self.end_now(CloseCause::HandshakeTimeout, cx);
             }
+            _ if self.unwritable => {
+                // It is we who take so long; or there is more and more. What a limit on rates holds back isn't
+                // waited for.
+                let goes_on = self.last_seen.ms(cx.now) > self.since.ms(cx.now);
+                if goes_on || self.paused || self.peer.link.must_wait() {
+                    self.since = Moment::at(cx.now);
+                } else {
+                    self.end_unwritable(cx);
+                }
+            }
             // A slow reader gets all of a long answer, though epoll tells of room late.
             Phase::Lingering => match self.try_blocked(cx) {
                 true => self.since = Moment::at(cx.now),
-                false => self.gone = true,
+                false => {
+                    if cx.stopping.is_some() {
+                        self.note_cut_off();
+                    }
+                    self.gone = true;
+                }
             },
             Phase::Open(_) if self.ending.is_some() => self.on_close_timeout(cx),
             Phase::Open(_) => self.on_silence(cx),
@@ -166,17 +182,17 @@ impl Conn {
     }
 
     fn on_close_timeout<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
-        // As above; with our close frame, if there is to be one, behind all that.
+        // A slow reader gets all that is in front of our close frame, though epoll tells of room late.
         if self.has_time() && self.try_blocked(cx) {
             self.since = Moment::at(cx.now);
             return;
         }
-        if self.gone || self.mute || !self.is_open() {
+        if self.gone || self.unwritable || !self.is_open() {
             return;
         }
         let written = self.is_all_written();
         if cx.stopping.is_some() && !written {
-            self.peer.link.handle.shared.note_cut_off();
+            self.note_cut_off();
         }
         let cause = match (self.eof, written) {
             (true, _) => CloseCause::Eof,

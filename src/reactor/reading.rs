@@ -278,8 +278,8 @@ impl Conn {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // TLS may have read much that came to nothing, and not all of it.
                 self.readable = self.stream.has_buffered();
-                if self.mute && !self.readable {
-                    self.end_mute(cx);
+                if self.unwritable && !self.readable {
+                    self.end_unwritable(cx);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -65,13 +65,19 @@ impl Conn {
         let pending = self.stream.pending() as u64;
         self.flush(cx);
         let given = cx.counters.sent_bytes.get() - given;
-        (self.stream.pending() as u64) < pending + given
+        !self.unwritable && (self.stream.pending() as u64) < pending + given
     }
 
     /// Writes what is queued until nothing is left or the kernel takes no more.
     pub(super) fn flush<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         self.dirty = false;
-        if self.gone || self.mute || matches!(self.phase, Phase::Deciding) {
+        if self.gone || matches!(self.phase, Phase::Deciding) {
+            return;
+        }
+        if self.unwritable {
+            if self.peer.link.outbox().is_gone() {
+                self.end_unwritable(cx);
+            }
             return;
         }
         self.note_room();
@@ -97,7 +103,7 @@ impl Conn {
         }
         match result {
             Ok(flushed) => self.after_flush(flushed, cx),
-            Err(error) => self.fall_mute(&error, cx),
+            Err(error) => self.lose_writing(&error, cx),
         }
     }
 

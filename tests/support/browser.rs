@@ -121,6 +121,8 @@ impl Browser {
     fn try_start(executable: &Path, attempt: u32) -> Option<Self> {
         let name = format!("tmp/chromium-{}-{attempt}", std::process::id());
         let dir = Path::new(TARGET).join(name);
+        // Of another process that had this number.
+        let _ = fs::remove_dir_all(&dir);
         let profile = dir.join("profile");
         fs::create_dir_all(&profile).unwrap();
         let mut process = Command::new("sh")

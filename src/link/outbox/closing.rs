@@ -1,7 +1,7 @@
 //! The end of an outbox: it is sealed, gets a close frame as its last, or is abandoned.
 
-use super::Outbox;
 use super::queue::Queue;
+use super::{Life, Outbox};
 use crate::message::{CloseCause, CloseCode, Utf8Bytes};
 use crate::proto::{Opcode, truncate_reason};
 
@@ -17,6 +17,12 @@ pub(crate) struct LocalClose {
     pub(super) untold: bool,
     /// It was written: what is still counted comes too late to be sent.
     pub(super) written: bool,
+}
+
+impl LocalClose {
+    pub(crate) fn was_written(&self) -> bool {
+        self.written
+    }
 }
 
 impl Outbox {
@@ -38,8 +44,13 @@ impl Outbox {
     /// Refuses what comes from now on; the close frame itself follows with
     /// [`push_close_frame`](Self::push_close_frame).
     pub(crate) fn seal(&mut self, code: CloseCode, text: &str, cause: CloseCause) -> bool {
-        if self.is_sealed() {
+        if self.life == Life::Gone || self.local_close().is_some() {
             return false;
+        }
+        let writable = self.is_writable();
+        if !writable {
+            // There is nobody to be told, so it is over.
+            self.life = Life::Gone;
         }
         self.aside().local_close = Some(LocalClose {
             code,
@@ -50,7 +61,7 @@ impl Outbox {
             },
             cause,
             frame_len: 0,
-            untold: false,
+            untold: !writable,
             written: false,
         });
         true
@@ -58,7 +69,7 @@ impl Outbox {
 
     /// Queues the close frame.
     pub(crate) fn push_close_frame(&mut self) {
-        if self.dead {
+        if !self.is_writable() {
             return;
         }
         let Some(close) = self.local_close().filter(|close| close.frame_len == 0) else {
@@ -79,19 +90,23 @@ impl Outbox {
     }
 
     /// The connection is gone, or about to go.
-    pub(crate) fn is_dead(&self) -> bool {
-        self.dead
+    pub(crate) fn is_gone(&self) -> bool {
+        self.life == Life::Gone
+    }
+
+    pub(in crate::link) fn is_writable(&self) -> bool {
+        self.life == Life::Writable
     }
 
     /// Nothing more is accepted.
     #[inline]
     pub(crate) fn is_sealed(&self) -> bool {
-        self.dead || self.local_close().is_some()
+        !self.is_writable() || self.local_close().is_some()
     }
 
     /// Nothing more will be queued: the close frame is, or the connection is gone.
     pub(crate) fn is_finished(&self) -> bool {
-        self.dead || self.local_close().is_some_and(|close| close.frame_len > 0)
+        !self.is_writable() || self.local_close().is_some_and(|close| close.frame_len > 0)
     }
 
     pub(crate) fn local_close(&self) -> Option<&LocalClose> {
@@ -110,12 +125,31 @@ impl Outbox {
 
     /// The connection is gone: nothing is accepted any more and nothing kept. `false`: it was gone before.
     pub(crate) fn abandon(&mut self) -> bool {
-        let first = !std::mem::replace(&mut self.dead, true);
+        let before = std::mem::replace(&mut self.life, Life::Gone);
+        self.throw_away();
+        before != Life::Gone
+    }
+
+    /// A write has failed: nothing is accepted any more and nothing kept, but what has arrived is still read.
+    /// `false`: the connection was gone before.
+    pub(crate) fn lose_writing(&mut self) -> bool {
+        if self.life == Life::Gone {
+            return false;
+        }
+        self.life = Life::Unwritable;
+        self.throw_away();
+        true
+    }
+
+    fn throw_away(&mut self) {
+        // Our close frame is no message that could be missed.
+        let unwritten = self.local_close_mut().filter(|close| !close.written);
+        let len = unwritten.map_or(0, |close| std::mem::take(&mut close.frame_len));
+        self.queued = self.queued.saturating_sub(len as u32);
         self.buf = None;
         if let Some(aside) = &mut self.aside {
             aside.queue = Queue::default();
         }
-        first
     }
 
     pub(super) fn local_close_mut(&mut self) -> Option<&mut LocalClose> {

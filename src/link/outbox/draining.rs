@@ -61,10 +61,11 @@ impl Outbox {
                 aside.tidy();
             }
         }
-        let (some, dead) = (head.is_some() || !into.is_empty(), self.dead);
+        let some = head.is_some() || !into.is_empty();
+        let writable = self.is_writable();
         if let Some(close) = self.local_close_mut().filter(|_| !some) {
             // All that was taken before was written before more is asked for.
-            close.written = close.frame_len > 0 && !dead;
+            close.written = close.frame_len > 0 && writable;
         }
         some
     }

@@ -63,8 +63,7 @@ pub(crate) struct Outbox {
     compression_epoch: u32,
     /// Data messages queued since the loop last counted them.
     messages_uncounted: u32,
-    /// The connection is gone: nothing more is accepted.
-    dead: bool,
+    life: Life,
     /// The loop knows that there is something to write.
     flush_requested: bool,
     /// The kernel took less than it was offered, or more than half of the limit is queued; until
@@ -72,6 +71,17 @@ pub(crate) struct Outbox {
     stalled: bool,
     /// We are the client, so every frame is masked (§5.1).
     masked: bool,
+}
+
+/// Whether what is queued can still go anywhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Life {
+    #[default]
+    Writable,
+    /// A write has failed: nothing is accepted or kept, but the connection is still read.
+    Unwritable,
+    /// The connection is gone: as above, for good.
+    Gone,
 }
 
 impl Outbox {
@@ -96,7 +106,7 @@ impl Outbox {
         let plain = payload.len() < BY_REFERENCE
             && self.queued() + payload.len() + MAX_HEADER <= config.outbound_bytes / 2
             && self.aside.is_none()
-            && !self.dead
+            && self.life == Life::Writable
             && config.overflow != Overflow::DropOldest;
         if !plain {
             return None;

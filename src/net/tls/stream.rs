@@ -249,7 +249,7 @@ impl<S: Socket> TlsStream<S> {
         }
         if let Err(error) = stream.get_mut().settle() {
             // What has arrived is there all the same, if it is only that an answer of TLS could not be sent.
-            if !stream.get_ref().is_mute() {
+            if !stream.get_ref().is_unwritable() {
                 self.end.get_or_insert(End::Failed(Some(error)));
             }
         }
@@ -283,7 +283,7 @@ impl<S: Socket> TlsStream<S> {
         let State::Open(stream) = &mut self.state else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        if stream.get_ref().is_ending() || stream.get_ref().is_mute() {
+        if stream.get_ref().is_ending() || stream.get_ref().is_unwritable() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let taken = seal(stream, bufs);
@@ -297,9 +297,9 @@ impl<S: Socket> TlsStream<S> {
     }
 
     /// A write has failed: none will be tried any more.
-    pub(crate) fn fall_mute(&mut self) {
+    pub(crate) fn lose_writing(&mut self) {
         if let Some(wire) = self.wire() {
-            wire.fall_mute();
+            wire.lose_writing();
         }
     }
 

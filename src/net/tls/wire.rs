@@ -168,7 +168,7 @@ pub(super) struct Wire<S> {
     ending: bool,
     ended: bool,
     /// The kernel takes nothing any more: it failed once, which was told, and what is written goes nowhere.
-    mute: bool,
+    unwritable: bool,
 }
 
 impl<S: Socket> Wire<S> {
@@ -188,7 +188,7 @@ impl<S: Socket> Wire<S> {
             shaking: true,
             ending: false,
             ended: false,
-            mute: false,
+            unwritable: false,
         }
     }
 
@@ -349,11 +349,11 @@ impl<S: Socket> Wire<S> {
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         self.credit = (self.credit + (bytes.len() / SENT) as u32).min(CREDIT);
-        if self.flush_pending()? && !self.mute {
+        if self.flush_pending()? && !self.unwritable {
             let sent = send_all(&mut self.socket, &mut rest);
-            sent.inspect_err(|_| self.fall_mute())?;
+            sent.inspect_err(|_| self.lose_writing())?;
         }
-        if self.mute {
+        if self.unwritable {
             return Ok(());
         }
         if self.pending() + rest.len() > PENDING {
@@ -376,7 +376,7 @@ impl<S: Socket> Wire<S> {
         if sent > 0 {
             self.pending.advance(sent);
         }
-        result.inspect_err(|_| self.fall_mute())?;
+        result.inspect_err(|_| self.lose_writing())?;
         if self.has_pending() {
             return Ok(false);
         }
@@ -386,13 +386,13 @@ impl<S: Socket> Wire<S> {
         Ok(true)
     }
 
-    pub(super) fn fall_mute(&mut self) {
-        self.mute = true;
+    pub(super) fn lose_writing(&mut self) {
+        self.unwritable = true;
         self.pending = Leftover::default();
     }
 
-    pub(super) fn is_mute(&self) -> bool {
-        self.mute
+    pub(super) fn is_unwritable(&self) -> bool {
+        self.unwritable
     }
 
     /// Ends the sending half once all is sent.

@@ -440,12 +440,13 @@ impl<U: Upstream> EventLoop<U> {
             messages.clear();
             batch.clear();
             self.tools.out = Outbound::default();
-            let dials = self.receiver.commands.try_iter();
-            self.dials.extend(dials.filter_map(|command| match command {
-                Command::Dial(dial) => Some(dial),
-                _ => None,
-            }));
             self.end_all();
+            // What was to be dialed; also while handlers were told.
+            for command in self.receiver.commands.try_iter() {
+                if let Command::Dial(dial) = command {
+                    self.upstream.failed(dial, Error::Closed);
+                }
+            }
         });
     }
 
