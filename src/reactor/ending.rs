@@ -306,10 +306,14 @@ impl Conn {
             Phase::Dialing(dialing) => !dialing.is_connecting(),
             _ => false,
         };
+        let mut outbox = self.peer.link.outbox();
         // `false`: the user was faster, and the command to end it is on its way.
-        if !hears || !self.peer.link.outbox().lose_writing() {
+        if !hears || !outbox.lose_writing() {
+            drop(outbox);
             return self.fail_transport(error, cx);
         }
+        cx.counters.sent.add(outbox.take_pushed());
+        drop(outbox);
         let id = self.peer.link.id;
         log::debug!("{id}: nothing more can be written: {error}");
         self.unwritable = true;
@@ -384,7 +388,7 @@ impl Conn {
     }
 
     /// Nothing more is sent, so messages that wait for a congested peer wait no longer.
-    pub(super) fn release<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
+    fn release<U: Upstream>(&mut self, cx: &mut Context<'_, U>) {
         if self.peer.link.decongest() {
             cx.runnable.push(self.peer.clone());
         }

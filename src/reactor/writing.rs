@@ -191,7 +191,7 @@ impl Conn {
                 self.again = true;
             }
         }
-        if self.has_time() && (flushed.progress || flushed.drained) {
+        if (flushed.progress || flushed.drained) && self.has_time() {
             // A slow reader gets all of a long answer.
             self.since = Moment::at(cx.now);
             self.rearm = true;
