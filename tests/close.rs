@@ -394,7 +394,7 @@ fn a_slow_reader_gets_all_before_the_close_frame(transport: Transport) {
         raw.write(&frame(0x81, b"all of it"));
         for n in 0..MESSAGES {
             assert_eq!(number(&raw.frame().expect("a message").1), n);
-            if n < SLOW && n % 40 == 0 {
+            if n < SLOW && n % 64 == 0 {
                 thread::sleep(TIMEOUT / 5);
             }
         }

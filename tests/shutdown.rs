@@ -365,7 +365,7 @@ fn a_slow_reader_has_until_the_deadline(transport: Transport) {
                 // But for what the kernel holds, over several timeouts.
                 for n in 0..MESSAGES {
                     assert_eq!(number(&raw.frame().expect("a message").1), n);
-                    if n < MESSAGES / 2 && n % 40 == 0 {
+                    if n < MESSAGES / 2 && n % 64 == 0 {
                         thread::sleep(TIMEOUT / 5);
                     }
                 }
