@@ -15,6 +15,7 @@ use support::{Addr, Raw, Running, Stream, Transport, alone, frame, over_every_tr
 over_every_transport! {
     from_many_connections_at_once,
     what_handlers_keep_stays_as_it_was,
+    many_small_ones_behind_one,
     those_before_a_text_that_is_none,
 }
 
@@ -210,7 +211,7 @@ fn from_many_connections_at_once(transport: Transport) {
 // ---- handled on the loop, which may leave them where it read them ----
 
 /// So large that it is worth it, and not so large that they are read otherwise.
-const MIDDLING: std::ops::Range<usize> = 8 << 10..32 << 10;
+const MIDDLING: std::ops::Range<usize> = 8 << 10..64 << 10;
 
 /// Of 400 messages the handler keeps some, from the hundredth on. They are their own, whatever else comes.
 fn what_handlers_keep_stays_as_it_was(transport: Transport) {
@@ -245,6 +246,27 @@ fn what_handlers_keep_stays_as_it_was(transport: Transport) {
     assert_eq!(kept.len(), (100..400).filter(|n| n % 7 == 0).count());
     for (number, message) in kept {
         assert!(message.into_data() == messages[number], "{number}");
+    }
+}
+
+/// A read that takes many of them brings more of other messages than other reads do.
+fn many_small_ones_behind_one(transport: Transport) {
+    let server = echo(transport, |s| s.workers(0).read_buffer(16 << 10));
+    let mut raw = Raw::open(server.addr);
+    let middling = vec![7; MIDDLING.start];
+    for round in 0..10 {
+        raw.write(&frame(0x82, &middling));
+        assert!(raw.frame() == Some((0x82, middling.clone())));
+        let small: Vec<Vec<u8>> = (0..3000).map(|n| format!("{round} {n}").into()).collect();
+        let mut bytes = frame(0x82, &middling);
+        small.iter().for_each(|m| bytes.extend(frame(0x81, m)));
+        bytes.extend(frame(0x82, &middling));
+        raw.write(&bytes);
+        assert!(raw.frame() == Some((0x82, middling.clone())));
+        for message in small {
+            assert_eq!(raw.frame(), Some((0x81, message)));
+        }
+        assert!(raw.frame() == Some((0x82, middling.clone())));
     }
 }
 

@@ -6,12 +6,17 @@
 //!
 //! Whoever keeps a message keeps all that was read with it alive. So after a message was kept, messages are
 //! copied for a while, and what all of them together hold is bounded by little more than their sizes.
+//!
+//! In front of each is written the header of a frame that sends it on as it is, over the end of the peer's own
+//! header: what lies there in one piece needs no vectored write.
+
+use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tungstenite::Utf8Bytes;
 use tungstenite::protocol::Message;
 
-use super::frame::Opcode;
+use super::frame::{MAX_HEADER, Opcode, Whole, encode_header};
 use super::mask::mask;
 use super::message_reader::MessageReader;
 use super::payload::{PAGE, into_page};
@@ -19,13 +24,24 @@ use super::payload::{PAGE, into_page};
 /// Reads that are made otherwise after a message was kept.
 const DOUBTED: u8 = 255;
 
+/// A read takes up to so many times what others take: with several messages under way, one system call for
+/// many of them, and one for the answers.
+const TIMES: usize = 4;
+/// But not for that more than this.
+const SIZE: usize = 256 << 10;
+
+/// Bytes of the header of an unmasked frame with so much in it. The peer's own is no shorter.
+const HEADER: usize = 4;
+
 /// Memory to read into, and what became of it.
 #[derive(Debug, Default)]
 pub(crate) struct InPlace {
     /// All of it, initialised. The messages in it may still be with somebody.
     lent: Option<Bytes>,
     doubted: u8,
-    /// Empty between uses.
+    /// Bytes of the last frame, 0 at first.
+    frame: usize,
+    /// What the last read brought.
     found: Vec<Found>,
 }
 
@@ -39,25 +55,76 @@ struct Found {
     frame: usize,
     payload: usize,
     end: usize,
+    /// What was in front of the payload.
+    before: [u8; HEADER],
+}
+
+impl Found {
+    fn new(whole: &Whole, at: usize) -> Self {
+        Self {
+            opcode: whole.opcode,
+            key: whole.key,
+            frame: at,
+            payload: at + whole.start,
+            end: at + whole.end,
+            before: [0; HEADER],
+        }
+    }
+
+    /// Unmasks the payload, and puts the header of an unmasked frame in front of it.
+    fn make(&mut self, memory: &mut [u8]) {
+        let payload = &mut memory[self.payload..self.end];
+        mask(payload, self.key, 0);
+        let mut header = [0; MAX_HEADER];
+        let size = encode_header(self.opcode, payload.len(), None, &mut header);
+        debug_assert_eq!(size, HEADER);
+        let place = &mut memory[self.payload - HEADER..self.payload];
+        self.before.copy_from_slice(place);
+        place.copy_from_slice(&header[..HEADER]);
+    }
+
+    /// Makes what came of it again, in a copy of the memory from `start` on.
+    fn unmake(&self, copy: &mut [u8], start: usize) {
+        let payload = self.payload - start;
+        copy[payload - HEADER..payload].copy_from_slice(&self.before);
+        mask(&mut copy[payload..self.end - start], self.key, 0);
+    }
 }
 
 impl InPlace {
     /// Messages under this size are cheap to copy.
     pub(crate) const LEAST: usize = 8 << 10;
+    /// [`Whole`] has none over this size.
+    const MOST: usize = 0xFFFF;
 
-    /// `size` bytes to read into, all initialised. `None`: better read otherwise.
-    pub(crate) fn memory(&mut self, size: usize) -> Option<BytesMut> {
+    /// Whether a frame of so many bytes may stay.
+    pub(crate) fn suits(frame: usize) -> bool {
+        frame < Self::MOST
+    }
+
+    /// Memory to read into, all initialised, where other reads take up to `usual` bytes. `None`: better read
+    /// otherwise.
+    pub(crate) fn memory(&mut self, usual: usize) -> Option<BytesMut> {
         if self.doubted > 0 {
             self.doubted -= 1;
             return None;
         }
         match self.lent.take().map(Bytes::try_into_mut) {
-            None => Some(Self::allocate(size)),
+            None => Some(Self::allocate(usual.max(SIZE.min(TIMES * usual)))),
             Some(Ok(memory)) => Some(memory),
             Some(Err(_kept)) => {
                 self.doubted = DOUBTED;
                 None
             }
+        }
+    }
+
+    /// How many of `bytes` whole frames as long as the last one take: of what ends with a message, no part has to
+    /// be put together with what comes next.
+    pub(crate) fn whole_frames(&self, bytes: usize) -> usize {
+        match bytes.checked_rem(self.frame) {
+            Some(part) if part < bytes => bytes - part,
+            _ => bytes,
         }
     }
 
@@ -76,26 +143,21 @@ impl InPlace {
     }
 
     /// Makes messages of what was read into the first `arrived` bytes of `memory`, as long as they are of
-    /// the kind that may stay there, and copies the rest to `rest`. Gives the length of that.
+    /// the kind that may stay there. Gives where the rest is, to be [copied](Self::copy).
     pub(crate) fn take(
         &mut self,
         mut memory: BytesMut,
         arrived: usize,
         reader: &mut MessageReader,
         messages: &mut Vec<Message>,
-        rest: &mut [u8],
-    ) -> usize {
+    ) -> Range<usize> {
+        self.found.clear();
         let mut at = 0;
         while let Some(whole) = reader.next_plain_of(Self::LEAST, &memory[at..arrived]) {
-            let found = Found {
-                opcode: whole.opcode,
-                key: whole.key,
-                frame: at,
-                payload: at + whole.start,
-                end: at + whole.end,
-            };
-            mask(&mut memory[found.payload..found.end], found.key, 0);
+            let mut found = Found::new(&whole, at);
+            found.make(&mut memory);
             at = found.end;
+            self.frame = found.end - found.frame;
             self.found.push(found);
         }
         let memory = memory.freeze();
@@ -112,19 +174,29 @@ impl InPlace {
                 Message::Binary(bytes)
             });
         }
-        let rest = &mut rest[..arrived - taken];
-        rest.copy_from_slice(&memory[taken..arrived]);
+        self.lent = Some(memory);
+        taken..arrived
+    }
+
+    /// The rest of what the last read brought, as it came.
+    pub(crate) fn copy(&self, rest: Range<usize>, to: &mut [u8]) {
+        let Some(memory) = &self.lent else { return };
+        let taken = rest.start;
+        to.copy_from_slice(&memory[rest]);
         // Whoever looks at a message that is no text, and at those behind it, unmasks them too.
         for found in self.found.iter().filter(|found| found.frame >= taken) {
-            mask(
-                &mut rest[found.payload - taken..found.end - taken],
-                found.key,
-                0,
-            );
+            found.unmake(to, taken);
         }
-        self.found.clear();
-        self.lent = Some(memory);
-        rest.len()
+    }
+
+    /// `header` and `payload` in one piece, if they are the frame of a message that stayed here.
+    #[inline]
+    pub(crate) fn joined(&self, header: &[u8], payload: &[u8]) -> Option<&[u8]> {
+        let memory = self.lent.as_deref()?;
+        let at = (payload.as_ptr().addr()).checked_sub(memory.as_ptr().addr())?;
+        let frame = memory.get(at.checked_sub(header.len())?..at.checked_add(payload.len())?)?;
+        // Whatever was written there: it will do if it is the same.
+        (frame[..header.len()] == *header).then_some(frame)
     }
 
     pub(crate) fn holds_memory(&self) -> bool {
@@ -161,12 +233,12 @@ mod tests {
         bytes: &[u8],
     ) -> (Vec<Message>, Vec<u8>) {
         let mut memory = in_place.memory(SIZE).expect("memory to read into");
-        assert_eq!(memory.len(), SIZE);
+        assert_eq!(memory.len(), TIMES * SIZE);
         memory[..bytes.len()].copy_from_slice(bytes);
         let mut messages = Vec::new();
-        let mut rest = vec![0; SIZE];
-        let left = in_place.take(memory, bytes.len(), reader, &mut messages, &mut rest);
-        rest.truncate(left);
+        let left = in_place.take(memory, bytes.len(), reader, &mut messages);
+        let mut rest = vec![0; left.len()];
+        in_place.copy(left, &mut rest);
         (messages, rest)
     }
 
@@ -219,6 +291,52 @@ mod tests {
         assert!(rest == bytes[start..]);
     }
 
+    /// The header before a message is that of its frame; and of nothing else is it said that it is there.
+    #[test]
+    fn frames_in_one_piece() {
+        let mut in_place = InPlace::default();
+        assert_eq!(in_place.joined(&[], &[]), None, "no memory yet");
+        let mut bytes = Vec::new();
+        for (opcode, len) in [(Opcode::Text, 8 << 10), (Opcode::Binary, 0xFFFF)] {
+            frame(opcode, &vec![b'a'; len], [7; 4], &mut bytes);
+        }
+        let (messages, rest) = read(&mut in_place, &mut reader(), &bytes);
+        assert_eq!((messages.len(), rest.len()), (2, 0));
+        for (message, opcode) in messages.iter().zip([Opcode::Text, Opcode::Binary]) {
+            let payload = message.clone().into_data();
+            let mut expected = Vec::new();
+            encode(opcode, &payload, None, &mut expected);
+            let (header, copy) = expected.split_at(HEADER);
+            assert_eq!(in_place.joined(header, &payload), Some(&expected[..]));
+            // Another place, another length, another kind.
+            assert_eq!(in_place.joined(header, copy), None);
+            assert_eq!(in_place.joined(header, &payload[1..]), None);
+            let mut other = Vec::new();
+            encode(Opcode::Binary, &payload[1..], None, &mut other);
+            assert_eq!(in_place.joined(&other[..HEADER], &payload[1..]), None);
+            let all = [header, header].concat();
+            assert_eq!(in_place.joined(&all, &payload), None);
+        }
+        let first = messages[0].clone().into_data();
+        assert_eq!(
+            in_place.joined(&[0; 9 << 10], &first),
+            None,
+            "before the memory"
+        );
+    }
+
+    #[test]
+    fn reads_of_whole_frames() {
+        let mut in_place = InPlace::default();
+        assert_eq!(in_place.whole_frames(SIZE), SIZE);
+        let mut bytes = Vec::new();
+        frame(Opcode::Binary, &[1; 10_000], [7; 4], &mut bytes);
+        read(&mut in_place, &mut reader(), &bytes);
+        assert_eq!(in_place.whole_frames(SIZE), 6 * 10_008);
+        assert_eq!(in_place.whole_frames(10_008), 10_008);
+        assert_eq!(in_place.whole_frames(10_007), 10_007, "not even one");
+    }
+
     fn any_frame() -> impl Strategy<Value = (Opcode, Vec<u8>, [u8; 4])> {
         let opcode = prop::sample::select(vec![Opcode::Text, Opcode::Binary, Opcode::Ping]);
         let len = prop_oneof![0..200_usize, 8_000..9_000_usize, 10_000..30_000_usize];
@@ -253,7 +371,7 @@ mod tests {
         #[test]
         fn nothing_else_comes_of_it(
             frames in prop::collection::vec(any_frame(), 0..6),
-            cut in 0..=SIZE,
+            cut in 0..=TIMES * SIZE,
         ) {
             let mut bytes = Vec::new();
             for (opcode, payload, key) in &frames {

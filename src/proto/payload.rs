@@ -59,6 +59,8 @@ pub(crate) struct Blocks {
     expected: usize,
     /// That was wrong a moment ago: how many more are not expected to be.
     doubted: u8,
+    /// None followed at once a moment ago: so often none is expected to.
+    alone: u8,
 }
 
 /// Where large buffers come back to.
@@ -239,6 +241,7 @@ impl Blocks {
             home: Arc::default(),
             expected: 0,
             doubted: 0,
+            alone: 0,
         }
     }
 
@@ -386,6 +389,11 @@ impl Blocks {
         self.expected = frame;
     }
 
+    /// How long the next large frame probably is, with its header; 0 if none has come.
+    pub(crate) fn expected(&self) -> usize {
+        self.expected
+    }
+
     /// Memory to read a large frame into that becomes the message's own, if it is as long as the last
     /// one, with its size. `None`: better read otherwise.
     pub(crate) fn expect_large(&mut self) -> Option<(Buffer, usize)> {
@@ -394,6 +402,18 @@ impl Blocks {
         self.doubted = self.doubted.saturating_sub(1);
         let wanted = !doubted && (STAGGERED..=EXPECTED).contains(&size);
         wanted.then(|| (self.buffer(size, size), size))
+    }
+
+    /// Whether to look for another large message right after one.
+    pub(crate) fn expect_another(&mut self) -> bool {
+        let alone = self.alone > 0;
+        self.alone = self.alone.saturating_sub(1);
+        !alone
+    }
+
+    /// There was none.
+    pub(crate) fn none_followed(&mut self) {
+        self.alone = DOUBTED;
     }
 
     /// What was read into this memory did not become a message's own.

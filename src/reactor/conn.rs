@@ -25,7 +25,8 @@
 //! | file | what |
 //! |---|---|
 //! | `conn` | the whole of it, and whose turn it is to do something |
-//! | `reading` | reading |
+//! | `reading` | from the kernel to where frames are looked at |
+//! | `framing` | from frames to messages, and to the handler |
 //! | `writing` | writing |
 //! | `securing` | the TLS handshake |
 //! | `proxied` | before both: whose connection it is, if a proxy brings it |
@@ -225,7 +226,7 @@ pub(super) enum HandlerKnows {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadMode {
     Usual,
-    /// A message that may as well stay where it was read.
+    /// A message that is best read together with others like it.
     Middling,
     /// A large message, so the next may be one.
     Large,
@@ -463,7 +464,8 @@ impl Conn {
 
     /// What comes next is probably a large message, or more of one.
     fn brings_large(&self) -> bool {
-        self.read_mode == ReadMode::Large || self.reader.is_in_large_message()
+        matches!(self.read_mode, ReadMode::Middling | ReadMode::Large)
+            || self.reader.is_in_large_message()
     }
 
     /// The peer has used up its allowance of messages.

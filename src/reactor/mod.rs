@@ -17,6 +17,7 @@ mod dialing;
 mod ending;
 mod event_loop;
 mod fan_out;
+mod framing;
 mod kept;
 mod liveness;
 mod opening;

@@ -8,6 +8,7 @@ use crate::link::{Buffer, Outbox, Segment, give_buffer};
 use crate::message::Bytes;
 use crate::metrics::LoopCounters;
 use crate::net::Stream;
+use crate::proto::InPlace;
 
 /// Runs of bytes offered to the kernel at once.
 const SLICES: usize = 16;
@@ -74,10 +75,10 @@ impl Outbound {
     }
 
     /// One write. The bytes the kernel took are forgotten here.
-    pub(crate) fn write(&mut self, stream: &mut Stream) -> io::Result<usize> {
+    pub(crate) fn write(&mut self, stream: &mut Stream, in_place: &InPlace) -> io::Result<usize> {
         let written = match &self.head {
             Some(head) if self.segments.is_empty() => stream.write(&head[self.at..])?,
-            _ => self.write_vectored(stream)?,
+            _ => self.write_segments(stream, in_place)?,
         };
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
@@ -86,13 +87,16 @@ impl Outbound {
         Ok(written)
     }
 
-    fn write_vectored(&self, stream: &mut Stream) -> io::Result<usize> {
+    fn write_segments(&self, stream: &mut Stream, in_place: &InPlace) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut filled = 0;
         let mut skip = self.at;
         let parts = self.segments.iter().flat_map(|segment| {
             let (head, tail) = segment.parts();
-            [head, tail]
+            match in_place.joined(head, tail) {
+                Some(all) => [all, &[]],
+                None => [head, tail],
+            }
         });
         for part in self.head.iter().map(|head| &head[..]).chain(parts) {
             let rest = &part[skip.min(part.len())..];
@@ -104,7 +108,10 @@ impl Outbound {
                 break;
             }
         }
-        stream.write_vectored(&slices[..filled])
+        match &slices[..filled] {
+            [all] => stream.write(all),
+            several => stream.write_vectored(several),
+        }
     }
 
     fn advance(&mut self, written: usize) {

@@ -10,7 +10,7 @@ use super::upstream::Upstream;
 use crate::guard::Guarded;
 use crate::link::{Event, Outbox};
 use crate::message::Bytes;
-use crate::proto::Opcode;
+use crate::proto::{InPlace, Opcode};
 
 /// Times that the queue of one connection is refilled per flush.
 const REFILLS: usize = 8;
@@ -84,7 +84,7 @@ impl Conn {
         let result = if self.blocked {
             Ok(Flushed::nothing(&self.peer.link.outbox()))
         } else if let Some(mut writing) = self.writing.take() {
-            let result = self.write_all(&mut writing);
+            let result = self.write_all(&mut writing, cx.in_place);
             if writing.is_empty() && !self.stream.has_pending() {
                 writing.count_blocked(0, cx.counters);
             } else {
@@ -92,7 +92,7 @@ impl Conn {
             }
             result
         } else {
-            let result = self.write_all(cx.out);
+            let result = self.write_all(cx.out, cx.in_place);
             if !cx.out.is_empty() {
                 self.writing = Some(Box::new(std::mem::take(cx.out)));
             }
@@ -115,7 +115,7 @@ impl Conn {
         }
     }
 
-    fn write_all(&mut self, out: &mut Outbound) -> io::Result<Flushed> {
+    fn write_all(&mut self, out: &mut Outbound, in_place: &InPlace) -> io::Result<Flushed> {
         let most = self.peer.link.config().outbound_bytes / 4;
         let mut written = 0;
         let mut refills = 0;
@@ -152,7 +152,7 @@ impl Conn {
                     return Ok(Flushed::nothing(&outbox));
                 }
             }
-            match out.write(&mut self.stream) {
+            match out.write(&mut self.stream, in_place) {
                 Ok(n) => {
                     written += n;
                     counters.sent_bytes.add(n);
