@@ -211,7 +211,7 @@ fn from_many_connections_at_once(transport: Transport) {
 // ---- handled on the loop, which may leave them where it read them ----
 
 /// So large that it is worth it, and not so large that they are read otherwise.
-const MIDDLING: std::ops::Range<usize> = 8 << 10..64 << 10;
+const MIDDLING: std::ops::Range<usize> = 1 << 10..64 << 10;
 
 /// Of 400 messages the handler keeps some, from the hundredth on. They are their own, whatever else comes.
 fn what_handlers_keep_stays_as_it_was(transport: Transport) {

@@ -1,11 +1,11 @@
 //! Middling messages that stay where they were read.
 //!
-//! To copy a message out of the read buffer costs a tenth of an echo of 16 KiB. Where handlers run on the
+//! To copy a message out of the read buffer costs a tenth of an echo of 4 or 16 KiB. Where handlers run on the
 //! loop, a message is usually dropped before the next read, so it may as well stay where it is: what the
 //! loop reads into is then shared with the messages in it, and read into again once they are gone.
 //!
 //! Whoever keeps a message keeps all that was read with it alive. So after a message was kept, messages are
-//! copied for a while, and what all of them together hold is bounded by little more than their sizes.
+//! copied for a while, and what all of them together hold is bounded by twice their sizes.
 //!
 //! In front of each is written the header of a frame that sends it on as it is, over the end of the peer's own
 //! header: what lies there in one piece needs no vectored write.
@@ -93,7 +93,7 @@ impl Found {
 
 impl InPlace {
     /// Messages under this size are cheap to copy.
-    pub(crate) const LEAST: usize = 8 << 10;
+    pub(crate) const LEAST: usize = 1 << 10;
     /// [`Whole`] has none over this size.
     const MOST: usize = 0xFFFF;
 

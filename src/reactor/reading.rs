@@ -23,8 +23,9 @@ const CHUNK: usize = 256 << 10;
 /// [`FIRST_READ`] bytes are read into the loop's buffer, enough to see the next one begin, and the rest
 /// goes directly to its place.
 const LARGE: usize = 32 << 10;
-/// From this size on a message that is handled inline may stay where it was read.
-const MIDDLING: usize = InPlace::LEAST;
+/// From this size on, messages for workers are read one after the other, as large ones are. (Those that are handled
+/// inline may stay where they were read, and one read takes several.)
+const MIDDLING: usize = 8 << 10;
 const FIRST_READ: usize = 8 << 10;
 
 /// Frames of fewer bytes than this on average, header included, cost more than their bytes tell: ten
@@ -290,10 +291,14 @@ impl Conn {
             // Whatever comes next has to wait, and the timer ends that.
             self.rearm |= allowance.is_out_of_messages(cx.now);
         }
+        let middling = match cx.upstream.is_inline() {
+            true => InPlace::LEAST,
+            false => MIDDLING,
+        };
         self.read_mode = if bytes >= LARGE {
             cx.blocks.note_large(self.reader.frame_len(bytes));
             ReadMode::Large
-        } else if bytes >= MIDDLING {
+        } else if bytes >= middling {
             ReadMode::Middling
         } else {
             ReadMode::Usual
