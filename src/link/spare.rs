@@ -28,10 +28,10 @@ const KEPT: usize = 32;
 const COMMON: usize = 4;
 /// The largest output buffer that is kept: together at most half a MiB, usually a hundredth of it.
 const BYTES: usize = 4096;
-/// But for a few of at most this size, for replies to all that one read may bring, twice that for how
+/// But for some of at most this size, for replies to all that one read may bring, twice that for how
 /// vectors grow. Those of a loop are let go of when it has been idle.
 const LARGE: usize = 128 << 10;
-const KEPT_LARGE: usize = 4;
+const KEPT_LARGE: usize = 16;
 /// The largest batch.
 const EVENTS: usize = 32;
 

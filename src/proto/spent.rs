@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-/// Blocks that are kept an eye on: as many as the messages of one round take that are handled inline,
-/// and some more.
-const KEPT: usize = 16;
+/// Blocks that are kept an eye on: as many as workers may have that were given the messages of a group of
+/// connections. Handlers on the loop have few at a time.
+const KEPT: usize = 128;
 
 /// Blocks of which nothing is left, in the order they were used up. The messages in them may still be
 /// with the user, who may keep them for ever; what is forgotten here is freed with the last of them.
