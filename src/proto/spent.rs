@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn not_more_than_is_bounded() {
         let mut spent = Spent::default();
-        let messages: Vec<_> = (0..100)
+        let messages: Vec<_> = (0..2 * KEPT)
             .map(|_| {
                 let (block, message) = used_up(100);
                 spent.add(block);
