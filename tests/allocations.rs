@@ -178,3 +178,31 @@ fn a_long_read_of_short_frames() {
         assert!(bytes < most, "{bytes} bytes for {sent}");
     }
 }
+
+/// Messages that stay where they were read hold all that was read with them: few of those that a handler keeps may.
+#[test]
+fn what_kept_messages_hold() {
+    const KEPT: usize = 40;
+    const SIZE: usize = 1 << 10;
+    let _alone = alone();
+    let kept = Mutex::new(Vec::new());
+    let handler = move |peer: &Peer, message: Message| {
+        if message.is_text() {
+            kept.lock().unwrap().push(message.clone());
+        }
+        peer.send(message)
+    };
+    let server = serve(|s| s.workers(0), handler);
+    let mut raw = Raw::open(server.addr);
+    let before = BYTES.load(Ordering::Relaxed);
+    for _ in 0..KEPT {
+        // So many that it is no longer remembered that one was kept.
+        for first in [0x82; 300].into_iter().chain([0x81]) {
+            raw.write(&frame(first, &[b'x'; SIZE]));
+            assert!(raw.frame() == Some((first, vec![b'x'; SIZE])));
+        }
+    }
+    let bytes = BYTES.load(Ordering::Relaxed) - before;
+    eprintln!("{bytes} bytes for {KEPT} messages of {SIZE}");
+    assert!(bytes < 3 << 20, "{bytes}");
+}

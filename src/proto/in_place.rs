@@ -5,11 +5,12 @@
 //! loop reads into is then shared with the messages in it, and read into again once they are gone.
 //!
 //! Whoever keeps a message keeps all that was read with it alive. So after a message was kept, messages are
-//! copied for a while, and what all of them together hold is bounded by twice their sizes.
+//! copied for a while; and always, as long as messages are kept in [`KEPT`] memories.
 //!
 //! In front of each is written the header of a frame that sends it on as it is, over the end of the peer's own
 //! header: what lies there in one piece needs no vectored write.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -23,6 +24,9 @@ use super::payload::{PAGE, into_page};
 
 /// Reads that are made otherwise after a message was kept.
 const DOUBTED: u8 = 255;
+
+/// Memories that kept messages may hold: 2 MiB in all, with the usual read buffer.
+const KEPT: usize = 8;
 
 /// A read takes up to so many times what others take: with several messages under way, one system call for
 /// many of them, and one for the answers.
@@ -38,6 +42,8 @@ const HEADER: usize = 4;
 pub(crate) struct InPlace {
     /// All of it, initialised. The messages in it may still be with somebody.
     lent: Option<Bytes>,
+    /// Those in which somebody had kept a message when it was looked at last, at most [`KEPT`].
+    kept: VecDeque<Bytes>,
     doubted: u8,
     /// Bytes of the last frame, 0 at first.
     frame: usize,
@@ -109,14 +115,31 @@ impl InPlace {
             self.doubted -= 1;
             return None;
         }
-        match self.lent.take().map(Bytes::try_into_mut) {
-            None => Some(Self::allocate(usual.max(SIZE.min(TIMES * usual)))),
+        let memory = match self.lent.take().map(Bytes::try_into_mut) {
             Some(Ok(memory)) => Some(memory),
-            Some(Err(_kept)) => {
-                self.doubted = DOUBTED;
+            Some(Err(kept)) => {
+                self.kept.push_back(kept);
                 None
             }
+            None => self.free(usual),
+        };
+        if memory.is_none() {
+            self.doubted = DOUBTED;
         }
+        memory
+    }
+
+    /// Memory in which nobody keeps a message any more, or new memory.
+    #[cold]
+    fn free(&mut self, usual: usize) -> Option<BytesMut> {
+        for _ in 0..self.kept.len() {
+            match self.kept.pop_front()?.try_into_mut() {
+                Ok(memory) => return Some(memory),
+                Err(kept) => self.kept.push_back(kept),
+            }
+        }
+        let size = usual.max(SIZE.min(TIMES * usual));
+        (self.kept.len() < KEPT).then(|| Self::allocate(size))
     }
 
     /// How many of `bytes` whole frames as long as the last one take: of what ends with a message, no part has to
@@ -200,11 +223,13 @@ impl InPlace {
     }
 
     pub(crate) fn holds_memory(&self) -> bool {
-        self.lent.is_some()
+        self.lent.is_some() || self.kept.iter().any(Bytes::is_unique)
     }
 
+    /// Lets go of all memory that is not in use; what is kept still counts.
     pub(crate) fn release(&mut self) {
-        *self = Self::default();
+        self.kept.extend(self.lent.take());
+        self.kept.retain(|kept| !kept.is_unique());
     }
 }
 
@@ -266,13 +291,23 @@ mod tests {
         let mut bytes = Vec::new();
         frame(Opcode::Binary, &[1; 16 << 10], [7; 4], &mut bytes);
         let mut kept = Vec::new();
-        for reads in 0..3 {
+        let doubted =
+            |in_place: &mut InPlace| (0..=DOUBTED).all(|_| in_place.memory(SIZE).is_none());
+        for reads in 0..KEPT {
             kept.extend(read(&mut in_place, &mut reader(), &bytes).0);
             assert_eq!(kept.len(), reads + 1);
-            for _ in 0..=DOUBTED {
-                assert!(in_place.memory(SIZE).is_none());
-            }
+            assert!(doubted(&mut in_place));
+            // Not even idleness makes one forget.
+            in_place.release();
+            assert!(!in_place.holds_memory());
         }
+        assert!(doubted(&mut in_place), "enough is kept");
+        let given_up = kept.remove(KEPT / 2).into_data();
+        let place = given_up.as_ptr();
+        drop(given_up);
+        assert!(in_place.holds_memory());
+        let (messages, _) = read(&mut in_place, &mut reader(), &bytes);
+        assert_eq!(messages[0].clone().into_data().as_ptr(), place);
         for message in kept {
             assert_eq!(message.into_data()[..], [1; 16 << 10]);
         }
