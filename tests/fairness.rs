@@ -228,6 +228,16 @@ fn pings_by_peers_that_read() {
     nobody_waits_for(&kind);
 }
 
+/// A message that may stay where it was read, and behind it as many pings as such a read takes.
+#[test]
+fn pings_behind_a_message() {
+    let mut kind = Flood::of("pings behind a message", &frame(0x82, &[0; 1 << 10]));
+    kind.chunk = frame(0x82, &[0; 1 << 10]);
+    kind.chunk.extend(frame(0x89, b"").repeat(40_000));
+    kind.reads = true;
+    nobody_waits_for(&kind);
+}
+
 #[test]
 fn large_messages() {
     let mut kind = Flood::of("large messages", &frame(0x82, &[0; 60_000]));
@@ -257,6 +267,27 @@ fn bombs_by_peers_that_read() {
 #[test]
 fn bombs_by_peers_that_do_not_read() {
     nobody_waits_for(&bombs());
+}
+
+/// So long as they come that each is a large message before it is inflated.
+#[cfg(feature = "deflate")]
+#[test]
+fn large_bombs_by_peers_that_read() {
+    use support::deflate::{BINARY, zip};
+    let mut state = 1_u32;
+    let mut payload: Vec<u8> = (0..40 << 10)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .collect();
+    payload.resize(1 << 20, 0);
+    let zipped = zip(&payload);
+    assert!(zipped.len() > 32 << 10);
+    let mut kind = Flood::of("large bombs", &frame(BINARY, &zipped));
+    kind.compressed = true;
+    kind.reads = true;
+    nobody_waits_for(&kind);
 }
 
 // ---- more large messages than a turn has bytes for ----

@@ -29,7 +29,8 @@ const COMMON: usize = 4;
 /// The largest output buffer that is kept: together at most half a MiB, usually a hundredth of it.
 const BYTES: usize = 4096;
 /// But for some of at most this size, for replies to all that one read may bring, twice that for how
-/// vectors grow. Those of a loop are let go of when it has been idle.
+/// vectors grow: 2 MiB for each thread at most, and [`COMMON`] times that. Those of a loop are let go of when it
+/// has been idle.
 const LARGE: usize = 128 << 10;
 const KEPT_LARGE: usize = 16;
 /// The largest batch.

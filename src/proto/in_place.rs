@@ -32,7 +32,7 @@ const KEPT: usize = 8;
 /// many of them, and one for the answers.
 const TIMES: usize = 4;
 /// But not for that more than this.
-const SIZE: usize = 256 << 10;
+const LARGEST_READ: usize = 256 << 10;
 
 /// Bytes of the header of an unmasked frame with so much in it. The peer's own is no shorter.
 const HEADER: usize = 4;
@@ -78,7 +78,7 @@ impl Found {
     }
 
     /// Unmasks the payload, and puts the header of an unmasked frame in front of it.
-    fn make(&mut self, memory: &mut [u8]) {
+    fn unmask(&mut self, memory: &mut [u8]) {
         let payload = &mut memory[self.payload..self.end];
         mask(payload, self.key, 0);
         let mut header = [0; MAX_HEADER];
@@ -90,7 +90,7 @@ impl Found {
     }
 
     /// Makes what came of it again, in a copy of the memory from `start` on.
-    fn unmake(&self, copy: &mut [u8], start: usize) {
+    fn restore(&self, copy: &mut [u8], start: usize) {
         let payload = self.payload - start;
         copy[payload - HEADER..payload].copy_from_slice(&self.before);
         mask(&mut copy[payload..self.end - start], self.key, 0);
@@ -100,12 +100,16 @@ impl Found {
 impl InPlace {
     /// Messages under this size are cheap to copy.
     pub(crate) const LEAST: usize = 1 << 10;
-    /// [`Whole`] has none over this size.
+    /// Longer ones are no [`Whole`].
     const MOST: usize = 0xFFFF;
 
-    /// Whether a frame of so many bytes may stay.
-    pub(crate) fn suits(frame: usize) -> bool {
-        frame < Self::MOST
+    /// Whether a frame of so many bytes may stay, where other reads take up to `usual` bytes.
+    pub(crate) fn suits(frame: usize, usual: usize) -> bool {
+        frame <= Self::size(usual).min(Self::MOST)
+    }
+
+    fn size(usual: usize) -> usize {
+        usual.max(LARGEST_READ.min(TIMES * usual))
     }
 
     /// Memory to read into, all initialised, where other reads take up to `usual` bytes. `None`: better read
@@ -138,8 +142,7 @@ impl InPlace {
                 Err(kept) => self.kept.push_back(kept),
             }
         }
-        let size = usual.max(SIZE.min(TIMES * usual));
-        (self.kept.len() < KEPT).then(|| Self::allocate(size))
+        (self.kept.len() < KEPT).then(|| Self::allocate(Self::size(usual)))
     }
 
     /// How many of `bytes` whole frames as long as the last one take: of what ends with a message, no part has to
@@ -178,7 +181,7 @@ impl InPlace {
         let mut at = 0;
         while let Some(whole) = reader.next_plain_of(Self::LEAST, &memory[at..arrived]) {
             let mut found = Found::new(&whole, at);
-            found.make(&mut memory);
+            found.unmask(&mut memory);
             at = found.end;
             self.frame = found.end - found.frame;
             self.found.push(found);
@@ -208,7 +211,7 @@ impl InPlace {
         to.copy_from_slice(&memory[rest]);
         // Whoever looks at a message that is no text, and at those behind it, unmasks them too.
         for found in self.found.iter().filter(|found| found.frame >= taken) {
-            found.unmake(to, taken);
+            found.restore(to, taken);
         }
     }
 
@@ -374,7 +377,12 @@ mod tests {
 
     fn any_frame() -> impl Strategy<Value = (Opcode, Vec<u8>, [u8; 4])> {
         let opcode = prop::sample::select(vec![Opcode::Text, Opcode::Binary, Opcode::Ping]);
-        let len = prop_oneof![0..200_usize, 8_000..9_000_usize, 10_000..30_000_usize];
+        let len = prop_oneof![
+            0..200_usize,
+            1_000..1_050_usize,
+            8_000..30_000_usize,
+            65_500..65_540_usize,
+        ];
         (opcode, len, any::<u8>(), any::<[u8; 4]>()).prop_map(|(opcode, len, byte, key)| {
             let (byte, len) = match opcode {
                 Opcode::Binary => (byte, len),

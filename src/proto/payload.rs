@@ -6,7 +6,7 @@
 //! - *Small* messages share blocks of at most [`BLOCK`] bytes: one allocation for all that a read
 //!   brought, and a kept message of 20 bytes holds [`BLOCK`] bytes alive at worst.
 //! - *Middling* messages have a block of their own, at most about twice their size. Where handlers run on
-//!   the loop, the larger ones need none, see `in_place`.
+//!   the loop they usually need none, see `in_place`.
 //! - *Large* messages have a buffer of their own, at most about twice their size, which comes home
 //!   when the last reference to the message is dropped, on whatever thread that is.
 //!

@@ -226,7 +226,7 @@ pub(super) enum HandlerKnows {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadMode {
     Usual,
-    /// A message that is best read together with others like it.
+    /// A message that is best read together with others like it, or with workers one after the other.
     Middling,
     /// A large message, so the next may be one.
     Large,
@@ -419,13 +419,17 @@ impl Conn {
         }
         // Its turn comes: a whole message later costs less than pieces of many now, and what another loop
         // has not caught up with must not become more.
-        let too_much = *cx.large_left == 0 && self.brings_large();
+        let too_much = *cx.large_left == 0 && self.brings_large(cx);
         if too_much || (self.is_open() && self.ending.is_none() && is_ahead()) {
             self.again = true;
             return;
         }
         if let Some(mut rest) = self.rest.take() {
-            let left = self.look_at(rest.bytes(), cx);
+            // No more than other reads bring: it may be tiny frames that were read behind a message.
+            let bytes = rest.bytes();
+            let later = bytes.len().saturating_sub(cx.buf.len());
+            let now = bytes.len() - later;
+            let left = later + self.look_at(&mut bytes[..now], cx);
             if left > 0 {
                 self.rest = rest.last(left);
             }
@@ -463,9 +467,14 @@ impl Conn {
     }
 
     /// What comes next is probably a large message, or more of one.
-    fn brings_large(&self) -> bool {
-        matches!(self.read_mode, ReadMode::Middling | ReadMode::Large)
-            || self.reader.is_in_large_message()
+    fn brings_large<U: Upstream>(&self, cx: &Context<'_, U>) -> bool {
+        let large = match self.read_mode {
+            ReadMode::Large => true,
+            // For workers they are large ones; for handlers on the loop they begin with 1 KiB.
+            ReadMode::Middling => !cx.upstream.is_inline(),
+            ReadMode::Usual | ReadMode::Tiny => false,
+        };
+        large || self.reader.is_in_large_message()
     }
 
     /// The peer has used up its allowance of messages.

@@ -13,15 +13,15 @@ use crate::message::{CloseCause, CloseCode, Message};
 use crate::proto::{Buffer, Filled, InPlace};
 
 /// Bytes of large messages that one connection may bring per turn: finishing one message while it is in the
-/// cache beats reading a little of each, and even this takes well under a millisecond. A little more than
+/// cache beats reading a little of each, and to read even this takes well under a millisecond. A little more than
 /// the default limit of a message, so that the longest of those is read in one go.
 const LARGE_BUDGET: usize = (1 << 20) + (64 << 10);
 /// Bytes of them that one read takes, so that they are unmasked while they are in the cache.
 const CHUNK: usize = 256 << 10;
 
-/// From this size on a message is expected to be followed by others like it: then only
-/// [`FIRST_READ`] bytes are read into the loop's buffer, enough to see the next one begin, and the rest
-/// goes directly to its place.
+/// From this size on a message is expected to be followed by others like it: then (unless they may stay where they
+/// are read) only [`FIRST_READ`] bytes are read into the loop's buffer, enough to see the next one begin, and the
+/// rest goes directly to its place.
 const LARGE: usize = 32 << 10;
 /// From this size on, messages for workers are read one after the other, as large ones are. (Those that are handled
 /// inline may stay where they were read, and one read takes several.)
@@ -53,7 +53,7 @@ impl Conn {
                 None => self.read_and_look(cx),
             };
             let Some(filled) = filled else {
-                if followed == 1 {
+                if followed == 1 && !self.reader.is_in_large_message() {
                     cx.blocks.none_followed();
                 }
                 return;
@@ -75,11 +75,13 @@ impl Conn {
     /// Whether it goes on with the next message, if there is one: after those of others, what the kernel has of it
     /// would have left the cache.
     fn reads_on<U: Upstream>(&self, cx: &Context<'_, U>) -> bool {
-        let may = self.rest.is_none() && !is_ahead();
+        // What messages may inflate to while the loop waits is bounded for each read.
+        let inflates = cx.upstream.is_inline() && self.reader.takes_compressed();
+        let may = self.rest.is_none() && !is_ahead() && !inflates;
         match self.read_mode {
             ReadMode::Large => may,
             // In place, one read takes several of them.
-            ReadMode::Middling => may && !cx.upstream.is_inline(),
+            ReadMode::Middling => may && !has_in_place(cx),
             ReadMode::Usual | ReadMode::Tiny => false,
         }
     }
@@ -114,13 +116,13 @@ impl Conn {
     /// Whether what it reads may stay where it is read, until it was handled.
     fn reads_in_place<U: Upstream>(&self, cx: &Context<'_, U>) -> bool {
         let suits = match self.read_mode {
-            ReadMode::Middling => cx.upstream.is_inline(),
-            ReadMode::Large => cx.upstream.is_inline() && InPlace::suits(cx.blocks.expected()),
+            ReadMode::Middling => true,
+            ReadMode::Large => InPlace::suits(cx.blocks.expected(), cx.config.read_buffer),
             ReadMode::Usual | ReadMode::Tiny => false,
         };
         let usual = matches!(self.phase, Phase::Open(None)) && self.ending.is_none();
         let next_begins = self.reader.is_between_messages();
-        suits && usual && next_begins && !self.peer.link.has_parked()
+        has_in_place(cx) && suits && usual && next_begins && !self.peer.link.has_parked()
     }
 
     /// One read that may bring middling messages, into memory that they can stay in.
@@ -155,7 +157,7 @@ impl Conn {
             self.input(bytes, cx);
             cx.buf = buf;
         } else {
-            // After the messages that were found no part of one was, so nothing is read before this has its turn.
+            // The reader is between messages, so nothing more is read until this was looked at.
             let mut bytes = vec![0; rest.len()];
             cx.in_place.copy(rest, &mut bytes);
             self.input(&mut [], cx);
@@ -291,19 +293,27 @@ impl Conn {
             // Whatever comes next has to wait, and the timer ends that.
             self.rearm |= allowance.is_out_of_messages(cx.now);
         }
-        let middling = match cx.upstream.is_inline() {
-            true => InPlace::LEAST,
-            false => MIDDLING,
+        let middling = match has_in_place(cx) {
+            true => {
+                let suits = InPlace::suits(self.reader.frame_len(bytes), cx.config.read_buffer);
+                suits && bytes >= InPlace::LEAST
+            }
+            false => bytes >= MIDDLING,
         };
         self.read_mode = if bytes >= LARGE {
             cx.blocks.note_large(self.reader.frame_len(bytes));
             ReadMode::Large
-        } else if bytes >= middling {
+        } else if middling {
             ReadMode::Middling
         } else {
             ReadMode::Usual
         };
     }
+}
+
+/// Messages of a server's clients that are handled on the loop may stay where they were read.
+fn has_in_place<U: Upstream>(cx: &Context<'_, U>) -> bool {
+    cx.upstream.inline().is_some()
 }
 
 /// Whether a read of so many bytes brought frames that are tiny; or so many that they are not counted any more,
