@@ -121,7 +121,8 @@ impl Conn {
             ReadMode::Usual | ReadMode::Tiny => false,
         };
         let usual = matches!(self.phase, Phase::Open(None)) && self.ending.is_none();
-        let next_begins = self.reader.is_between_messages();
+        // Compressed messages are no good where they are.
+        let next_begins = self.reader.is_between_messages() && !self.reader.takes_compressed();
         has_in_place(cx) && suits && usual && next_begins && !self.peer.link.has_parked()
     }
 
