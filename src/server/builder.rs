@@ -490,8 +490,8 @@ impl Server {
     /// The buffer that each loop reads into, in bytes, 1 KiB (with `proxy_protocol` 4 KiB) to 16 MiB. Default:
     /// 64 KiB. Anything else is an [`Error::Config`] when the server is started.
     ///
-    /// It also bounds what one connection may bring per turn, except where messages are over 8 KiB (1 MiB of them at
-    /// most). Memory: one buffer per loop. With `workers(0)`, while messages of 1 to 64 KiB arrive, those are read into
+    /// It also bounds what one connection may bring per turn, except where messages are of 1 KiB and more (then 1 MiB, or
+    /// one message). Memory: one buffer per loop. With `workers(0)`, while messages of 1 to 64 KiB arrive, those are read into
     /// another of four times its size (256 KiB at most, or its size if that is more), and stay there until they are
     /// dropped: a handler that keeps some may make it up to eight. If it is smaller than peers' usual bursts, more reads
     /// are needed.
