@@ -6,12 +6,13 @@
 //! ADDR`, when it is ready; ends on SIGINT or SIGTERM with a close frame (1001) to everybody.
 #![allow(clippy::print_stdout)]
 
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use framemill::{Accept, Handler, Message, Origin, Peer, Request, Response, Server, ServerHandle};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::low_level::pipe;
 
 const USAGE: &str = "\
 usage: bench_server <echo|broadcast|publish|sink> [OPTIONS]
@@ -236,6 +237,10 @@ impl Bench {
 impl Handler for Bench {
     type Session = ();
 
+    fn start(&self, server: &ServerHandle) {
+        println!("listening on {}", server.local_addrs().join(" "));
+    }
+
     fn open(&self, _: &Request, peer: &Peer) -> Result<Accept<()>, Response> {
         if let Mode::Publish = self.mode {
             let group = self.opened.fetch_add(1, Ordering::Relaxed) % self.groups;
@@ -269,15 +274,17 @@ fn main() -> framemill::Result<()> {
         eprintln!("{wrong}\n\n{USAGE}");
         std::process::exit(2);
     });
-    // Before any thread starts, so that no signal is missed.
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (stop, on_signal) = UnixStream::pair()?;
+    pipe::register(SIGINT, on_signal.try_clone()?)?;
+    pipe::register(SIGTERM, on_signal)?;
 
     let mut server = Server::bind(&args.addr)?
         .loops(args.loops)
         .max_message(args.max_message)
         .handshake_timeout(Duration::from_secs_f64(args.handshake_timeout))
         .outbound_limit(args.queue_limit)
-        .origin(Origin::Any);
+        .origin(Origin::Any)
+        .shutdown_on(stop, Duration::from_secs(5));
     if let Some(workers) = args.workers {
         server = server.workers(workers);
     }
@@ -288,10 +295,5 @@ fn main() -> framemill::Result<()> {
         seconds => server.ping(Duration::from_secs_f64(seconds), Duration::from_secs(20)),
     };
     let bench = Bench::new(&args, server.handle());
-    let handle = server.start(bench)?;
-    println!("listening on {}", handle.local_addrs().join(" "));
-
-    signals.forever().next();
-    handle.shutdown(Duration::from_secs(5));
-    Ok(())
+    server.run(bench)
 }

@@ -18,7 +18,7 @@ fn main() -> framemill::Result<()> {
     };
     let server = Server::bind(addr.as_deref().unwrap_or("127.0.0.1:9001"))?
         .loops(1)
-        .workers(0) // handlers run on the loop: one thread, and they must not block
+        .workers(0) // handlers run on the loop, which is this thread, and must not block
         .read_buffer(20 << 10) // a whole message: those that come in one piece wait nowhere
         .max_connections(64)
         .max_head(2 << 10, 32)
@@ -30,9 +30,8 @@ fn main() -> framemill::Result<()> {
         .overflow(Overflow::DropNewest)
         .handshake_timeout(Duration::from_secs(5))
         .close_timeout(Duration::from_secs(2))
-        .origin(Origin::Any)
-        .start(|peer: &Peer, message: Message| peer.send(message))?;
-    println!("listening on http://{}", server.local_addrs().join(" "));
-    server.wait();
-    Ok(())
+        .origin(Origin::Any);
+    let addrs = server.handle().local_addrs();
+    println!("listening on http://{}", addrs.join(" "));
+    server.run(|peer: &Peer, message: Message| peer.send(message))
 }

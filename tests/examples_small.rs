@@ -85,6 +85,26 @@ fn bench_server_has_four_modes() {
     }
 }
 
+/// One loop, no workers: all it needs is the thread that it begins with.
+#[cfg(target_os = "linux")]
+#[test]
+fn bench_server_may_be_one_thread() {
+    for (workers, threads) in [("0", 1), ("1", 2)] {
+        let server = Example::start_as(
+            "bench_server",
+            &["echo", "--addr", "127.0.0.1:0", "--workers", workers],
+        );
+        let mut clients = [(); 2].map(|()| open(&server));
+        for client in &mut clients {
+            client.write(&frame(0x82, b"hello"));
+            assert_eq!(client.frame(), Some((0x82, b"hello".to_vec())));
+        }
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.id())).unwrap();
+        assert_eq!(tasks.count(), threads, "{workers} workers");
+        assert_eq!(says_goodbye(server, clients), [vec![], vec![]]);
+    }
+}
+
 /// It is asked to end, and tells each client so; what comes before is given.
 fn says_goodbye(example: Example, clients: [Raw; 2]) -> [Vec<(u8, Vec<u8>)>; 2] {
     // Each hangs up then, so that nobody is waited for.

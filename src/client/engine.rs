@@ -113,10 +113,11 @@ impl Clients {
             engine.feeder.feeds(queue.downgrade());
         }
         let no_listeners = iter::repeat_with(Vec::new);
-        let loops = match run_queue {
-            Some(queue) => reactor::spawn_all(prepared, || ToWorkers(queue.clone()), no_listeners)?,
-            None => reactor::spawn_all(prepared, || OnTheLoop(engine.clone()), no_listeners)?,
+        let ready = match run_queue {
+            Some(queue) => reactor::ready_all(prepared, || ToWorkers(queue.clone()), no_listeners)?,
+            None => reactor::ready_all(prepared, || OnTheLoop(engine.clone()), no_listeners)?,
         };
+        let loops = reactor::spawn_all(ready, &engine.loops)?;
         Ok(Self {
             engine,
             threads: Mutex::new(Some(Threads { loops, pool })),

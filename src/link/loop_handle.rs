@@ -99,7 +99,7 @@ impl LoopHandle {
         self.commands.len() >= BROADCASTS
     }
 
-    fn address(&self) -> usize {
+    pub(super) fn address(&self) -> usize {
         std::ptr::from_ref(self) as usize
     }
 
@@ -343,11 +343,6 @@ impl LoopHandle {
     }
 
     // ---- for the loop itself ----
-
-    /// Tells the thread that it is this loop.
-    pub(crate) fn run_here(&self) {
-        THREAD.with(|thread| thread.own_loop.set(self.address()));
-    }
 
     /// Moves the commands that the loop gave itself to the end of `into`.
     pub(crate) fn take_own(&self, into: &mut Vec<Command>) {

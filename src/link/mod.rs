@@ -102,7 +102,9 @@ pub(crate) use spare::{
     release_own as release_own_spare,
 };
 use subscriptions::Subscriptions;
-pub(crate) use thread::{Cork, Inline, defer_wakes, is_ahead, still_ahead, wake_deferred};
+pub(crate) use thread::{
+    Cork, Inline, OwnLoop, defer_wakes, is_ahead, may_be_a_loop, still_ahead, wake_deferred,
+};
 pub(crate) use topics::{Publication, Topics};
 
 /// The state of one connection that more than one thread sees.

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use super::{Command, LoopHandle};
+use super::{Command, LoopHandle, spare};
 use crate::id::PeerId;
 
 /// What a thread is to the loops: nothing, a loop itself, or a worker in a batch. It has no destructor, so it is
@@ -100,6 +100,39 @@ thread_local! {
             held: RefCell::new(Vec::new()),
         }
     };
+}
+
+/// Makes the thread a loop for as long as it lives.
+pub(crate) struct OwnLoop(());
+
+impl OwnLoop {
+    pub(crate) fn new(handle: &LoopHandle) -> Self {
+        THREAD.with(|thread| thread.own_loop.set(handle.address()));
+        Self(())
+    }
+}
+
+impl Drop for OwnLoop {
+    /// What the thread still has for the loops goes, or another loop that runs here later would find it.
+    fn drop(&mut self) {
+        THREAD.with(|thread| {
+            thread.own_loop.set(0);
+            thread.is_ahead.set(false);
+        });
+        let left = LISTS.with(|lists| (lists.own_commands.take(), lists.behind.take()));
+        // With nothing borrowed any more, as it may have owners that send something.
+        drop(left);
+        spare::release_own();
+    }
+}
+
+/// Whether this thread may become a loop: it is none, nor a worker, nor does it call a room.
+pub(crate) fn may_be_a_loop() -> bool {
+    let is_free = |thread: &Thread| {
+        thread.own_loop.get() == 0 && !thread.defers.get() && !thread.corked.get()
+    };
+    // Not at the very end of a thread.
+    THREAD.with(is_free) && LISTS.try_with(|_| ()).is_ok()
 }
 
 /// From now on this thread holds back wake-ups of napping loops, until [`wake_deferred`].

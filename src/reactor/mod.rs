@@ -32,5 +32,7 @@ mod upstream;
 mod wheel;
 mod writing;
 
-pub(crate) use event_loop::{Prepared, handles, spawn_all};
+#[cfg(unix)]
+pub(crate) use event_loop::StopSource;
+pub(crate) use event_loop::{Prepared, ReadyLoop, handles, ready_all, spawn_all};
 pub(crate) use upstream::{InlineRun, InlineUpstream, NotInline, Upstream};

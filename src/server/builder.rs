@@ -1,5 +1,7 @@
 //! Setting a server up.
 
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +77,8 @@ pub struct Server {
     pub(super) tls: Option<Tls>,
     pub(super) listeners: Vec<Listener>,
     pub(super) notify_systemd: bool,
+    #[cfg(unix)]
+    pub(super) shutdown_on: Option<(OwnedFd, Duration)>,
     pub(super) backplane: Option<Arc<dyn Backplane>>,
     pub(super) histories: Feeds,
     pub(super) handle: Unstarted,
@@ -126,6 +130,8 @@ impl Server {
             tls: None,
             listeners: Vec::new(),
             notify_systemd: false,
+            #[cfg(unix)]
+            shutdown_on: None,
             backplane: None,
             histories: Feeds::default(),
             handle: Unstarted::new(),
@@ -474,6 +480,36 @@ impl Server {
     /// Whether small writes go out at once (`TCP_NODELAY`). Default: yes.
     pub fn nodelay(mut self, on: bool) -> Self {
         self.config.nodelay = on;
+        self
+    }
+
+    /// Shuts the server down, as [`ServerHandle::shutdown`] does with this `deadline`, as soon as something can be
+    /// read from `source` or its other end is closed: a pipe, a socket, an eventfd. Default: nothing. No thread
+    /// waits for it, so this is how a server of one thread is ended by a signal:
+    ///
+    /// ```no_run
+    /// use framemill::{Message, Peer, Server};
+    /// use signal_hook::consts::SIGTERM;
+    /// use signal_hook::low_level::pipe;
+    /// use std::os::unix::net::UnixStream;
+    /// use std::time::Duration;
+    ///
+    /// fn main() -> framemill::Result<()> {
+    ///     let (told, tell) = UnixStream::pair()?;
+    ///     pipe::register(SIGTERM, tell)?; // from now on, the signal writes a byte to it
+    ///     Server::bind("127.0.0.1:9001")?
+    ///         .workers(0)
+    ///         .shutdown_on(told, Duration::from_secs(5))
+    ///         .run(|peer: &Peer, message: Message| peer.send(message))
+    /// }
+    /// ```
+    ///
+    /// Nothing is read from `source`; it is closed when the server has ended. A source that can't be polled, a regular
+    /// file for instance, is an [`Error::Io`] when the server is started. If this is called twice, the second source
+    /// counts.
+    #[cfg(unix)]
+    pub fn shutdown_on(mut self, source: impl Into<OwnedFd>, deadline: Duration) -> Self {
+        self.shutdown_on = Some((source.into(), deadline));
         self
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,8 @@ struct Inner {
     running: OnceLock<Running>,
     /// Held by the first thread that waits for the end; others wait for the lock.
     state: Mutex<State>,
+    /// Held by the thread that called [`Server::run`](crate::Server::run) for as long as it is a loop.
+    here: Mutex<()>,
     /// The latest deadline that was given for the end.
     deadline: Mutex<Option<Instant>>,
     /// The end has begun.
@@ -118,6 +120,7 @@ impl ServerHandle {
                 services: Services::new(),
                 running: OnceLock::new(),
                 state: Mutex::new(State::NotStarted),
+                here: Mutex::default(),
                 deadline: Mutex::new(None),
                 draining: AtomicBool::new(false),
                 hurry: Hurry::default(),
@@ -144,6 +147,11 @@ impl ServerHandle {
     fn running(&self) -> Option<&Running> {
         let running = self.inner.running.get();
         running.filter(|running| !running.shared.has_ended())
+    }
+
+    /// The calling thread is about to be a loop; while it has this, others wait for its end.
+    pub(super) fn runs_here(&self) -> MutexGuard<'_, ()> {
+        lock(&self.inner.here)
     }
 
     pub(super) fn started(&self, threads: Threads) {
@@ -396,13 +404,19 @@ impl ServerHandle {
     /// Must not be called by a handler, a room or a timer, which would wait for itself: call it on a thread of
     /// your own.
     pub fn shutdown(&self, deadline: Duration) -> bool {
+        self.begin_shutdown(deadline);
+        self.end()
+    }
+
+    /// The same as [`shutdown`](Self::shutdown), but does not wait, so anybody may call it: a handler, a room or a
+    /// timer too. [`Server::run`](crate::Server::run) and [`wait`](Self::wait) return when the server has ended.
+    pub fn begin_shutdown(&self, deadline: Duration) {
         let deadline = Instant::now() + deadline.min(NEVER);
         self.begin_draining();
         // First, so that no drain sets its deadline, or tells the loops, behind this.
         self.inner.hurry.hurry();
         *lock(&self.inner.deadline) = Some(deadline);
         self.tell_loops(deadline);
-        self.end()
     }
 
     /// Takes the server out of service while others take over, and waits for its end:
@@ -498,6 +512,7 @@ impl ServerHandle {
             }
         };
         let mut sound = true;
+        drop(lock(&self.inner.here));
         for thread in loops {
             sound &= thread.join().is_ok();
         }

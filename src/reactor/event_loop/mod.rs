@@ -7,6 +7,7 @@
 //! | file | steps |
 //! |---|---|
 //! | `start` | before the first: what can fail, the thread, the tokens |
+//! | `stop_source` | what may end it from outside |
 //! | `sleep` | `wait`, and the memory that is let go of when it is quiet; `step_aside`, after work was passed on |
 //! | `admission` | `accept`, `dial` |
 //! | `commands` | `commands` |
@@ -15,6 +16,8 @@ mod admission;
 mod commands;
 mod sleep;
 mod start;
+#[cfg(unix)]
+mod stop_source;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +27,11 @@ use std::{fmt, io};
 use mio::{Events, Poll, Token};
 
 use self::sleep::StepAside;
+#[cfg(unix)]
+use self::start::STOP;
 use self::start::{LAST_LISTENER, LISTENERS, WAKER};
+#[cfg(unix)]
+pub(crate) use self::stop_source::StopSource;
 use super::acceptor::{self, Acceptor};
 use super::audience::Audience;
 use super::conn::{Conn, Context, Readiness, TURN_BUDGET};
@@ -45,7 +52,7 @@ use crate::metrics::Refusal;
 use crate::peer::Peer;
 use crate::proto::{Blocks, InPlace, ReadBuffer, Role};
 
-pub(crate) use self::start::{Prepared, handles, spawn_all};
+pub(crate) use self::start::{Prepared, ReadyLoop, handles, ready_all, spawn_all};
 
 /// Events taken from the kernel per turn.
 const EVENTS: usize = 1024;
@@ -102,6 +109,8 @@ pub(crate) struct EventLoop<U> {
     ahead: bool,
     /// There was something to do since memory was last let go of.
     untidy: bool,
+    #[cfg(unix)]
+    stop_source: Option<StopSource>,
     stopping: Option<Stopping>,
     tools: Tools,
 }
@@ -122,6 +131,8 @@ impl<U: Upstream> EventLoop<U> {
             poll,
             receiver,
             handle,
+            #[cfg(unix)]
+            stop_source,
         } = prepared;
         let blocks = Blocks::new(upstream.is_inline());
         let start = handle.counters.busy.epoch();
@@ -155,6 +166,8 @@ impl<U: Upstream> EventLoop<U> {
             aside: StepAside::default(),
             ahead: false,
             untidy: false,
+            #[cfg(unix)]
+            stop_source,
             stopping: None,
             tools: Tools {
                 buf,
@@ -168,7 +181,6 @@ impl<U: Upstream> EventLoop<U> {
     }
 
     fn run(mut self) {
-        self.handle.run_here();
         // To panic is a mistake of ours, or of a logger.
         let outcome = guarded(|| self.turns());
         self.turn_ended(Instant::now());
@@ -229,6 +241,8 @@ impl<U: Upstream> EventLoop<U> {
         for event in &events {
             match event.token() {
                 WAKER => {}
+                #[cfg(unix)]
+                STOP => self.stop_source.iter_mut().for_each(StopSource::ready),
                 Token(n) if (LISTENERS..=LAST_LISTENER).contains(&n) => {
                     self.acceptor.ready(n - LISTENERS)
                 }
