@@ -7,6 +7,8 @@
 
 mod mailbox;
 mod pool;
+mod step_aside;
 
 pub(crate) use mailbox::{Batch, Mailbox, State as MailboxState};
 pub(crate) use pool::{Pool, RunQueue, WeakRunQueue, Work};
+pub(crate) use step_aside::StepAside;

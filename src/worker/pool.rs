@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
+use super::step_aside::StepAside;
+
 /// After this many runs a worker passes on what it held back, even if more is waiting. Large enough
 /// that a busy worker wakes its loop rarely, small enough that replies don't pile up.
 const RUNS: u32 = 64;
@@ -96,7 +98,7 @@ impl Pool {
             // Weak, or the workers would keep their own queue open for ever.
             let (receiver, back) = (receiver.clone(), Arc::downgrade(&run_queue.0));
             let body = move || {
-                work_off(n, &*work, &receiver, &back);
+                work_off(n, workers == 1, &*work, &receiver, &back);
                 drop(alive);
             };
             let name = format!("framemill-worker-{n}");
@@ -132,15 +134,27 @@ impl Pool {
     }
 }
 
-fn work_off<T, W: Work<T>>(n: usize, work: &W, items: &Receiver<T>, back: &Weak<Sender<T>>) {
+/// `alone`: there are no other workers, which would take what comes meanwhile.
+fn work_off<T, W: Work<T>>(
+    n: usize,
+    alone: bool,
+    work: &W,
+    items: &Receiver<T>,
+    back: &Weak<Sender<T>>,
+) {
     let mut state = work.begin(n);
     let mut runs = 0;
+    let mut aside = StepAside::of_a_worker();
     loop {
         let mut item = match items.try_recv() {
             Ok(item) => item,
             Err(_) => {
                 work.pause(&mut state);
-                match wait(work, items) {
+                if alone {
+                    // Whoever brings more may share the core.
+                    aside.step_aside(Instant::now());
+                }
+                match items.try_recv().ok().or_else(|| wait(work, items)) {
                     Some(item) => item,
                     None => return,
                 }

@@ -26,7 +26,6 @@ use std::{fmt, io};
 
 use mio::{Events, Poll, Token};
 
-use self::sleep::StepAside;
 #[cfg(unix)]
 use self::start::STOP;
 use self::start::{LAST_LISTENER, LISTENERS, WAKER};
@@ -51,6 +50,7 @@ use crate::message::{CloseCause, Message};
 use crate::metrics::Refusal;
 use crate::peer::Peer;
 use crate::proto::{Blocks, InPlace, ReadBuffer, Role};
+use crate::worker::StepAside;
 
 pub(crate) use self::start::{Prepared, ReadyLoop, handles, ready_all, spawn_all};
 
@@ -163,7 +163,7 @@ impl<U: Upstream> EventLoop<U> {
             large_left: 0,
             nap: false,
             gave_work: false,
-            aside: StepAside::default(),
+            aside: StepAside::of_a_loop(),
             ahead: false,
             untidy: false,
             #[cfg(unix)]

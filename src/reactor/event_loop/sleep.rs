@@ -1,7 +1,6 @@
 //! How long the loop sleeps, when it lets others have its core, and what it does about quiet.
 
 use std::io;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::EventLoop;
@@ -17,49 +16,6 @@ const NAP: Duration = Duration::from_millis(1);
 
 /// After this much idleness, memory kept for reuse is released.
 const TIDY: Duration = Duration::from_millis(100);
-
-/// Workers that share the loop's core rarely take longer for a group of connections. If it was longer,
-/// handlers are slow, or others want the core too.
-const LONG: Duration = Duration::from_micros(200);
-
-/// After that the loop keeps the core for so many times as long: for twice as many each time in a row, so
-/// that one of them is nothing much, and many cost a hundredth at most.
-const STAYS_FIRST: u32 = 8;
-const STAYS_MOST: u32 = 128;
-
-/// In a row: with no more than so many milliseconds of short ones in between.
-const FORGOTTEN: u64 = 100;
-
-/// Nor longer than this: the process may have been stopped.
-const STAYS_AT_MOST: Duration = Duration::from_secs(10);
-
-/// When the loop lets workers that share its core go first. Times in milliseconds of the loop's clock.
-#[derive(Debug, Default)]
-pub(super) struct StepAside {
-    /// Not before.
-    next: u64,
-    /// Long ones in a row.
-    long: u32,
-}
-
-impl StepAside {
-    fn is_due(&self, now: u64) -> bool {
-        now >= self.next
-    }
-
-    fn took(&mut self, time: Duration, now: u64) {
-        if now > self.next + FORGOTTEN {
-            self.long = 0;
-        }
-        if time <= LONG {
-            return;
-        }
-        let times = (STAYS_FIRST << self.long).min(STAYS_MOST);
-        let stays = (time * times).min(STAYS_AT_MOST);
-        self.next = now + stays.as_millis() as u64;
-        self.long = (self.long + 1).min(8); // enough for the most
-    }
-}
 
 /// How the loop waits for its sockets and its waker.
 #[derive(Clone, Copy)]
@@ -133,12 +89,9 @@ impl<U: Upstream> EventLoop<U> {
     /// Lets workers that share the loop's core run what they were given: while it is in the cache, and before
     /// the loop falls asleep, from which they would have to wake it.
     pub(super) fn step_aside(&mut self) {
-        if self.upstream.is_inline() || !self.aside.is_due(self.now) {
-            return;
+        if !self.upstream.is_inline() {
+            self.aside.step_aside(self.woke);
         }
-        let from = Instant::now();
-        thread::yield_now();
-        self.aside.took(from.elapsed(), self.now);
     }
 
     fn turn_begins(&mut self, woke: Instant) {
@@ -204,31 +157,5 @@ impl<U: Upstream> EventLoop<U> {
         let others = (self.ahead || self.held_back).then_some(NAP);
         let nearest = [timers, accept, stop, others].into_iter().flatten().min();
         Some((nearest, now))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// How long the loop keeps its core after it stepped aside for so many milliseconds.
-    fn stays(aside: &mut StepAside, ms: u64) -> u64 {
-        let now = aside.next;
-        aside.took(Duration::from_millis(ms), now);
-        aside.next - now
-    }
-
-    #[test]
-    fn long_waits_in_a_row_become_rare() {
-        let mut aside = StepAside::default();
-        assert!(aside.is_due(0));
-        let all: Vec<_> = (0..6).map(|_| stays(&mut aside, 3)).collect();
-        assert_eq!(all, [24, 48, 96, 192, 384, 384]);
-        assert!(!aside.is_due(aside.next - 1));
-        assert_eq!(stays(&mut aside, 60_000), 10_000);
-        assert_eq!(stays(&mut aside, 0), 0);
-        assert_eq!(stays(&mut aside, 1), 128);
-        aside.took(Duration::ZERO, aside.next + FORGOTTEN + 1);
-        assert_eq!(stays(&mut aside, 1), 8);
     }
 }
