@@ -57,13 +57,13 @@
 //!
 //! | thread | number | does |
 //! |---|---|---|
-//! | `framemill-loop-N` | [`Server::loops`] | reads, parses, queues, writes; runs your handlers only with `workers(0)` |
+//! | `framemill-loop-N` | [`Server::loops`]; the first of them is the thread that calls [`Server::run`], if one does | reads, parses, queues, writes; runs your handlers only with `workers(0)` |
 //! | `framemill-worker-N` | [`Server::workers`] | calls your [`Handler`]; for one connection one call at a time, in order; runs your [`Room`]s and timers likewise |
 //! | `framemill-ticker` | 1, once a room has a clock or a timer is set | wakes rooms and timers |
 //! | `framemill-redis-out`, `-in` | 1 each for every `Redis` | pass on messages that are published here; take those of other nodes |
 //! | `framemill-dialer-N` | up to 9, while a [`Client`] needs them | resolve names, wait out the pauses before another attempt |
 //! | `framemill-feeder` | 1, while a receiver of [`ClientEvent`]s does not receive | waits for it |
-//! | `framemill-end` | 1, when a [`Clients`] is dropped by one of its own threads | waits for them |
+//! | `framemill-end` | 1, when a [`Clients`] is dropped by one of its own threads, or a server ends and nobody waits | waits for them |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -3,23 +3,25 @@
 
 mod support;
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 use std::fs::File;
 #[cfg(unix)]
 use std::io::{Read, Write};
 #[cfg(unix)]
+use std::net::TcpStream;
+#[cfg(target_os = "linux")]
 use std::os::fd::OwnedFd;
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 #[cfg(unix)]
-use framemill::Error;
-use framemill::{Handler, Message, Origin, Peer, Server, ServerHandle};
-use support::{Addr, Raw, WAIT, frame, no_more};
+use framemill::Drain;
+use framemill::{Error, Handler, Message, Origin, Peer, Server, ServerHandle};
+use support::{Addr, Raw, WAIT, frame, no_more, until};
 
 const GOING_AWAY: &[u8] = b"\x03\xE9";
 
@@ -275,7 +277,218 @@ fn its_deadline_counts() {
     drop(raw);
 }
 
+/// Whichever loop is the last one, it still looks.
 #[cfg(unix)]
+#[test]
+fn it_cuts_a_drain_short() {
+    for leaves in 0..2 {
+        let (told, tell) = UnixStream::pair().unwrap();
+        let (server, addr) = server(2, 0);
+        let handle = server.handle();
+        let (handler, _) = telling();
+        let running = run(server.shutdown_on(told, WAIT), handler);
+        let mut peers = [Raw::open(addr), Raw::open(addr)];
+        peers.iter_mut().for_each(echoes);
+        // They are dealt out in turn, so one loop has nobody any more.
+        let [first, second] = peers;
+        let (gone, stays) = if leaves == 0 {
+            (first, second)
+        } else {
+            (second, first)
+        };
+        drop(gone);
+        until("one has left", || handle.connections() == 1);
+        let drain = thread::spawn(move || {
+            handle.drain(Drain {
+                notice: Duration::ZERO,
+                spread: 10 * WAIT,
+                deadline: 20 * WAIT,
+                ..Drain::default()
+            })
+        });
+        until("it is not let in", || {
+            TcpStream::connect(addr.tcp()).is_err()
+        });
+        drop(tell);
+        parts(stays);
+        ends(running);
+        assert!(drain.join().unwrap());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_last_of_them_counts() {
+    let (first, tell_first) = UnixStream::pair().unwrap();
+    let (second, tell_second) = UnixStream::pair().unwrap();
+    let (server, addr) = server(1, 0);
+    let server = server.shutdown_on(first, WAIT).shutdown_on(second, WAIT);
+    let (handler, _) = telling();
+    let running = run(server, handler);
+    drop(tell_first);
+    let mut raw = Raw::open(addr);
+    echoes(&mut raw);
+    drop(tell_second);
+    parts(raw);
+    ends(running);
+}
+
+/// All that follows the end of the loops is done: timers end, nothing is sent to anybody any more.
+#[test]
+fn a_server_ends_though_nobody_waits() {
+    for (workers, early) in [(0, false), (1, false), (0, true)] {
+        let (server, addr) = server(2, workers);
+        let handle = server.handle();
+        let (tick, ticks) = unbounded();
+        handle.every(Duration::from_millis(1), move || tick.send(()).unwrap());
+        let (handler, _) = telling();
+        if early {
+            handle.begin_shutdown(WAIT);
+            drop(server.start(handler).unwrap());
+        } else {
+            drop(server.start(handler).unwrap());
+            ticks.recv_timeout(WAIT).unwrap();
+            let mut raw = Raw::open(addr);
+            echoes(&mut raw);
+            handle.begin_shutdown(WAIT);
+            parts(raw);
+        }
+        until("it has ended", || !handle.broadcast("anybody?"));
+        while ticks.recv_timeout(WAIT).is_ok() {}
+        assert!(handle.shutdown(WAIT), "it did so in good order");
+    }
+}
+
+/// Who asks again puts nothing off, and who asks for less has it.
+#[test]
+fn the_nearest_deadline_counts() {
+    let (server, addr) = server(1, 0);
+    let server = server.close_timeout(10 * WAIT);
+    let handle = server.handle();
+    let (handler, _) = telling();
+    let running = run(server, handler);
+    let mut raw = Raw::open(addr);
+    echoes(&mut raw);
+    let begun = Instant::now();
+    handle.begin_shutdown(10 * WAIT);
+    assert_eq!(raw.frame(), Some((0x88, GOING_AWAY.to_vec())));
+    handle.begin_shutdown(Duration::from_millis(300));
+    for _ in 0..100 {
+        handle.begin_shutdown(10 * WAIT);
+    }
+    // It does not answer, and is cut off.
+    ends(running);
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    assert!(begun.elapsed() < WAIT);
+    assert!(!handle.shutdown(WAIT));
+}
+
+/// Others wait for the loop on the thread that runs it, as for any.
+#[test]
+fn others_wait_for_the_first_loop() {
+    struct Slow(Sender<()>, Receiver<()>);
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+            let _ = self.1.recv_timeout(WAIT);
+        }
+    }
+    let (server, addr) = server(1, 0);
+    let handle = server.handle();
+    let (inside, at_the_end) = bounded(1);
+    let (release, gate) = bounded(0);
+    let slow = Slow(inside, gate);
+    let running = run(server, move |peer: &Peer, message: Message| {
+        let _of_the_handler = &slow;
+        peer.send(message)
+    });
+    let mut raw = Raw::open(addr);
+    echoes(&mut raw);
+    handle.begin_shutdown(WAIT);
+    parts(raw);
+    // The loop has ended but for what it drops, the handler among it.
+    at_the_end.recv_timeout(WAIT).unwrap();
+    let (heard, hears) = bounded(1);
+    let waits = thread::spawn(move || {
+        handle.wait();
+        heard.send(()).unwrap();
+    });
+    assert!(hears.recv_timeout(Duration::from_millis(100)).is_err());
+    drop(release);
+    hears.recv_timeout(WAIT).unwrap();
+    waits.join().unwrap();
+    ends(running);
+}
+
+/// A loop that waited for its own end would wait for ever.
+#[test]
+fn a_handler_on_the_loop_does_not_wait() {
+    let (server, addr) = server(1, 0);
+    let handle = server.handle();
+    let (tell, told) = unbounded();
+    let running = run(server, move |peer: &Peer, message: Message| {
+        tell.send(handle.shutdown(WAIT)).unwrap();
+        handle.wait();
+        peer.send(message)
+    });
+    let mut raw = Raw::open(addr);
+    echoes(&mut raw);
+    assert!(!told.recv_timeout(WAIT).unwrap());
+    parts(raw);
+    ends(running);
+}
+
+/// What the last loop drops is the user's: that it panics is told, and ends nothing else.
+#[test]
+fn a_handler_may_panic_as_it_goes() {
+    struct Panics;
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+    let (server, addr) = server(1, 0);
+    let handle = server.handle();
+    let panics = Panics;
+    let (thread, returned) = run(server, move |peer: &Peer, message: Message| {
+        let _of_the_handler = &panics;
+        peer.send(message)
+    });
+    let mut raw = Raw::open(addr);
+    echoes(&mut raw);
+    handle.begin_shutdown(WAIT);
+    parts(raw);
+    no_more(&returned);
+    let outcome = thread.join().expect("it returns");
+    assert!(matches!(outcome, Err(Error::Io(_))), "{outcome:?}");
+    assert!(!handle.shutdown(WAIT));
+}
+
+/// A timer without workers has a thread that it shares with rooms: to run a server there would stop them.
+#[test]
+fn a_timer_may_run_a_server() {
+    let (outer, _) = server(1, 0);
+    let (inner, addr) = server(1, 0);
+    let inner_handle = inner.handle();
+    let (tell, told) = unbounded();
+    let handle = outer.start(|_: &Peer, _: Message| ()).unwrap();
+    handle.after(Duration::from_millis(1), move || {
+        let timers = thread::current().id();
+        let echo = move |peer: &Peer, message: Message| {
+            let _ = tell.send(thread::current().id() == timers);
+            peer.send(message)
+        };
+        inner.run(echo).unwrap();
+    });
+    let mut raw = Raw::open(addr);
+    echoes(&mut raw);
+    assert!(!told.recv_timeout(WAIT).unwrap());
+    inner_handle.begin_shutdown(WAIT);
+    parts(raw);
+    assert!(handle.shutdown(WAIT));
+}
+
+#[cfg(target_os = "linux")] // elsewhere it can always be read
 #[test]
 fn what_can_not_be_polled_is_an_error() {
     let file: OwnedFd = File::open("Cargo.toml").unwrap().into();
@@ -284,5 +497,5 @@ fn what_can_not_be_polled_is_an_error() {
     let outcome = server.shutdown_on(file, WAIT).run(handler);
     assert!(matches!(outcome, Err(Error::Io(_))), "{outcome:?}");
     // Nothing is left of it.
-    assert!(std::net::TcpStream::connect(addr.tcp()).is_err());
+    assert!(TcpStream::connect(addr.tcp()).is_err());
 }

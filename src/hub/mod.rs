@@ -41,5 +41,5 @@ pub use membership::{Membership, RoomHandle, RoomStats};
 pub use room::{Refused, Room, Tick};
 pub use rooms::Rooms;
 pub(crate) use services::Services;
-pub(crate) use task::Task;
+pub(crate) use task::{Task, is_running};
 pub use timer::Timer;

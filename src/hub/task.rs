@@ -43,6 +43,7 @@ pub(super) fn run_here(runnable: Arc<dyn Runnable>, later: impl Fn(Arc<dyn Runna
         if busy.replace(true) {
             return;
         }
+        let _idle = Idle(busy);
         loop {
             let Some(runnable) = next.borrow_mut().pop_front() else {
                 break;
@@ -51,8 +52,21 @@ pub(super) fn run_here(runnable: Arc<dyn Runnable>, later: impl Fn(Arc<dyn Runna
                 later(runnable);
             }
         }
-        busy.set(false);
     });
+}
+
+/// Nothing runs here any more, even if it panicked.
+struct Idle<'a>(&'a Cell<bool>);
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+/// Whether this thread is running something on the spot.
+pub(crate) fn is_running() -> bool {
+    HERE.try_with(|(busy, _)| busy.get()).unwrap_or(true)
 }
 
 /// What is to run later. If it never does, it runs when this goes.

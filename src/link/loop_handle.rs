@@ -103,6 +103,11 @@ impl LoopHandle {
         std::ptr::from_ref(self) as usize
     }
 
+    /// Whether it is the loop that calls.
+    pub(crate) fn is_this_thread(&self) -> bool {
+        THREAD.with(|thread| thread.own_loop.get() == self.address())
+    }
+
     // ---- for everybody ----
 
     /// Asks the loop. What one thread asks is carried out in the order of its calls.

@@ -137,6 +137,14 @@ pub(crate) fn keeps() -> bool {
     LARGE_BUFFERS.with_borrow(|own| !own.is_empty())
 }
 
+/// Whether this thread can keep anything: it has not all but ended.
+pub(super) fn is_there() -> bool {
+    fn of<T>(own: &'static Own<T>) -> bool {
+        own.try_with(|_| ()).is_ok()
+    }
+    of(&BUFFERS) && of(&LARGE_BUFFERS) && of(&BATCHES) && of(&ASIDES)
+}
+
 /// Lets go of what this thread keeps.
 pub(crate) fn release_own() {
     BUFFERS.take();

@@ -113,7 +113,8 @@ impl OwnLoop {
 }
 
 impl Drop for OwnLoop {
-    /// What the thread still has for the loops goes, or another loop that runs here later would find it.
+    /// What the thread still has for the loops goes, or another loop that runs here later would find it. (What it keeps
+    /// for compression stays until it ends.)
     fn drop(&mut self) {
         THREAD.with(|thread| {
             thread.own_loop.set(0);
@@ -131,8 +132,8 @@ pub(crate) fn may_be_a_loop() -> bool {
     let is_free = |thread: &Thread| {
         thread.own_loop.get() == 0 && !thread.defers.get() && !thread.corked.get()
     };
-    // Not at the very end of a thread.
-    THREAD.with(is_free) && LISTS.try_with(|_| ()).is_ok()
+    // Not at the very end of a thread, as far as can be told.
+    THREAD.with(is_free) && LISTS.try_with(|_| ()).is_ok() && spare::is_there()
 }
 
 /// From now on this thread holds back wake-ups of napping loops, until [`wake_deferred`].

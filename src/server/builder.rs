@@ -160,9 +160,9 @@ impl Server {
 
     // ---- threads ----
 
-    /// Event-loop threads, 1 to 256. Anything else is an [`Error::Config`] when the server is started.
-    /// Default: 1, which is enough for several hundred thousand messages a second. More loops pay off when the
-    /// thread of one is busy all the time.
+    /// Event-loop threads, 1 to 256; the thread that calls [`run`](Self::run) is the first of them. Anything else is an
+    /// [`Error::Config`] when the server is started. Default: 1, which is enough for several hundred thousand messages
+    /// a second. More loops pay off when the thread of one is busy all the time.
     pub fn loops(mut self, loops: usize) -> Self {
         self.config.loops = loops;
         self
@@ -504,9 +504,9 @@ impl Server {
     /// }
     /// ```
     ///
-    /// Nothing is read from `source`; it is closed when the server has ended. A source that can't be polled, a regular
-    /// file for instance, is an [`Error::Io`] when the server is started. If this is called twice, the second source
-    /// counts.
+    /// Nothing is read from `source`; it is closed when the server has ended. A source that can't be polled (on Linux a
+    /// regular file, for instance) is an [`Error::Io`] when the server is started. If this is called twice, the second
+    /// source counts.
     #[cfg(unix)]
     pub fn shutdown_on(mut self, source: impl Into<OwnedFd>, deadline: Duration) -> Self {
         self.shutdown_on = Some((source.into(), deadline));

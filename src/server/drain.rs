@@ -55,9 +55,11 @@ pub(super) struct Hurry {
 }
 
 impl Hurry {
-    pub(super) fn hurry(&self) {
-        *lock(&self.wanted) = true;
+    /// `true`: somebody was in a hurry before.
+    pub(super) fn hurry(&self) -> bool {
+        let again = std::mem::replace(&mut *lock(&self.wanted), true);
         self.told.notify_all();
+        again
     }
 
     /// Waits for the notice and then begins, unless somebody was in a hurry. Somebody who is so later

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::drain::{Drain, Hurry};
@@ -27,7 +27,8 @@ use crate::sync::lock;
 use crate::worker::Pool;
 
 /// A handle to a server: cheap to clone, and usable from any thread. Dropping it changes nothing; the
-/// server runs until [`shutdown`](Self::shutdown) or [`drain`](Self::drain).
+/// server runs until [`shutdown`](Self::shutdown), [`begin_shutdown`](Self::begin_shutdown) or
+/// [`drain`](Self::drain).
 ///
 /// ```no_run
 /// use framemill::{CloseCode, Drain, Message, Peer, Server};
@@ -106,6 +107,8 @@ pub(super) struct Running {
 #[derive(Debug)]
 pub(super) struct Threads {
     pub(super) loops: Vec<JoinHandle<()>>,
+    /// The first loop is the thread that called [`Server::run`](crate::Server::run), which waits for the end.
+    pub(super) here: bool,
     pub(super) pool: Option<Pool>,
 }
 
@@ -157,8 +160,10 @@ impl ServerHandle {
     pub(super) fn started(&self, threads: Threads) {
         *lock(&self.inner.state) = State::Running(threads);
         // Somebody may have been faster.
-        if let Some(deadline) = *lock(&self.inner.deadline) {
+        let deadline = *lock(&self.inner.deadline);
+        if let Some(deadline) = deadline {
             self.tell_loops(deadline);
+            self.see_to_the_end();
         }
     }
 
@@ -399,24 +404,55 @@ impl ServerHandle {
     /// [`CloseReason`](crate::CloseReason) says how much was not delivered.
     ///
     /// `true`: everything ended by itself, handlers included, and no connection was cut off. A handler that still
-    /// blocks then is left behind on its thread.
+    /// blocks then is left behind on its thread. Where the server has ended already, this tells how; where it is
+    /// about to, a later deadline changes nothing.
     ///
     /// Must not be called by a handler, a room or a timer, which would wait for itself: call it on a thread of
-    /// your own.
+    /// your own, or call [`begin_shutdown`](Self::begin_shutdown). On a loop (a handler with `workers(0)`) it begins
+    /// the end, waits for nothing, returns `false`, and logs an error.
     pub fn shutdown(&self, deadline: Duration) -> bool {
-        self.begin_shutdown(deadline);
+        self.end_by(Instant::now() + deadline.min(NEVER));
         self.end()
     }
 
     /// The same as [`shutdown`](Self::shutdown), but does not wait, so anybody may call it: a handler, a room or a
-    /// timer too. [`Server::run`](crate::Server::run) and [`wait`](Self::wait) return when the server has ended.
+    /// timer too. [`Server::run`](crate::Server::run) and [`wait`](Self::wait) return when the server has ended. How
+    /// it has, `shutdown` tells afterwards.
     pub fn begin_shutdown(&self, deadline: Duration) {
-        let deadline = Instant::now() + deadline.min(NEVER);
+        self.end_by(Instant::now() + deadline.min(NEVER));
+        self.see_to_the_end();
+    }
+
+    fn end_by(&self, deadline: Instant) {
         self.begin_draining();
         // First, so that no drain sets its deadline, or tells the loops, behind this.
-        self.inner.hurry.hurry();
-        *lock(&self.inner.deadline) = Some(deadline);
+        let again = self.inner.hurry.hurry();
+        let mut known = lock(&self.inner.deadline);
+        if again && known.is_some_and(|known| known <= deadline) {
+            // Who asks again and again would put the end off for ever.
+            return;
+        }
+        *known = Some(deadline);
         self.tell_loops(deadline);
+    }
+
+    /// When the loops have ended, there is more to do. Unless somebody waits for that, a thread does.
+    fn see_to_the_end(&self) {
+        let somebody_waits = match self.inner.state.try_lock() {
+            Ok(state) => match &*state {
+                State::Running(threads) => threads.here,
+                State::NotStarted | State::Ended(_) => true,
+            },
+            Err(_) => true,
+        };
+        if somebody_waits {
+            return;
+        }
+        let server = self.clone();
+        let thread = thread::Builder::new().name("framemill-end".into());
+        if let Err(error) = thread.spawn(move || server.end()) {
+            log::error!("no thread for the end of the server: {error}");
+        }
     }
 
     /// Takes the server out of service while others take over, and waits for its end:
@@ -464,13 +500,27 @@ impl ServerHandle {
     pub(super) fn notify_systemd(&self) {
         self.inner.notifies.store(true, Ordering::SeqCst);
         #[cfg(unix)]
-        notify("READY=1");
+        {
+            notify("READY=1");
+            if self.inner.draining.load(Ordering::SeqCst) {
+                // Somebody was so fast that it was not told.
+                notify("STOPPING=1");
+            }
+        }
     }
 
     /// Whether the server is being [drained](Self::drain) or shut down, or was; or has to end because one of its
     /// loops has failed.
     pub fn is_draining(&self) -> bool {
         self.inner.draining.load(Ordering::SeqCst) || self.has_failed()
+    }
+
+    /// The first loop, which runs here, has panicked past all that it deals with.
+    pub(super) fn failed_here(&self) {
+        if let Some(running) = self.inner.running.get() {
+            running.shared.note_failure();
+            self.tell_loops(Instant::now());
+        }
     }
 
     /// One of the loops has failed, and so the others end.
@@ -488,9 +538,11 @@ impl ServerHandle {
         }
     }
 
-    /// Waits until the server has ended because somebody called [`shutdown`](Self::shutdown) or
-    /// [`drain`](Self::drain), or because one of its loops has failed, which is logged: then all loops end as with a
-    /// shutdown within the [`close_timeout`](crate::Server::close_timeout). Returns at once if it is not running.
+    /// Waits until the server has ended because somebody asked for it ([`shutdown`](Self::shutdown),
+    /// [`begin_shutdown`](Self::begin_shutdown), [`drain`](Self::drain),
+    /// [`Server::shutdown_on`](crate::Server::shutdown_on)), or because one of its loops has failed, which is logged:
+    /// then all loops end as with a shutdown within the [`close_timeout`](crate::Server::close_timeout). Returns at
+    /// once if it is not running, or if this thread is one of its loops.
     pub fn wait(&self) {
         self.end();
     }
@@ -502,8 +554,13 @@ impl ServerHandle {
     }
 
     fn end(&self) -> bool {
+        let running = self.inner.running.get();
+        if running.is_some_and(|r| r.loops.iter().any(|handle| handle.is_this_thread())) {
+            log::error!("a loop can't wait for its own end");
+            return false;
+        }
         let mut state = lock(&self.inner.state);
-        let Threads { loops, pool } = match std::mem::replace(&mut *state, State::NotStarted) {
+        let Threads { loops, pool, .. } = match std::mem::replace(&mut *state, State::NotStarted) {
             State::Running(threads) => threads,
             other => {
                 let verdict = !matches!(other, State::Ended(false));

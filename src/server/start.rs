@@ -1,7 +1,11 @@
 //! From the settings to a server that runs.
 
 use std::io;
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+#[cfg(unix)]
+use std::time::Duration;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, bounded};
@@ -16,7 +20,9 @@ use super::inline::OnTheLoop;
 use super::workers::ToWorkers;
 use crate::backplane::Node;
 use crate::error::{Error, Result};
+use crate::guard::guarded;
 use crate::http::{Request, Response};
+use crate::hub;
 use crate::link::{Shared, may_be_a_loop};
 use crate::net::Listener;
 #[cfg(unix)]
@@ -29,12 +35,14 @@ const EVENTS: usize = 1024;
 
 /// Running it.
 impl Server {
-    /// Runs until [`ServerHandle::shutdown`] is called from elsewhere, or until what
-    /// [`shutdown_on`](Self::shutdown_on) has says so.
+    /// Runs until somebody ends it: [`ServerHandle::shutdown`] or [`drain`](ServerHandle::drain) on another thread,
+    /// [`ServerHandle::begin_shutdown`] on any, or what [`shutdown_on`](Self::shutdown_on) was given. `Ok` even if
+    /// connections had to be cut off; `shutdown` tells that afterwards.
     ///
-    /// The calling thread is the first of the loops: with one loop and no workers no other thread is needed. In a
-    /// process of only one thread the kernel has less to do for each read and write, so an echo costs 1 to 3 % less
-    /// there. (On a thread that belongs to a server or to clients, the loop has a thread of its own all the same.)
+    /// The calling thread is the first of the loops: with one loop and no workers no other thread is needed (but for
+    /// timers, rooms with a clock, and Redis). In a process of only one thread the kernel has less to do for each
+    /// read and write, so an echo costs 1 to 3 % less there. (On a thread that belongs to a server or to clients,
+    /// the loop has a thread of its own all the same.)
     ///
     /// # Errors
     /// As for [`start`](Self::start); and [`Error::Io`] if the server has ended because one of its loops has
@@ -42,10 +50,14 @@ impl Server {
     pub fn run(self, handler: impl Handler) -> Result<()> {
         let server = self.handle();
         // From before anybody can wait for it.
-        let running = may_be_a_loop().then(|| server.runs_here());
+        let is_free = may_be_a_loop() && !hub::is_running();
+        let running = is_free.then(|| server.runs_here());
         let first = self.launch(handler, running.is_some())?;
         if let Some(first) = first {
-            first.run();
+            // It deals with panics, but as it goes it drops what is the user's, the handler for one.
+            if guarded(|| first.run()).is_none() {
+                server.failed_here();
+            }
         }
         drop(running);
         server.wait();
@@ -83,17 +95,15 @@ impl Server {
         let shared = Arc::new(shared);
         #[cfg(feature = "tls")]
         self.tls.into_iter().for_each(|tls| shared.speak_tls(tls));
-        let mut prepared = Prepared::all(loops, &shared)?;
-        let handles = reactor::handles(&prepared);
-        let (pool, run_queue) = Pool::start_if_any(workers, &engine)?;
+        let prepared = Prepared::all(loops, &shared)?;
         let handle = self.handle.handle().clone();
         #[cfg(unix)]
-        if let (Some((source, deadline)), Some(first)) = (self.shutdown_on, prepared.first_mut()) {
-            let server = handle.clone();
-            first.watch(StopSource::new(source, move || {
-                server.begin_shutdown(deadline);
-            }))?;
-        }
+        let prepared = match self.shutdown_on {
+            Some((source, deadline)) => watching(prepared, &source, &handle, deadline)?,
+            None => prepared,
+        };
+        let handles = reactor::handles(&prepared);
+        let (pool, run_queue) = Pool::start_if_any(workers, &engine)?;
         let mut starting = Starting {
             server: &handle,
             backplane: false,
@@ -124,7 +134,7 @@ impl Server {
         starting.failed = false;
         drop(starting);
         self.handle.started();
-        handle.started(Threads { loops, pool });
+        handle.started(Threads { loops, here, pool });
         if self.notify_systemd {
             handle.notify_systemd();
         }
@@ -176,6 +186,23 @@ impl Server {
         let handle = self.start(ToChannel { events, decide })?;
         Ok((handle, receiver))
     }
+}
+
+/// Loops that end the server on a word from `source`. All of them look at it, as any may be the last.
+#[cfg(unix)]
+fn watching(
+    mut prepared: Vec<Prepared>,
+    source: &OwnedFd,
+    server: &ServerHandle,
+    deadline: Duration,
+) -> Result<Vec<Prepared>> {
+    for prepared in &mut prepared {
+        let (source, server) = (source.try_clone()?, server.clone());
+        prepared.watch(StopSource::new(source, move || {
+            server.begin_shutdown(deadline);
+        }))?;
+    }
+    Ok(prepared)
 }
 
 /// A server whose parts begin to work one after the other. If the next can't, or the handler panics, those

@@ -242,7 +242,9 @@ impl<U: Upstream> EventLoop<U> {
             match event.token() {
                 WAKER => {}
                 #[cfg(unix)]
-                STOP => self.stop_source.iter_mut().for_each(StopSource::ready),
+                STOP if event.is_readable() || event.is_read_closed() => {
+                    self.stop_source.iter_mut().for_each(StopSource::ready);
+                }
                 Token(n) if (LISTENERS..=LAST_LISTENER).contains(&n) => {
                     self.acceptor.ready(n - LISTENERS)
                 }
