@@ -8,11 +8,11 @@ use std::thread;
 
 use crossbeam_channel::Receiver;
 use framemill::{
-    ClientEvent, Message, Overflow, Peer, Refused, Room, Rooms, ServerHandle, connect,
+    ClientEvent, Members, Membership, Message, Origin, Overflow, Peer, Refused, Room, Rooms,
+    Server, ServerHandle, connect,
 };
-use framemill::{Members, Membership};
 use support::spy::spy;
-use support::{Raw, WAIT, serve};
+use support::{Raw, WAIT, frame, serve};
 
 /// Called when its thread is about to end.
 struct Late(Box<dyn FnOnce()>);
@@ -150,4 +150,32 @@ fn with_a_place_in_a_room() {
         assert_eq!(heard, ["hello", "goodbye", "somebody leaves"]);
         drop(second);
     }
+}
+
+/// Such a thread is no loop any more: the server has threads of its own.
+#[test]
+fn a_server_that_is_run_there() {
+    let (handler, seen) = spy(|_, _| ());
+    let other = serve(|s| s.workers(0), handler);
+    let mut raw = Raw::open(other.addr);
+    let peer = seen.peer();
+    let server = Server::bind("127.0.0.1:0").unwrap().origin(Origin::Any);
+    let handle = server.handle();
+    let addr = handle.local_addr().unwrap();
+    let thread = thread::spawn(move || {
+        at_the_end(move || {
+            let echo = |peer: &Peer, message: Message| peer.send(message);
+            server.workers(0).run(echo).unwrap();
+        });
+        // What is kept for that is gone first.
+        peer.send("hello").unwrap();
+    });
+    assert_eq!(texts(&mut raw), ["hello"]);
+    let mut late = Raw::open(addr);
+    late.write(&frame(0x81, b"late"));
+    assert_eq!(texts(&mut late), ["late"]);
+    handle.begin_shutdown(WAIT);
+    assert_eq!(late.close_code(), Some(1001));
+    drop(late);
+    thread.join().unwrap();
 }
