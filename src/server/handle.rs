@@ -515,11 +515,10 @@ impl ServerHandle {
         self.inner.draining.load(Ordering::SeqCst) || self.has_failed()
     }
 
-    /// The first loop, which runs here, has panicked past all that it deals with.
+    /// The first loop, which ran here, has panicked as it went. The others were told to end before.
     pub(super) fn failed_here(&self) {
         if let Some(running) = self.inner.running.get() {
             running.shared.note_failure();
-            self.tell_loops(Instant::now());
         }
     }
 

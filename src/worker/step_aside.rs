@@ -31,12 +31,12 @@ pub(crate) struct StepAside {
 }
 
 impl StepAside {
-    /// For workers.
+    /// A loop's, for its workers.
     pub(crate) fn of_a_loop() -> Self {
         Self::new(LONG_FOR_WORKERS)
     }
 
-    /// For a loop.
+    /// A worker's, for its loop.
     pub(super) fn of_a_worker() -> Self {
         Self::new(LONG_FOR_A_LOOP)
     }

@@ -16,10 +16,9 @@ pub(crate) struct StopSource {
 
 impl StopSource {
     pub(crate) fn new(fd: OwnedFd, call: impl FnOnce() + Send + 'static) -> Self {
-        let call: Box<dyn FnOnce() + Send> = Box::new(call);
         Self {
             fd,
-            call: Some(call),
+            call: Some(Box::new(call)),
         }
     }
 
